@@ -1,0 +1,56 @@
+"""The two ways a command ends badly, and the exit codes that go with them.
+
+Exit codes: 0 done, 1 the run failed, 2 the settings or the input were refused.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+
+
+class Refused(Exception):
+    """The settings or the input cannot be used. The message says what is wrong, where, and what to do."""
+
+
+class RunFailed(Exception):
+    """The run began and could not end well. The message says what happened and what to do."""
+
+
+def require(condition: bool, name: str, value: object, problem: str) -> None:
+    """Refuses a setting: `require(beta > 0, "beta", beta, "must be positive")`."""
+    if not condition:
+        raise Refused(f"--{name}={value}: {problem}")
+
+
+def find_refusal(error: BaseException) -> str | None:
+    """The message of the refusal that caused `error`, if there is one.
+
+    Libraries wrap what is raised inside them: a chain keeps the cause, but a runner that executes in
+    another thread or process keeps only the text of the traceback, in which the class name stands.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, Refused):
+            return str(seen)
+        seen = seen.__cause__ or seen.__context__
+    match = re.search(r"\bRefused: (.+?)(?: \[while running|\n|$)", str(error))
+    return match.group(1) if match else None
+
+
+def run_command(command: Callable[[], None]) -> int:
+    """Runs one command line verb and turns its end into an exit code; a refusal prints no traceback."""
+    try:
+        command()
+    except RunFailed as failure:
+        print(f"failed: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        return 1
+    except Exception as error:
+        message = find_refusal(error)
+        if message is None:
+            raise
+        print(f"refused: {message}", file=sys.stderr)
+        return 2
+    return 0

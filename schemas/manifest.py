@@ -1,0 +1,187 @@
+"""manifest.json: what a preprocessed dataset is. Written last, so its presence means done.
+
+It holds nothing that depends on where the run took place (paths, workers, times, the order of the input):
+equal rows and settings give an equal manifest, byte for byte. `run.json` beside it keeps the rest.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from schemas.errors import Refused
+from schemas.record import SCHEMA_VERSION
+
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_FOLDER = "tokenizer"
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One ArrayRecord file of a split."""
+
+    name: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSummary:
+    """One split.
+
+    Attributes:
+      shards: in order; the order of rows is the order of shards and of records in them.
+      tokens: real tokens by branch: `prompt` (counted once a pair), `chosen`, `rejected`.
+      padding_share: share of row slots that hold no token.
+      truncated: pairs with that side cut.
+      length_histograms: for `prompt`, `chosen`, `rejected`: how many pairs have a length of at most
+        the power of two that is the key, and more than half of it.
+    """
+
+    shards: list[Shard]
+    rows: int
+    pairs: int
+    tokens: dict[str, int]
+    padding_share: float
+    max_pairs_per_row: int
+    truncated: dict[str, int]
+    length_histograms: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSummary:
+    """The tokenizer the ids come from; its files stand in `tokenizer/` beside the manifest."""
+
+    sha256: dict[str, str]
+    chat_template_sha256: str | None
+    bos_id: int | None
+    eos_id: int
+    pad_id: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """Where every input row went. `rows_in == pairs_out + sum(drops)` holds, or there is no manifest."""
+
+    rows_in: int
+    pairs_out: int
+    drops: dict[str, int]
+
+    def balances(self) -> bool:
+        return self.rows_in == self.pairs_out + sum(self.drops.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The whole of manifest.json.
+
+    Attributes:
+      settings: every resolved setting of the pipeline that has a part in the bytes.
+      source_fingerprint: of the rows read, as a set: it does not depend on their order or files.
+      counts: pairs with a property worth knowing (boundary merged, exact duplicate), by name.
+      writer_options: the ArrayRecord options, as the writer reports them.
+      libraries: versions of what makes the bytes.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    tool_version: str
+    settings: dict[str, Any]
+    tokenizer: TokenizerSummary
+    source_fingerprint: str
+    row_length: int
+    splits: dict[str, SplitSummary]
+    ledger: Ledger
+    counts: dict[str, int]
+    writer_options: str
+    libraries: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Equal manifests give equal text."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of the dataset: it covers settings, tokenizer and the digest of every shard."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def parse_manifest(text: str, *, path: str) -> Manifest:
+    """Reads manifest.json.
+
+    Raises:
+      Refused: not JSON, another schema version, a field missing or unknown.
+    """
+    try:
+        fields = json.loads(text)
+        version = fields["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise Refused(
+                f"{path}: schema version {version}, this version of oddsmill reads {SCHEMA_VERSION}; "
+                "run the preprocessing again with it"
+            )
+        splits = {
+            name: SplitSummary(**{**split, "shards": [Shard(**shard) for shard in split["shards"]]})
+            for name, split in fields["splits"].items()
+        }
+        nested = {
+            "splits": splits,
+            "tokenizer": TokenizerSummary(**fields["tokenizer"]),
+            "ledger": Ledger(**fields["ledger"]),
+        }
+        return Manifest(**{**fields, **nested})
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise Refused(f"{path} is damaged ({error}); run the preprocessing again") from error
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Reads the manifest of a preprocessed dataset on a local disk.
+
+    Raises:
+      Refused: no such folder, no manifest (preprocessing did not finish), or a damaged one.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    if not Path(folder).is_dir():
+        raise Refused(f"{folder}: no such folder; preprocess first: python -m pipeline run --output={folder} …")
+    if not path.is_file():
+        raise Refused(f"{folder} has no {MANIFEST_NAME}: preprocessing did not finish there; run it again")
+    return parse_manifest(path.read_text(encoding="utf-8"), path=str(path))
+
+
+def file_sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damaged_shards(folder: str | Path, manifest: Manifest, *, digests: bool = True) -> Iterator[str]:
+    """What is wrong with the shards on disk: one line a shard that is missing or altered.
+
+    Args:
+      digests: compare contents too, not only sizes. Reads every byte (about 1 GB/s).
+    """
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            path = os.path.join(folder, shard.name)
+            if not os.path.isfile(path):
+                yield f"{path} is missing"
+            elif os.path.getsize(path) != shard.bytes:
+                yield f"{path} has {os.path.getsize(path)} bytes, the manifest says {shard.bytes}"
+            elif digests and file_sha256(path) != shard.sha256:
+                yield f"{path} was altered: its sha256 is not the manifest's"
+
+
+def check_shards(folder: str | Path, manifest: Manifest) -> None:
+    """Refuses a dataset with a missing or altered shard, all of them named at once.
+
+    Raises:
+      Refused: as said.
+    """
+    damage = list(damaged_shards(folder, manifest))
+    if damage:
+        raise Refused("; ".join(damage) + f". Run the preprocessing of {folder} again")

@@ -1,0 +1,196 @@
+"""The row record: what one ArrayRecord record holds, and what must be true of it.
+
+A row of length L holds n >= 1 preference pairs. Stored are only the token ids (prompt, chosen, rejected,
+pair after pair, padded to L), the three lengths of each pair, its 64-bit id and its truncation flags, as one
+self-describing Arrow IPC stream. Everything the model sees is derived from these in `schemas/layout.py`.
+
+Axes: L = row length, n = pairs in the row.
+"""
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+_VERSION_KEY = b"oddsmill.schema_version"
+
+
+class Truncated(enum.IntFlag):
+    """Which sides of a pair were cut to fit."""
+
+    PROMPT = 1
+    CHOSEN = 2
+    REJECTED = 4
+
+    def names(self) -> list[str]:
+        """Lower-case names of the sides that were cut, in layout order."""
+        return [flag.name.lower() for flag in self.__class__ if flag in self and flag.name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One tokenized preference pair. Each side is a sequence of token ids; every side has at least one."""
+
+    prompt: Sequence[int]
+    chosen: Sequence[int]
+    rejected: Sequence[int]
+    id: int
+    truncated: Truncated = Truncated(0)
+
+    def __len__(self) -> int:
+        """Slots that the pair takes of a row: its tokens, the prompt counted once."""
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row, as stored.
+
+    Attributes:
+      tokens: [L] uint16 or int32; after the last pair's tokens, padding.
+      prompt_lengths, chosen_lengths, rejected_lengths: [n] int32, each >= 1.
+      pair_ids: [n] uint64.
+      truncated: [n] uint8, bits of `Truncated`.
+    """
+
+    tokens: np.ndarray
+    prompt_lengths: np.ndarray
+    chosen_lengths: np.ndarray
+    rejected_lengths: np.ndarray
+    pair_ids: np.ndarray
+    truncated: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pair_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Token ids that are not padding."""
+        return int(self.prompt_lengths.sum() + self.chosen_lengths.sum() + self.rejected_lengths.sum())
+
+    def pairs(self) -> Iterable[Pair]:
+        """The pairs of the row, in stored order."""
+        start = 0
+        for index in range(len(self)):
+            lengths = (self.prompt_lengths[index], self.chosen_lengths[index], self.rejected_lengths[index])
+            prompt, chosen, rejected = np.split(
+                self.tokens[start : start + sum(lengths)], np.cumsum(lengths)[:2]
+            )
+            start += sum(lengths)
+            yield Pair(
+                prompt=prompt.tolist(),
+                chosen=chosen.tolist(),
+                rejected=rejected.tolist(),
+                id=int(self.pair_ids[index]),
+                truncated=Truncated(int(self.truncated[index])),
+            )
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The dtype ids are stored in: uint16 where the vocabulary allows it (half the bytes), else int32."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
+
+
+def make_row(pairs: Sequence[Pair], *, row_length: int, pad_id: int, vocab_size: int) -> Row:
+    """Lays pairs one after another into a row and pads it.
+
+    Raises:
+      ValueError: the row breaks an invariant of `check_row`.
+    """
+    sides = [side for pair in pairs for side in (pair.prompt, pair.chosen, pair.rejected)]
+    lengths = np.array([len(side) for side in sides], np.int32).reshape(-1, 3)
+    ids = np.concatenate([np.asarray(side, np.int64) for side in sides]) if sides else np.zeros(0, np.int64)
+    if len(ids) > row_length:
+        raise ValueError(f"{len(ids)} tokens do not fit a row of {row_length}")
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+        raise ValueError(f"token id outside the vocabulary of {vocab_size}: {int(ids.min())}..{int(ids.max())}")
+    tokens = np.full(row_length, pad_id, token_dtype(vocab_size))
+    tokens[: len(ids)] = ids
+    row = Row(
+        tokens=tokens,
+        prompt_lengths=lengths[:, 0],
+        chosen_lengths=lengths[:, 1],
+        rejected_lengths=lengths[:, 2],
+        pair_ids=np.array([pair.id for pair in pairs], np.uint64),
+        truncated=np.array([pair.truncated for pair in pairs], np.uint8),
+    )
+    check_row(row, row_length=row_length, vocab_size=vocab_size)
+    return row
+
+
+def check_row(row: Row, *, row_length: int, vocab_size: int, max_pairs: int | None = None) -> None:
+    """Checks the invariants of a row; called when a row is written and when it is read.
+
+    Raises:
+      ValueError: no pair, a side without a token, lengths that do not fit the row, an id outside the
+        vocabulary, or more pairs than `max_pairs` (the manifest's `max_pairs_per_row`).
+    """
+    if row.tokens.shape != (row_length,):
+        raise ValueError(f"the row has {row.tokens.shape[0]} slots, {row_length} are declared")
+    if len(row) == 0:
+        raise ValueError("the row holds no pair")
+    if max_pairs is not None and len(row) > max_pairs:
+        raise ValueError(f"the row holds {len(row)} pairs, at most {max_pairs} are declared")
+    for name in ("prompt_lengths", "chosen_lengths", "rejected_lengths", "truncated"):
+        if len(getattr(row, name)) != len(row):
+            raise ValueError(f"{name} has {len(getattr(row, name))} entries for {len(row)} pairs")
+    for side in ("prompt", "chosen", "rejected"):
+        lengths = getattr(row, f"{side}_lengths")
+        if lengths.min() < 1:
+            index = int(lengths.argmin())
+            raise ValueError(f"pair {index}: {side} has {lengths[index]} tokens, at least 1 is needed")
+    if row.num_tokens > row_length:
+        raise ValueError(f"{row.num_tokens} tokens do not fit a row of {row_length}")
+    if row.tokens.min() < 0 or row.tokens.max() >= vocab_size:
+        raise ValueError(f"token id {row.tokens.max()} is outside the vocabulary of {vocab_size}")
+
+
+def _arrow_schema(row_length: int, dtype: np.dtype) -> pa.Schema:
+    return pa.schema(
+        {
+            "tokens": pa.list_(pa.from_numpy_dtype(dtype), row_length),
+            "prompt_lengths": pa.list_(pa.int32()),
+            "chosen_lengths": pa.list_(pa.int32()),
+            "rejected_lengths": pa.list_(pa.int32()),
+            "pair_ids": pa.list_(pa.uint64()),
+            "truncated": pa.list_(pa.uint8()),
+        },
+        metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
+    )
+
+
+def encode_row(row: Row) -> bytes:
+    """The record of a row: an Arrow IPC stream of one batch with one row. Equal rows give equal bytes."""
+    schema = _arrow_schema(len(row.tokens), row.tokens.dtype)
+    columns = []
+    for field in schema:
+        values = pa.array(getattr(row, field.name))
+        if field.name == "tokens":
+            columns.append(pa.FixedSizeListArray.from_arrays(values, type=field.type))
+        else:
+            columns.append(pa.ListArray.from_arrays(pa.array([0, len(row)], pa.int32()), values))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=schema))
+    return sink.getvalue().to_pybytes()
+
+
+def decode_row(record: bytes) -> Row:
+    """The row of a record, without copying (the arrays are read-only views).
+
+    Raises:
+      ValueError: not a record of this schema version. The bytes say so themselves, so a reader never
+        takes other columns for these.
+    """
+    try:
+        batch = pa.ipc.open_stream(record).read_next_batch()
+    except (pa.ArrowException, StopIteration) as error:
+        raise ValueError(f"not an Arrow IPC stream: {error}") from error
+    version = (batch.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise ValueError(f"schema version {version}, this reader knows {SCHEMA_VERSION}: preprocess again")
+    arrays = {name: batch.column(name).flatten().to_numpy() for name in batch.schema.names}
+    return Row(**arrays)

@@ -1,0 +1,102 @@
+"""Settings: a frozen dataclass a stage, then a YAML file, then `--key=value`, each over the one before."""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import jsonargparse
+import yaml
+
+from schemas.errors import Refused
+
+Settings = TypeVar("Settings")
+
+
+def load_settings(
+    settings_class: type[Settings], arguments: Sequence[str], *, command: str, positional: str | None = None
+) -> Settings:
+    """Reads the settings of one verb.
+
+    Args:
+      settings_class: a frozen dataclass; its defaults are the defaults, its `__post_init__` the checks.
+      arguments: what stands after the verb: `--config FILE.yaml`, `--key=value`, `--print_config`, `--help`.
+      command: how the verb is called, for the help text.
+      positional: the field that a bare first argument sets (`inspect OUT`).
+
+    Raises:
+      Refused: an unknown setting (with the nearest known one), a wrong type, a value that a check refuses.
+    """
+    arguments = list(arguments)
+    if positional and arguments and not arguments[0].startswith("-"):
+        arguments[0] = f"--{positional}={arguments[0]}"
+    parser = jsonargparse.ArgumentParser(prog=command, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="A YAML file of settings; the command line wins.")
+    parser.add_class_arguments(settings_class)
+    try:
+        namespace = parser.instantiate(parser.parse_args(arguments))
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        raise Refused(_explain(str(error), dict(_setting_types(settings_class)))) from error
+    names = [field.name for field in dataclasses.fields(settings_class)]  # type: ignore[arg-type]
+    return settings_class(**{name: namespace[name] for name in names})
+
+
+def settings_as_yaml(settings: Any) -> str:
+    """The resolved settings, as they can be given again by `--config`."""
+    return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
+
+
+def _setting_types(settings_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting's dotted name with its type."""
+    for name, annotation in typing.get_type_hints(settings_class).items():
+        if dataclasses.is_dataclass(annotation):
+            yield from _setting_types(typing.cast(type, annotation), f"{prefix}{name}.")
+        else:
+            yield prefix + name, annotation
+
+
+def _type_name(annotation: Any) -> str:
+    """A type as a person would write it: `int`, `one of full, response`, `int or null`."""
+    if annotation is types.NoneType:
+        return "null"
+    if typing.get_origin(annotation) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(annotation)))
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return " or ".join(map(_type_name, typing.get_args(annotation)))
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def _explain(message: str, setting_types: dict[str, Any]) -> str:
+    """Says what the settings library found wrong: the setting, what it wants, the nearest known name."""
+    stray = re.search(r"unrecognized arguments: ([^-\s]\S*)", message)
+    if stray:
+        return f"unexpected argument {stray.group(1)!r}: settings are given as --key=value"
+    unknown = (
+        re.search(r"unrecognized arguments: --?([^\s=]+)", message)
+        or re.search(r"does not accept option '([^']+)'", message)
+        or re.search(r"Option '([^']+)' is not accepted", message)
+    )
+    if unknown:
+        name = unknown.group(1)
+        group = re.search(r"[Gg]roup '([^']+)'", message)
+        if group and not name.startswith(group.group(1)):
+            name = f"{group.group(1)}.{name}"
+        # A name without its group is a common slip: `path` for `source.path`.
+        nearest = [known for known in setting_types if known.rsplit(".", 1)[-1] == name][:1]
+        nearest = nearest or difflib.get_close_matches(name, setting_types, n=1, cutoff=0.5)
+        hint = f"; did you mean --{nearest[0]}?" if nearest else ""
+        return f"unknown setting --{name}{hint}"
+    missing = re.search(r"the following arguments are required: (\S+)", message) or re.search(
+        r'[Kk]ey "([^"]+)" is required', message
+    )
+    if missing:
+        return f"--{missing.group(1)} is needed: give it on the command line or in the --config file"
+    wrong = re.search(r'Parser key "([^"]+)"', message)
+    given = re.search(r"(?:Given|Got) value: (.*)", message)
+    if wrong and given and wrong.group(1) in setting_types:
+        wanted = _type_name(setting_types[wrong.group(1)])
+        return f"--{wrong.group(1)}={given.group(1)}: expected {wanted}"
+    return re.sub(r"\s*\n\s*", " ", message)

@@ -1,0 +1,157 @@
+"""The ORPO loss. The only home of its formula.
+
+    loss = sum(NLL) / number of NLL tokens + beta * mean over pairs of -log sigmoid(log odds ratio)
+
+Both denominators are those of the whole optimizer batch (all hosts, devices and micro-batches), so the loss
+is a sum over rows once they are known, and does not depend on how rows fall into micro-batches or devices.
+
+Source: Hong et al. 2024 (arXiv:2403.07691), Eqs. 3-7; their lambda is `beta` here and in huggingface/trl.
+Axes: B = rows, L = positions of a row, N = pairs a row can hold. Log-probabilities are in nats.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from schemas.layout import CHOSEN, PADDING, PROMPT, REJECTED
+
+NllScope = Literal["full", "response"]
+
+# A mean log-probability of 0 has infinite odds; it is reached in float32 by memorised answers.
+MAX_MEAN_LOGP = -1e-6
+
+
+def log_odds(mean_logp: jax.Array) -> jax.Array:
+    """log(p / (1 - p)) for p = exp(mean_logp), without forming p; Eq. 4. Any shape, clamped to `MAX_MEAN_LOGP`."""
+    mean_logp = jnp.minimum(mean_logp, MAX_MEAN_LOGP)
+    return mean_logp - jax.nn.log1mexp(-mean_logp)
+
+
+@jax.custom_jvp
+def odds_ratio_loss(chosen_logp: jax.Array, rejected_logp: jax.Array) -> jax.Array:
+    """-log sigmoid(log odds of chosen - log odds of rejected); Eqs. 6-7.
+
+    Args:
+      chosen_logp, rejected_logp: any one shape, mean log-probability of an answer token.
+
+    Returns: the loss a pair, >= 0 and finite for every finite input. The gradient is the closed form at the
+      clamped values, and passes through the clamp: it is finite where autodiff of the textbook formula
+      gives NaN (an answer of probability 1), and at most 1e6.
+    """
+    return jax.nn.softplus(log_odds(rejected_logp) - log_odds(chosen_logp))
+
+
+@odds_ratio_loss.defjvp
+def _odds_ratio_loss_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    chosen, rejected = (jnp.minimum(logp, MAX_MEAN_LOGP) for logp in primals)
+    chosen_miss, rejected_miss = -jnp.expm1(chosen), -jnp.expm1(rejected)  # 1 - p, exact for p near 1
+    denominator = chosen_miss + jnp.exp(chosen - rejected) * rejected_miss
+    slope = -tangents[0] / denominator + tangents[1] * chosen_miss / denominator / rejected_miss
+    return odds_ratio_loss(*primals), slope
+
+
+class Denominators(NamedTuple):
+    """What the two means of the loss divide by, over the whole optimizer batch. Scalars, float."""
+
+    nll_tokens: jax.Array
+    pairs: jax.Array
+
+
+class Sums(NamedTuple):
+    """What a row adds to the metrics; added up over rows, then divided by the denominators. Scalars."""
+
+    nll: jax.Array
+    odds_ratio_loss: jax.Array
+    chosen_logp: jax.Array
+    rejected_logp: jax.Array
+    log_odds_ratio: jax.Array
+    accurate: jax.Array
+    clamped: jax.Array
+
+
+def nll_mask(branch: jax.Array, nll_scope: NllScope) -> jax.Array:
+    """Positions whose label counts in the NLL: prompt and chosen (`full`, as paper and TRL) or chosen alone."""
+    return (branch == CHOSEN) | ((branch == PROMPT) & (nll_scope == "full"))
+
+
+def needed_mask(branch: jax.Array, nll_scope: NllScope) -> jax.Array:
+    """Positions whose log-probability the loss needs."""
+    return nll_mask(branch, nll_scope) | (branch == REJECTED)
+
+
+def denominators(branch: jax.Array, segment: jax.Array, nll_scope: NllScope) -> Denominators:
+    """Counts of a whole batch; `branch` and `segment` are [..., L] int32."""
+    return Denominators(
+        nll_tokens=jnp.sum(nll_mask(branch, nll_scope)),
+        pairs=jnp.sum(jnp.max(jnp.where(branch == PADDING, 0, segment), axis=-1)),
+    )
+
+
+def row_loss(
+    logp_L: jax.Array,
+    branch_L: jax.Array,
+    segment_L: jax.Array,
+    totals: Denominators,
+    *,
+    beta: float,
+    nll_scope: NllScope,
+    max_pairs: int,
+) -> tuple[jax.Array, Sums]:
+    """What one row adds to the loss.
+
+    Args:
+      logp_L: [L] float32 or wider, log-probability of each position's label.
+      branch_L, segment_L: [L] int32, as `schemas.layout.derive` gives them.
+      totals: the denominators of the whole optimizer batch.
+      max_pairs: N, the most pairs a row holds (static).
+
+    Returns: the row's share of the loss, and its sums for the metrics.
+    """
+    nll = -jnp.sum(jnp.where(nll_mask(branch_L, nll_scope), logp_L, 0))
+    of_pair_NL = segment_L[None, :] == jnp.arange(1, max_pairs + 1)[:, None]
+
+    def mean_logp(branch: int) -> jax.Array:
+        mask_NL = of_pair_NL & (branch_L == branch)
+        # An empty slot has no token; the pair mask below takes it out of every sum.
+        return jnp.sum(jnp.where(mask_NL, logp_L, 0), -1) / jnp.maximum(jnp.sum(mask_NL, -1), 1)
+
+    is_pair_N = jnp.any(of_pair_NL, -1)
+    chosen_N = jnp.where(is_pair_N, mean_logp(CHOSEN), -1)
+    rejected_N = jnp.where(is_pair_N, mean_logp(REJECTED), -1)
+
+    def total(values_N: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(is_pair_N, values_N, 0).astype(logp_L.dtype))
+
+    odds_ratio = total(odds_ratio_loss(chosen_N, rejected_N))
+    sums = Sums(
+        nll=nll,
+        odds_ratio_loss=odds_ratio,
+        chosen_logp=total(chosen_N),
+        rejected_logp=total(rejected_N),
+        log_odds_ratio=total(log_odds(chosen_N) - log_odds(rejected_N)),
+        accurate=total(chosen_N > rejected_N),
+        clamped=total((chosen_N > MAX_MEAN_LOGP) | (rejected_N > MAX_MEAN_LOGP)),
+    )
+    return nll / totals.nll_tokens + beta * odds_ratio / totals.pairs, sums
+
+
+def metrics(sums: Sums, totals: Denominators, *, beta: float) -> dict[str, jax.Array]:
+    """TRL's metrics, under TRL's names, from the sums of a whole batch. Each is a scalar."""
+    chosen, rejected = sums.chosen_logp / totals.pairs, sums.rejected_logp / totals.pairs
+    nll, odds_ratio = sums.nll / totals.nll_tokens, sums.odds_ratio_loss / totals.pairs
+    return {
+        "loss": nll + beta * odds_ratio,
+        "nll_loss": nll,
+        "log_odds_ratio": -odds_ratio,
+        "log_odds_chosen": sums.log_odds_ratio / totals.pairs,
+        "rewards/chosen": beta * chosen,
+        "rewards/rejected": beta * rejected,
+        "rewards/accuracies": sums.accurate / totals.pairs,
+        "rewards/margins": beta * (chosen - rejected),
+        "logps/chosen": chosen,
+        "logps/rejected": rejected,
+        "clamped_pairs": sums.clamped,
+    }
