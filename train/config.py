@@ -1,0 +1,143 @@
+"""The settings of a training run. Names are those of EasyDeL's ORPOConfig and of TRL wherever they have one."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from schemas.errors import require
+from train.loss import NllScope
+from train.sharding import MeshConfig
+
+# From a trained model: what the published ORPO runs used (Mistral-ORPO). Random weights need a larger step.
+FINE_TUNING_LEARNING_RATE = 5e-6
+FROM_SCRATCH_LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model is trained: one of the two must be given.
+
+    Args:
+      path: a Hugging Face folder (config.json and safetensors) whose weights the run starts from.
+      config: a Hugging Face config.json; the run starts from random weights.
+    """
+
+    path: str | None = None
+    config: str | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            (self.path is None) != (self.config is None),
+            "model.path",
+            self.path,
+            f"give either --model.path (trained weights) or --model.config (random weights; now {self.config})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Trains on preprocessed rows with the ORPO loss.
+
+    Args:
+      data: the folder that `python -m pipeline run` wrote.
+      run_dir: where checkpoints, metrics and the exported model go. The same command again goes on from there.
+      model: which model.
+      mesh: how devices are arranged.
+      beta: weight of the odds-ratio term (the paper's lambda).
+      nll_scope: tokens of the NLL term: `full` is prompt and chosen answer, `response` the answer alone.
+      learning_rate: the peak. null: 5e-6 with model.path, 1e-3 with model.config.
+      learning_rate_end: what the linear decay ends at.
+      warmup_steps: steps of linear warmup from zero.
+      weight_decay: decoupled; norms and biases are left out.
+      adam_beta1: AdamW's decay of the first moment.
+      adam_beta2: AdamW's decay of the second moment.
+      adam_epsilon: AdamW's epsilon, outside the root.
+      max_grad_norm: gradients are scaled down to this global norm; null turns it off.
+      total_batch_size: rows a micro-batch over all devices; a packed row holds several pairs.
+      gradient_accumulation_steps: micro-batches an optimizer step.
+      num_train_epochs: passes over the rows; max_steps wins over it.
+      max_steps: optimizer steps.
+      seed: of the initial weights and of the order of rows.
+      shuffle_train_dataset: a new permutation of the rows each epoch; false keeps the stored order.
+      param_dtype: what weights and optimizer state are kept in.
+      compute_dtype: what matrix products take; reductions are float32.
+      gradient_checkpointing: recompute each layer in the backward pass; less memory, a little more time.
+      logging_steps: metrics are written every so many steps.
+      eval_steps: the eval split is measured every so many steps, and at the end; null: at the end alone.
+      save_steps: a checkpoint every so many steps, and at the end; null: at the end alone.
+      save_total_limit: newest checkpoints kept.
+      report_to: sinks beside metrics.jsonl.
+    """
+
+    data: str
+    run_dir: str
+    model: ModelConfig
+    mesh: MeshConfig = MeshConfig()
+    beta: float = 0.1
+    nll_scope: NllScope = "full"
+    learning_rate: float | None = None
+    learning_rate_end: float = 0.0
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float | None = 1.0
+    total_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    num_train_epochs: float = 3.0
+    max_steps: int | None = None
+    seed: int = 0
+    shuffle_train_dataset: bool = True
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = True
+    logging_steps: int = 1
+    eval_steps: int | None = None
+    save_steps: int | None = 500
+    save_total_limit: int = 2
+    report_to: list[Literal["tensorboard"]] = field(default_factory=lambda: ["tensorboard"])
+
+    def __post_init__(self) -> None:
+        for name in (
+            "total_batch_size", "gradient_accumulation_steps", "max_steps", "logging_steps", "eval_steps",
+            "save_steps", "save_total_limit", "num_train_epochs", "max_grad_norm", "learning_rate", "adam_epsilon",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "must be positive")
+        for name in ("beta", "learning_rate_end", "warmup_steps", "weight_decay"):
+            value = getattr(self, name)
+            require(value >= 0, name, value, "must not be negative")
+        for name in ("adam_beta1", "adam_beta2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, name, value, "must be in [0, 1)")
+        require(self.seed >= 0, "seed", self.seed, "must not be negative")
+        require(
+            self.max_steps is None or self.warmup_steps < self.max_steps,
+            "warmup_steps",
+            self.warmup_steps,
+            f"must be less than max_steps ({self.max_steps})",
+        )
+        require(
+            self.learning_rate_end <= self.peak_learning_rate,
+            "learning_rate_end",
+            self.learning_rate_end,
+            f"must not be above the learning rate ({self.peak_learning_rate})",
+        )
+
+    @property
+    def peak_learning_rate(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return FINE_TUNING_LEARNING_RATE if self.model.path else FROM_SCRATCH_LEARNING_RATE
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows an optimizer step takes."""
+        return self.total_batch_size * self.gradient_accumulation_steps
+
+
+# Settings that may change between two starts of one run: none has a part in the weights.
+FREE_TO_CHANGE = {
+    "data", "run_dir", "mesh", "logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to",
+    "gradient_checkpointing",
+}  # fmt: skip

@@ -1,0 +1,94 @@
+"""From shards to batches: every process reads its own rows; the iterator's position can be saved.
+
+Axes: B = rows a process holds of a batch, L = row length, N = the most pairs a row holds.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from schemas.layout import derive
+from schemas.manifest import Manifest, SplitSummary
+from schemas.record import check_row, decode_row
+
+Batch = dict[str, np.ndarray]
+# Arrays that go to the devices; `pair_ids` stays on the host.
+DEVICE_ARRAYS = ("inputs", "labels", "branch", "segment", "position", "end")
+
+
+def num_rows(manifest: Manifest, split: str) -> int:
+    return manifest.splits[split].rows if split in manifest.splits else 0
+
+
+def empty_row(row_length: int, max_pairs: int) -> Batch:
+    """A row of padding alone: it adds nothing to any sum. Fills the last batch of an evaluation."""
+    arrays = {name: np.zeros(row_length, np.int32) for name in DEVICE_ARRAYS}
+    return {**arrays, "pair_ids": np.zeros(max_pairs, np.uint64)}
+
+
+class _DecodeRow:
+    """record -> the six derived arrays [L] int32 and `pair_ids` [N] uint64, padded with 0."""
+
+    def __init__(self, manifest: Manifest, split: SplitSummary):
+        self._row_length = manifest.row_length
+        self._vocab_size = manifest.tokenizer.vocab_size
+        self._max_pairs = split.max_pairs_per_row
+
+    def __call__(self, record: bytes) -> Batch:
+        row = decode_row(record)
+        check_row(row, row_length=self._row_length, vocab_size=self._vocab_size, max_pairs=self._max_pairs)
+        pair_ids = np.zeros(self._max_pairs, np.uint64)
+        pair_ids[: len(row)] = row.pair_ids
+        return {**derive(row)._asdict(), "pair_ids": pair_ids}
+
+
+def _rows(folder: str, manifest: Manifest, split: str) -> grain.MapDataset:
+    """The rows of a split in stored order, random access, decoded lazily."""
+    summary = manifest.splits[split]
+    # Shards in the manifest's order, none found by a pattern: a stray or missing file cannot change the rows.
+    paths = [os.path.join(folder, shard.name) for shard in summary.shards if shard.records]
+    return grain.MapDataset.source(grain.sources.ArrayRecordDataSource(paths))
+
+
+def train_batches(
+    folder: str, manifest: Manifest, *, rows_per_step: int, shuffle: bool, seed: int
+) -> grain.DatasetIterator[Batch]:
+    """An endless iterator over batches of the train split: [B, L] arrays, B = rows_per_step / processes.
+
+    Epochs follow each other without a seam, each in its own order. The iterator's state is one global
+    row index: the same on every process, and valid for another number of processes.
+    """
+    rows = _rows(folder, manifest, "train")
+    if shuffle:
+        # The seed is given here: one derived from the dataset's depth would change with every step added.
+        rows = rows.shuffle(seed=seed)
+    decoded = rows.repeat().map(_DecodeRow(manifest, manifest.splits["train"]))
+    batches = grain.experimental.ElasticIterator(
+        decoded,
+        rows_per_step,
+        grain.sharding.ShardByJaxProcess(),
+        # One reader thread: decoding holds the interpreter lock, more threads only wait for it.
+        read_options=grain.ReadOptions(num_threads=1, prefetch_buffer_size=4),
+    )
+    return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2))
+
+
+def eval_batches(
+    folder: str, manifest: Manifest, *, split: str, batch_size: int, process_index: int, process_count: int
+) -> Iterator[Batch]:
+    """Each row of a split once, in stored order; the last batch is filled up with empty rows.
+
+    Args:
+      batch_size: rows a batch over all processes; a multiple of `process_count`.
+    """
+    rows, summary = _rows(folder, manifest, split), manifest.splits[split]
+    decode = _DecodeRow(manifest, summary)
+    filler = empty_row(manifest.row_length, summary.max_pairs_per_row)
+    share = batch_size // process_count
+    for start in range(0, len(rows), batch_size):
+        mine = range(start + process_index * share, start + (process_index + 1) * share)
+        batch: list[Any] = [decode(rows[index]) if index < len(rows) else filler for index in mine]
+        yield {name: np.stack([row[name] for row in batch]) for name in filler}

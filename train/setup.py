@@ -1,0 +1,179 @@
+"""What a run needs before its first step: data, model, mesh, optimizer, checked against each other."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from schemas.errors import Refused
+from schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
+from train.checkpoint import abstract
+from train.config import FREE_TO_CHANGE, TrainConfig
+from train.hf_config import DecoderConfig, num_parameters, parse_config, read_config
+from train.model import Decoder
+from train.optimizer import learning_rate_schedule, make_optimizer
+from train.sharding import batch_sharding, make_mesh, param_shardings, state_shardings
+from train.step import Objective, State
+from train.weights import load_params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run that is ready to start.
+
+    Attributes:
+      hf_config: config.json as it came in.
+      num_steps: optimizer steps of the whole run.
+      identity: flat JSON that a checkpoint must share to be gone on from.
+      initial_state: makes the state of step 0, every array already sharded.
+      is_writer: this process writes files and the console.
+    """
+
+    manifest: Manifest
+    hf_config: dict[str, Any]
+    decoder_config: DecoderConfig
+    mesh: Mesh
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    learning_rate: Callable[[Any], Any]
+    num_steps: int
+    identity: dict[str, Any]
+    abstract_state: State
+    state_shardings: Any
+    initial_state: Callable[[], State]
+    is_writer: bool
+
+
+def prepare(config: TrainConfig) -> Run:
+    """Reads and checks everything, allocates nothing on the devices yet.
+
+    Raises:
+      Refused: see the checks.
+    """
+    manifest = read_manifest(config.data)
+    check_shards(config.data, manifest)
+    if not manifest.splits["train"].rows:
+        raise Refused(f"{config.data}: the train split has no rows")
+    model_path = config.model.path or config.model.config
+    assert model_path is not None  # one of the two, by ModelConfig
+    hf_config = read_config(model_path)
+    decoder_config, unused = parse_config(hf_config, path=model_path)
+    if unused:
+        print(f"{model_path}: fields that are not known here and not used: {', '.join(unused)}")
+    check_tokenizer(manifest, decoder_config, Path(model_path), data=config.data)
+
+    mesh = make_mesh(config.mesh)
+    num_shares = math.prod(mesh.shape.values())
+    if config.total_batch_size % num_shares:
+        raise Refused(
+            f"--total_batch_size={config.total_batch_size}: must be a multiple of the {num_shares} devices "
+            "that rows are spread over"
+        )
+    epoch = manifest.splits["train"].rows
+    num_steps = config.max_steps or math.ceil(config.num_train_epochs * epoch / config.rows_per_step)
+    if config.warmup_steps >= num_steps:
+        raise Refused(f"--warmup_steps={config.warmup_steps}: the run has only {num_steps} steps")
+
+    rows = batch_sharding(mesh)
+
+    def decoder(rngs: nnx.Rngs) -> Decoder:
+        return Decoder(
+            decoder_config,
+            rngs=rngs,
+            param_dtype=jnp.dtype(config.param_dtype),
+            compute_dtype=jnp.dtype(config.compute_dtype),
+            remat=config.gradient_checkpointing,
+            constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
+        )
+
+    definition, abstract_weights = nnx.split(nnx.eval_shape(lambda: decoder(nnx.Rngs(0))))
+    abstract_params = nnx.to_pure_dict(abstract_weights)
+    params_on_mesh = param_shardings(abstract_params, mesh)
+    optimizer = make_optimizer(config, num_steps)
+
+    def with_optimizer(params: Any) -> State:
+        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}
+
+    state_shapes = jax.eval_shape(with_optimizer, abstract_params)
+    shardings = state_shardings(state_shapes, params_on_mesh, mesh)
+
+    def initial_state() -> State:
+        if config.model.path:
+            layers = decoder_config.num_hidden_layers
+            params = load_params(config.model.path, abstract_params, params_on_mesh, num_layers=layers)
+        else:
+            params = jax.jit(
+                lambda key: nnx.to_pure_dict(nnx.state(decoder(nnx.Rngs(params=key)))), out_shardings=params_on_mesh
+            )(jax.random.key(config.seed))
+        return jax.jit(with_optimizer, out_shardings=shardings, donate_argnums=0)(params)
+
+    objective = Objective(
+        definition=definition,
+        mesh=mesh,
+        beta=config.beta,
+        nll_scope=config.nll_scope,
+        max_pairs=manifest.splits["train"].max_pairs_per_row,
+    )
+    settings = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in FREE_TO_CHANGE | {"model", "max_steps", "num_train_epochs"}
+    }
+    is_writer = jax.process_index() == 0
+    if is_writer:
+        print(
+            f"model {model_path}: {decoder_config.model_type}, {num_parameters(decoder_config):,} parameters, "
+            f"{'from its weights' if config.model.path else 'from random weights'}\n"
+            f"data {config.data}: {manifest.splits['train'].pairs:,} pairs in {epoch:,} rows of {manifest.row_length}\n"
+            f"{num_steps:,} steps of {config.rows_per_step} rows on {num_shares} device(s), "
+            f"learning rate {config.peak_learning_rate:g} to {config.learning_rate_end:g}, "
+            f"beta {config.beta:g}, NLL over {'prompt and answer' if config.nll_scope == 'full' else 'the answer'}"
+        )
+    return Run(
+        manifest=manifest,
+        hf_config=hf_config,
+        decoder_config=decoder_config,
+        mesh=mesh,
+        objective=objective,
+        optimizer=optimizer,
+        learning_rate=learning_rate_schedule(config, num_steps),
+        num_steps=num_steps,
+        identity={
+            **settings,
+            "num_steps": num_steps,
+            "data": manifest.sha256,
+            "model": dataclasses.asdict(decoder_config),
+            "starts_from": "trained weights" if config.model.path else "random weights",
+        },
+        abstract_state=abstract(state_shapes, shardings),
+        state_shardings=shardings,
+        initial_state=initial_state,
+        is_writer=is_writer,
+    )
+
+
+def check_tokenizer(manifest: Manifest, decoder: DecoderConfig, model_path: Path, *, data: str) -> None:
+    """Refuses rows whose ids mean something else to the model.
+
+    Raises:
+      Refused: the vocabulary is larger than the model's, or the model's folder has another tokenizer.json.
+    """
+    if manifest.tokenizer.vocab_size > decoder.vocab_size:
+        raise Refused(
+            f"{data} was made with a vocabulary of {manifest.tokenizer.vocab_size}, the model has "
+            f"{decoder.vocab_size} (vocab_size in {model_path}): preprocess with the model's own tokenizer"
+        )
+    folder = model_path if model_path.is_dir() else model_path.parent
+    tokenizer = folder / "tokenizer.json"
+    if tokenizer.is_file() and file_sha256(tokenizer) != manifest.tokenizer.sha256["tokenizer.json"]:
+        raise Refused(
+            f"{data} was made with another tokenizer than {tokenizer}: run the preprocessing with --tokenizer={folder}"
+        )

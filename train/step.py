@@ -1,0 +1,97 @@
+"""One optimizer step and one evaluation step: pure functions of (state, batch)."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from schemas.layout import PADDING
+from train.head import fused_head_loss
+from train.loss import Denominators, NllScope, Sums, denominators, metrics, row_loss
+
+State = dict[str, Any]  # {"params": tree, "opt_state": tree, "step": int32 scalar}
+Batch = dict[str, jax.Array]  # each [B, L] int32
+
+
+@dataclass(frozen=True)
+class Objective:
+    """All that defines the loss of a batch besides weights and data.
+
+    Attributes:
+      definition: the decoder without its weights.
+      max_pairs: the most pairs a row holds.
+    """
+
+    definition: nnx.GraphDef
+    mesh: Mesh
+    beta: float
+    nll_scope: NllScope
+    max_pairs: int
+
+    def loss(self, params: Any, batch: Batch, totals: Denominators) -> tuple[jax.Array, Sums]:
+        """The share of these rows in the loss of a batch whose denominators are `totals`."""
+        decoder = nnx.merge(self.definition, params)
+        hidden_BLD = decoder(batch["inputs"], batch["position"], batch["end"])
+        one_row = partial(row_loss, beta=self.beta, nll_scope=self.nll_scope, max_pairs=self.max_pairs)
+        return fused_head_loss(
+            hidden_BLD,
+            decoder.head_VD,
+            batch["labels"],
+            batch["branch"],
+            batch["segment"],
+            totals,
+            one_row,
+            self.mesh,
+        )
+
+    def totals(self, batch: Batch) -> Denominators:
+        return denominators(batch["branch"], batch["segment"], self.nll_scope)
+
+
+def train_step(
+    state: State, batch: Batch, *, objective: Objective, optimizer: optax.GradientTransformation, micro_batches: int
+) -> tuple[State, dict[str, jax.Array]]:
+    """One optimizer step.
+
+    Gradients and sums of the micro-batches are added up, over denominators of the whole batch: the result
+    does not depend on `micro_batches`, but for rounding.
+
+    Returns: the next state and the metrics of the batch before the update, each a scalar.
+    """
+    totals = objective.totals(batch)
+    gradient = jax.value_and_grad(objective.loss, has_aux=True)
+
+    def one_micro_batch(carry: Any, micro_batch: Batch) -> tuple[Any, None]:
+        (_, sums), gradients = gradient(state["params"], micro_batch, totals)
+        return jax.tree.map(jnp.add, carry, (gradients, sums)), None
+
+    if micro_batches == 1:
+        (_, sums), gradients = gradient(state["params"], batch, totals)
+    else:
+        # Every micro-batch takes every n-th row, so that rows stay on the device where they lie.
+        split = {name: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
+        first = jax.tree.map(lambda x: x[0], split)
+        shapes = jax.eval_shape(lambda: gradient(state["params"], first, totals))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[1], shapes[0][1]))
+        (gradients, sums), _ = jax.lax.scan(one_micro_batch, zeros, split)
+    updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    batch_metrics = {
+        **metrics(sums, totals, beta=objective.beta),
+        "grad_norm": optax.global_norm(gradients),
+        "num_tokens": jnp.sum(batch["branch"] != PADDING),
+        "num_pairs": totals.pairs,
+    }
+    return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, batch_metrics
+
+
+def eval_step(params: Any, batch: Batch, *, objective: Objective) -> tuple[Sums, Denominators]:
+    """Sums and counts of a batch; added up over batches they give the metrics of a split, whatever the batching."""
+    totals = objective.totals(batch)
+    _, sums = objective.loss(params, batch, totals)
+    return sums, totals
