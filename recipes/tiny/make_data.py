@@ -14,19 +14,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import TypeVar
 
-# Set before the import: one thread keeps the order in which the trainer sees words fixed.
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 SEED = 20
 VOCABULARY_SIZE = 1024
@@ -103,7 +100,7 @@ OPPOSITES = (
     ("hot", "cold"), ("big", "small"), ("fast", "slow"), ("happy", "sad"), ("up", "down"),
     ("left", "right"), ("day", "night"), ("open", "closed"), ("wet", "dry"), ("full", "empty"),
     ("clean", "dirty"), ("loud", "quiet"), ("rich", "poor"), ("young", "old"),
-    ("strong", "weak"), ("long", "short"), ("high", "low"), ("hard", "soft"),
+    ("strong", "weak"), ("long", "short"), ("high", "low"), ("safe", "dangerous"),
     ("early", "late"), ("first", "last"), ("near", "far"), ("thick", "thin"),
     ("true", "false"), ("light", "heavy"), ("sweet", "sour"), ("rough", "smooth"),
     ("wide", "narrow"), ("inside", "outside"), ("awake", "asleep"), ("push", "pull"),
@@ -225,11 +222,17 @@ def others(items: Iterable[Element], right: Element) -> list[Element]:
 
 
 def arithmetic() -> list[Question]:
-    """Sums and differences of numbers up to seven."""
-    phrasings = ("What is {}?", "How much is {}?", "Work out {}.", "Tell me what {} is.")
+    """Sums and differences of numbers up to six."""
+    phrasings = (
+        "What is {}?",
+        "How much is {}?",
+        "Work out {}.",
+        "Tell me what {} is.",
+        "Do you know what {} is?",
+    )
     questions = []
-    for first in range(1, 8):
-        for second in range(1, 8):
+    for first in range(1, 7):
+        for second in range(1, 7):
             for word, result in (("plus", first + second), ("minus", first - second)):
                 if result < 0:
                     continue
@@ -350,7 +353,7 @@ def animals() -> list[Question]:
             (
                 "What is the young of a {} called?",
                 "What do you call the young of a {}?",
-                "How do we call a young {}?",
+                "What do we call a young {}?",
                 "Name the young of a {}.",
                 "Tell me the name for the young of a {}.",
                 "What is a baby {} called?",
@@ -365,7 +368,7 @@ def animals() -> list[Question]:
                 "Tell me the sound of a {}.",
                 "How does a {} sound?",
                 "What sound can you hear from a {}?",
-                "What does a {} do to be heard?",
+                "What noise does a {} make?",
             ),
         ),
         (
@@ -374,7 +377,7 @@ def animals() -> list[Question]:
             (
                 "How many legs does a {} have?",
                 "Tell me how many legs a {} has.",
-                "What number of legs has a {}?",
+                "What number of legs does a {} have?",
                 "Count the legs of a {}.",
                 "On how many legs does a {} walk?",
                 "A {} walks on how many legs?",
@@ -412,7 +415,7 @@ def calendar() -> list[Question]:
     for unit, names in (("day", DAYS), ("month", MONTHS)):
         for position, name in enumerate(names):
             for side, step in (("after", 1), ("before", -1)):
-                template = f"{{}} comes {side} {name}."
+                template = f"The {unit} {side} {name} is {{}}."
                 right = names[(position + step) % len(names)]
                 wrong = tuple(
                     template.format(other) for other in others(names, right) if other != name
@@ -461,9 +464,7 @@ def sorting() -> list[Question]:
             ):
                 if given == right:
                     continue
-                wrong = tuple(
-                    f"{a}, {b}, {c}." for a, b, c in orders if (a, b, c) != right
-                )
+                wrong = tuple(f"{a}, {b}, {c}." for a, b, c in orders if (a, b, c) != right)
                 for phrasing in phrasings:
                     questions.append(
                         Question(
@@ -476,7 +477,7 @@ def sorting() -> list[Question]:
     return questions
 
 
-def counting(rng: random.Random) -> list[Question]:
+def counting() -> list[Question]:
     """How many words a list has, and how many letters a word has."""
     word_phrasings = ("How many words are in this list: {}?", "Count the words: {}.")
     letter_phrasings = (
@@ -487,11 +488,15 @@ def counting(rng: random.Random) -> list[Question]:
     )
     questions = []
     for size in range(2, 7):
-        for _ in range(30):
-            listed = ", ".join(shuffled(rng, WORDS)[:size])
-            wrong = tuple(f"The list has {other} words." for other in others(range(2, 8), size))
-            text = pick(rng, word_phrasings).format(listed)
-            questions.append(Question("counting", text, f"The list has {size} words.", wrong))
+        right = f"The list has {size} words."
+        wrong = tuple(f"The list has {other} words." for other in others(range(2, 8), size))
+        for start in range(len(WORDS)):
+            # Steps of seven words from each start: no list has a word twice, and no two are equal.
+            listed = ", ".join(WORDS[(start + 7 * place) % len(WORDS)] for place in range(size))
+            questions += [
+                Question("counting", phrasing.format(listed), right, wrong)
+                for phrasing in word_phrasings
+            ]
     for word in WORDS:
         template = f"The word {word} has {{}} letters."
         wrong = tuple(template.format(other) for other in others(range(3, 8), len(word)))
@@ -592,70 +597,56 @@ def formats() -> list[Question]:
         text = f"{instruction} {question}"
         questions.append(Question("formats", text, right, tuple(others(wrong, right))))
 
-    for thing, color in COLORS:
+    for position, (thing, color) in enumerate(COLORS):
         full = f"{sentence(thing)} is {color}."
         word, capital = f"{sentence(color)}.", f"{color.upper()}."
-        other_word = f"{sentence(others((pair[1] for pair in COLORS), color)[len(thing) % 8])}."
+        other_colors = others((pair[1] for pair in COLORS), color)
+        other_word = f"{sentence(other_colors[position % len(other_colors)])}."
         question = f"What color is {thing}?"
         ask("Answer in one word.", question, word, (full, other_word, f"It is {color}, I think."))
         ask("Use only one word.", question, word, (full, other_word, f"I would say {color}."))
-        ask("Answer in a full sentence.", question, full, (word, capital, f"{color}"))
+        ask("Answer in a full sentence.", question, full, (word, capital, f"just {color}"))
         ask("Write a full sentence.", question, full, (word, capital, f"just {color}"))
         ask("Answer in capital letters.", question, capital, (word, full, other_word.upper()))
+        ask("Use capital letters only.", question, capital, (word, full, other_word.upper()))
     for kind, things in KINDS:
+        false_kinds = others((name for name, _ in KINDS), kind)
         for position, thing in enumerate(things):
-            asked = kind if position % 2 else others((name for name, _ in KINDS), kind)[position // 2]
-            right, wrong = ("Yes.", "No.") if asked == kind else ("No.", "Yes.")
+            is_true = position % 2 == 0
+            asked = kind if is_true else false_kinds[position // 2]
+            right, wrong = ("Yes.", "No.") if is_true else ("No.", "Yes.")
             question = f"Is {thing} {asked}?"
-            long_answer = f"I think that {thing} is {'' if asked == kind else 'not '}{asked}."
+            long_answer = f"I think that {thing} is {'' if is_true else 'not '}{asked}."
             ask("Say only yes or no.", question, right, (wrong, long_answer))
             ask("Answer with yes or no.", question, right, (wrong, long_answer))
     return questions
 
 
-# Rows per task. A task with more questions than this is sampled.
-TASKS: tuple[tuple[str, int], ...] = (
-    ("arithmetic", 280),
-    ("comparison", 260),
-    ("opposites", 300),
-    ("capitals", 200),
-    ("colors", 200),
-    ("animals", 250),
-    ("calendar", 180),
-    ("kinds", 220),
-    ("sorting", 240),
-    ("counting", 240),
-    ("spelling", 216),
-    ("manners", 220),
-    ("formats", 200),
+# Each task with the most prompts that are kept of it.
+TASKS: tuple[tuple[Callable[[], list[Question]], int], ...] = (
+    (arithmetic, 285),
+    (comparison, 260),
+    (opposites, 300),
+    (capitals, 208),
+    (colors, 203),
+    (animals, 258),
+    (calendar, 190),
+    (kinds, 240),
+    (sorting, 240),
+    (counting, 240),
+    (spelling, 216),
+    (manners, 226),
+    (formats, 234),
 )
 
 
 def build_questions(rng: random.Random) -> list[Question]:
-    """Build all questions, then keep at most the wanted number of each task."""
-    makers: dict[str, Callable[[], list[Question]]] = {
-        "arithmetic": arithmetic,
-        "comparison": comparison,
-        "opposites": opposites,
-        "capitals": capitals,
-        "colors": colors,
-        "animals": animals,
-        "calendar": calendar,
-        "kinds": kinds,
-        "sorting": sorting,
-        "counting": lambda: counting(rng),
-        "spelling": spelling,
-        "manners": manners,
-        "formats": formats,
-    }
-    kept: list[Question] = []
-    seen: set[str] = set()
-    for task, wanted in TASKS:
-        for question in shuffled(rng, makers[task]())[:wanted]:
-            if question.text not in seen:
-                seen.add(question.text)
-                kept.append(question)
-    return kept
+    """Build the questions of all tasks, at most the wanted number of each."""
+    kept: dict[str, Question] = {}
+    for make_questions, wanted in TASKS:
+        for question in shuffled(rng, make_questions())[:wanted]:
+            kept.setdefault(question.text, question)
+    return list(kept.values())
 
 
 # --- faults -------------------------------------------------------------------------------------
@@ -668,7 +659,7 @@ COMMON_WORDS = frozenset(
 )
 
 # Without one of these a sentence is broken. Without an adverb or adjective it may still be right.
-GRAMMAR_WORDS = frozenset("a an the is are of has than will comes".split())
+GRAMMAR_WORDS = frozenset("a an is are of has than".split())
 
 
 def topic_words(text: str) -> frozenset[str]:
@@ -718,6 +709,22 @@ def draw_fault(rng: random.Random) -> str:
     return FAULT_WEIGHTS[0][0]
 
 
+def faulty_answers(
+    rng: random.Random,
+    fault: str,
+    question: Question,
+    pool: Sequence[tuple[str, str, frozenset[str]]],
+) -> list[str]:
+    """Return answers to the question that have the named fault, or none where it does not fit."""
+    if fault == "off_topic":
+        return off_topic_answers(rng, question, pool)
+    if fault == "rude":
+        return rude_answers(question)
+    if fault == "broken":
+        return broken_answers(question.answer)
+    return list(question.wrong_answers)
+
+
 def closest_to_balance(
     rng: random.Random, answer: str, candidates: Sequence[str], balance: int
 ) -> str:
@@ -742,7 +749,7 @@ def build_pairs(seed: int) -> list[Pair]:
     pool = [
         (question.task, question.answer, topic_words(question.answer)) for question in questions
     ]
-    balance: dict[str, int] = {task: 0 for task, _ in TASKS}
+    balance: Counter[str] = Counter()
     pairs: list[Pair] = []
     for question in shuffled(rng, questions):
         fault = draw_fault(rng)
@@ -751,15 +758,10 @@ def build_pairs(seed: int) -> list[Pair]:
             faults.append(pick(rng, [name for name, _ in FAULT_WEIGHTS if name != fault]))
         used = {question.answer}
         for fault in faults:
-            candidates = {
-                "wrong": lambda: list(question.wrong_answers),
-                "off_topic": lambda: off_topic_answers(rng, question, pool),
-                "rude": lambda: rude_answers(question),
-                "broken": lambda: broken_answers(question.answer),
-            }[fault]()
-            fresh = [text for text in dict.fromkeys(candidates) if text not in used]
-            if not fresh:
-                fresh = [text for text in question.wrong_answers if text not in used]
+            candidates = faulty_answers(rng, fault, question, pool)
+            # Short answers have no grammar to break, so a wrong answer takes that place.
+            fresh = others(candidates, question.answer) or list(question.wrong_answers)
+            fresh = [text for text in fresh if text not in used]
             if not fresh:
                 continue
             rejected = closest_to_balance(rng, question.answer, fresh, balance[question.task])
@@ -782,7 +784,7 @@ def build_pairs(seed: int) -> list[Pair]:
 
 def pairs_text(pairs: Iterable[Pair]) -> str:
     """Return the rows as JSON Lines."""
-    return "".join(json.dumps(vars(pair)) + "\n" for pair in pairs)
+    return "".join(json.dumps(asdict(pair)) + "\n" for pair in pairs)
 
 
 def train_tokenizer(pairs: Iterable[Pair]) -> Tokenizer:

@@ -1,0 +1,93 @@
+"""Fixtures that all tests share: the shared data, a tiny tokenizer made here, files of rows."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SENTENCES = [
+    "What is the capital of France? The capital of France is Paris, and I am glad to help you.",
+    "Tell me a short story about a cat. Once there was a small cat, and it slept all day long.",
+    "How do I bake bread? Mix flour, water, salt and yeast, then wait and bake it in the oven.",
+    "\n\nHuman: Thanks for the help!\n\nAssistant: You are welcome. Is there anything else?",
+]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared data and goldens: beside the repository, or where ODDSMILL_SHARED says.
+
+    Tests that need it are skipped where it is absent, but not in CI: there, absence is a failure.
+    """
+    path = Path(os.environ.get("ODDSMILL_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    if path.is_dir():
+        return path
+    message = f"the shared data is not at {path}; set ODDSMILL_SHARED to its folder"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., Path]:
+    """Trains a byte-level tokenizer on a few sentences: `make_tokenizer(folder, bos_token="<s>", …)`."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    def make(folder: Path, **config: Any) -> Path:
+        tokenizer = tokenizers.Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<pad>", "<s>", "</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(SENTENCES, trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        settings = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"} | config
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(make_tokenizer: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny tokenizer with BOS, EOS and padding."""
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., Path]:
+    """Writes rows as JSON lines; a row given as bytes is written as it is."""
+
+    def write(name: str, rows: Iterable[Any]) -> Path:
+        lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+        path = tmp_path / name
+        path.write_bytes(b"".join(line + b"\n" for line in lines))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def triples() -> Callable[[int], list[dict[str, str]]]:
+    """Different, well-formed rows of the format `triple`, of different lengths; every third prompt repeats."""
+
+    def make(count: int) -> list[dict[str, str]]:
+        return [
+            {
+                "prompt": f"Question {number // 3 * 3}: " + SENTENCES[number % 3][: 20 + number % 40],
+                "chosen": f" Answer {number}. " + "Yes, certainly. " * (number % 7),
+                "rejected": f" No {number}. " + "Perhaps not. " * (number % 5),
+            }
+            for number in range(count)
+        ]
+
+    return make

@@ -1,0 +1,88 @@
+"""Writes datasets by the contract, without the pipeline: what the trainer's tests train on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from schemas.manifest import Ledger, Manifest, Shard, SplitSummary, TokenizerSummary, file_sha256
+from schemas.record import Pair, encode_row, make_row
+
+
+def random_pairs(rng: np.random.Generator, count: int, *, vocab_size: int, longest: int = 6) -> list[Pair]:
+    """Pairs whose sides have 1 to `longest` random tokens."""
+
+    def side() -> list[int]:
+        return rng.integers(0, vocab_size, rng.integers(1, longest + 1)).tolist()
+
+    return [Pair(prompt=side(), chosen=side(), rejected=side(), id=index + 1) for index in range(count)]
+
+
+def packed(pairs: Sequence[Pair], row_length: int) -> list[list[Pair]]:
+    """Next-fit packing."""
+    rows: list[list[Pair]] = [[]]
+    for pair in pairs:
+        if sum(map(len, rows[-1])) + len(pair) > row_length:
+            rows.append([])
+        rows[-1].append(pair)
+    return rows
+
+
+def write_dataset(
+    folder: Path,
+    splits: Mapping[str, Sequence[Sequence[Pair]]],
+    *,
+    row_length: int,
+    vocab_size: int,
+    shards: int = 1,
+    eos_id: int = 1,
+) -> Manifest:
+    """Writes shards, tokenizer folder and manifest of rows (lists of pairs) a split."""
+    (folder / "tokenizer").mkdir(parents=True)
+    tokenizer_file = folder / "tokenizer" / "tokenizer.json"
+    tokenizer_file.write_text(json.dumps({"test": True}))
+    summaries = {}
+    for split, rows in splits.items():
+        written = []
+        for shard in range(shards):
+            name = f"{split}-{shard:05d}-of-{shards:05d}.arrayrecord"
+            mine = rows[shard * len(rows) // shards : (shard + 1) * len(rows) // shards]
+            writer = ArrayRecordWriter(str(folder / name), "group_size:1,zstd:3")
+            for row in mine:
+                writer.write(encode_row(make_row(row, row_length=row_length, pad_id=0, vocab_size=vocab_size)))
+            writer.close()
+            size = (folder / name).stat().st_size
+            written.append(Shard(name=name, records=len(mine), bytes=size, sha256=file_sha256(folder / name)))
+        summaries[split] = SplitSummary(
+            shards=written,
+            rows=len(rows),
+            pairs=sum(map(len, rows)),
+            tokens={},
+            padding_share=0.0,
+            max_pairs_per_row=max(map(len, rows)),
+            truncated={},
+            length_histograms={},
+        )
+    pairs = sum(summary.pairs for summary in summaries.values())
+    manifest = Manifest(
+        tool_version="test",
+        settings={},
+        tokenizer=TokenizerSummary(
+            sha256={"tokenizer.json": file_sha256(tokenizer_file)},
+            chat_template_sha256=None,
+            bos_id=None,
+            eos_id=eos_id,
+            pad_id=0,
+            vocab_size=vocab_size,
+        ),
+        source_fingerprint="0",
+        row_length=row_length,
+        splits=summaries,
+        ledger=Ledger(rows_in=pairs, pairs_out=pairs, drops={}),
+        counts={},
+        writer_options="group_size:1,zstd:3",
+    )
+    (folder / "manifest.json").write_text(manifest.to_json())
+    return manifest

@@ -1,0 +1,65 @@
+import subprocess
+import sys
+
+import pytest
+
+from schemas.errors import Refused, RunFailed, find_refusal, require, run_command
+
+
+def raising(error: BaseException):
+    def command() -> None:
+        raise error
+
+    return command
+
+
+def test_each_end_has_its_exit_code(capsys: pytest.CaptureFixture[str]):
+    assert run_command(lambda: None) == 0
+    assert run_command(raising(RunFailed("the disk is full"))) == 1
+    assert run_command(raising(Refused("no such file"))) == 2
+    assert capsys.readouterr().err == "failed: the disk is full\nrefused: no such file\n"
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command(raising(ZeroDivisionError()))
+
+
+def test_a_reader_that_left_is_no_traceback():
+    code = "import sys; from schemas.errors import run_command; sys.exit(run_command(lambda: print('x' * 10**6)))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Refused("rows.jsonl, after row 12: damaged [while running 'Read']"),
+        RuntimeError(
+            "Traceback (most recent call last):\n  raise Refused('…')\n"
+            "schemas.errors.Refused: rows.jsonl, after row 12: damaged [while running 'Read']\n"
+        ),
+    ],
+)
+def test_a_refusal_is_found_without_the_name_of_the_step(error: Exception):
+    assert find_refusal(error) == "rows.jsonl, after row 12: damaged"
+
+
+def test_a_refusal_is_found_behind_other_errors():
+    try:
+        try:
+            raise Refused("no eos_token")
+        except Refused as refused:
+            raise ValueError("wrapped") from refused
+    except ValueError as error:
+        assert find_refusal(error) == "no eos_token"
+    assert find_refusal(ValueError("other")) is None
+
+
+def test_require_names_the_setting_and_its_value():
+    require(True, "beta", 1, "must be positive")
+    with pytest.raises(Refused, match=r"^--beta=-1: must be positive$"):
+        require(False, "beta", -1, "must be positive")

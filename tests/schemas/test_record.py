@@ -1,0 +1,112 @@
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.record import Pair, Row, Truncated, check_row, decode_row, encode_row, make_row, token_dtype
+
+ids = st.lists(st.integers(0, 999), min_size=1, max_size=9)
+pairs = st.builds(
+    Pair,
+    prompt=ids,
+    chosen=ids,
+    rejected=ids,
+    id=st.integers(0, 2**64 - 1),
+    truncated=st.integers(0, 7).map(Truncated),
+)
+
+
+def make(*pairs: Pair, row_length: int = 16, vocab_size: int = 1000) -> Row:
+    return make_row(pairs, row_length=row_length, pad_id=0, vocab_size=vocab_size)
+
+
+PAIR = Pair(prompt=[10, 11, 12], chosen=[20, 21, 2], rejected=[30, 2], id=7)
+
+
+def test_a_row_stands_as_drawn():
+    row = make(PAIR, Pair(prompt=[13], chosen=[22], rejected=[2], id=8, truncated=Truncated.CHOSEN))
+    # fmt: off
+    assert row.tokens.tolist() == [10, 11, 12,  20, 21, 2,  30, 2,  13,  22,  2,  0, 0, 0, 0, 0]
+    # fmt: on
+    assert row.prompt_lengths.tolist() == [3, 1]
+    assert row.chosen_lengths.tolist() == [3, 1]
+    assert row.rejected_lengths.tolist() == [2, 1]
+    assert row.pair_ids.tolist() == [7, 8]
+    assert row.truncated.tolist() == [0, 2]
+    assert row.num_tokens == 11
+
+
+@given(st.lists(pairs, min_size=1, max_size=5), st.sampled_from([1000, 70_000]))
+def test_a_row_comes_back_from_its_record(pairs: list[Pair], vocab_size: int):
+    row = make(*pairs, row_length=sum(map(len, pairs)) + 3, vocab_size=vocab_size)
+    back = decode_row(encode_row(row))
+    assert list(back.pairs()) == pairs
+    for name, values in vars(row).items():
+        np.testing.assert_array_equal(getattr(back, name), values)
+        assert getattr(back, name).dtype == values.dtype
+
+
+def test_equal_rows_give_equal_bytes():
+    assert encode_row(make(PAIR)) == encode_row(make(PAIR))
+    assert encode_row(make(PAIR)) != encode_row(make(dataclasses.replace(PAIR, id=8)))
+
+
+def test_ids_take_two_bytes_where_the_vocabulary_allows():
+    assert token_dtype(65_536) == np.uint16
+    assert token_dtype(65_537) == np.int32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chosen": []}, "chosen has 0 tokens"),
+        ({"rejected": []}, "rejected has 0 tokens"),
+        ({"prompt": []}, "prompt has 0 tokens"),
+        ({"chosen": [1000]}, "outside the vocabulary"),
+        ({"chosen": [-1]}, "outside the vocabulary"),
+        ({"prompt": [1] * 14}, "do not fit a row of 16"),
+    ],
+)
+def test_a_pair_that_breaks_an_invariant_is_not_laid(change: dict[str, list[int]], message: str):
+    with pytest.raises(ValueError, match=message):
+        make(dataclasses.replace(PAIR, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": np.full(16, 1000, np.uint16)}, "outside the vocabulary"),
+        ({"tokens": np.zeros(15, np.uint16)}, "has 15 slots, 16 are declared"),
+        ({"chosen_lengths": np.array([0], np.int32)}, "chosen has 0 tokens"),
+        ({"rejected_lengths": np.array([11], np.int32)}, "17 tokens do not fit"),
+        ({"prompt_lengths": np.array([1, 1], np.int32)}, "prompt_lengths has 2 entries for 1 pairs"),
+        ({"pair_ids": np.zeros(0, np.uint64)}, "holds no pair"),
+    ],
+)
+def test_a_row_that_breaks_an_invariant_is_found(change: dict[str, np.ndarray], message: str):
+    with pytest.raises(ValueError, match=message):
+        check_row(dataclasses.replace(make(PAIR), **change), row_length=16, vocab_size=1000)
+
+
+def test_more_pairs_than_declared_are_found():
+    with pytest.raises(ValueError, match="holds 2 pairs, at most 1"):
+        check_row(make(PAIR, PAIR), row_length=16, vocab_size=1000, max_pairs=1)
+
+
+def test_what_is_no_record_of_ours_is_refused():
+    with pytest.raises(ValueError, match="not an Arrow IPC stream"):
+        decode_row(b"no record")
+    batch = pa.record_batch({"tokens": [[1, 2]]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(ValueError, match="schema version none"):
+        decode_row(sink.getvalue().to_pybytes())
+
+
+def test_flags_have_the_names_of_the_sides():
+    assert Truncated(5).names() == ["prompt", "rejected"]
+    assert Truncated(0).names() == []

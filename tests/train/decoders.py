@@ -1,0 +1,120 @@
+"""Small decoders, batches and the dense two-row reference that the one-row layout must equal."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from schemas.layout import derive
+from schemas.record import Pair, make_row
+from train.hf_config import DecoderConfig, parse_config
+from train.loss import Denominators, NllScope, Sums, denominators, log_odds, row_loss
+from train.model import Decoder
+from train.sharding import MeshConfig, make_mesh
+from train.step import Objective
+
+VOCAB_SIZE = 48
+TINY = {
+    "model_type": "llama",
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.4,
+}
+
+
+def decoder_config(**changes: Any) -> DecoderConfig:
+    return parse_config({**TINY, **changes}, path="test")[0]
+
+
+def split_decoder(config: DecoderConfig, dtype: Any = jnp.float32, seed: int = 0) -> tuple[nnx.GraphDef, dict[str, Any]]:
+    """A decoder with random weights as (definition, pure dict of weights)."""
+    decoder = Decoder(config, rngs=nnx.Rngs(seed), param_dtype=dtype, compute_dtype=dtype)
+    definition, weights = nnx.split(decoder)
+    return definition, nnx.to_pure_dict(weights)
+
+
+def batch_of(rows: Sequence[Sequence[Pair]], row_length: int, vocab_size: int = VOCAB_SIZE) -> dict[str, np.ndarray]:
+    """Derived arrays [B, L] of rows given as lists of pairs."""
+    arrays = [derive(make_row(row, row_length=row_length, pad_id=0, vocab_size=vocab_size)) for row in rows]
+    return {name: np.stack([getattr(row, name) for row in arrays]) for name in arrays[0]._fields}
+
+
+def objective_of(definition: nnx.GraphDef, *, beta: float, nll_scope: NllScope, max_pairs: int) -> Objective:
+    return Objective(
+        definition=definition, mesh=make_mesh(MeshConfig()), beta=beta, nll_scope=nll_scope, max_pairs=max_pairs
+    )
+
+
+def dense_logp(definition: nnx.GraphDef, params: Any, batch: dict[str, Any]) -> jax.Array:
+    """Log-probability of every label, [B, L], from full logits."""
+    decoder = nnx.merge(definition, params)
+    hidden = decoder(batch["inputs"], batch["position"], batch["end"])
+    logp = jax.nn.log_softmax(jnp.einsum("bld,vd->blv", hidden, decoder.head_VD.astype(hidden.dtype)))
+    return jnp.take_along_axis(logp, batch["labels"][..., None], -1)[..., 0]
+
+
+def dense_loss(
+    definition: nnx.GraphDef, params: Any, batch: dict[str, Any], *, beta: float, nll_scope: NllScope, max_pairs: int
+) -> tuple[jax.Array, Sums]:
+    """The loss on the one-row layout with full logits."""
+    totals: Denominators = denominators(batch["branch"], batch["segment"], nll_scope)
+    one_row = partial(row_loss, beta=beta, nll_scope=nll_scope, max_pairs=max_pairs)
+    logp = dense_logp(definition, params, batch)
+    losses, sums = jax.vmap(one_row, in_axes=(0, 0, 0, None))(logp, batch["branch"], batch["segment"], totals)
+    return losses.sum(), jax.tree.map(jnp.sum, sums)
+
+
+def two_row_batch(pairs: Sequence[Pair], length: int) -> dict[str, np.ndarray]:
+    """The classic form: prompt+chosen of every pair, then prompt+rejected of every pair, right-padded."""
+    sequences = [[*p.prompt, *p.chosen] for p in pairs] + [[*p.prompt, *p.rejected] for p in pairs]
+    prompts = [len(pair.prompt) for pair in pairs] * 2
+    shape = (len(sequences), length)
+    ids, attended, answer = (np.zeros(shape, np.int32) for _ in range(3))
+    for row, (sequence, prompt) in enumerate(zip(sequences, prompts, strict=True)):
+        ids[row, : len(sequence)] = sequence
+        attended[row, : len(sequence)] = 1
+        answer[row, prompt : len(sequence)] = 1
+    return {"ids": ids, "attended": attended, "answer": answer}
+
+
+def two_row_loss(
+    definition: nnx.GraphDef, params: Any, batch: dict[str, Any], *, beta: float, nll_scope: NllScope
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """ORPO as TRL computes it: 2B padded rows, full logits, shifted labels; independent of the layout's arrays.
+
+    Returns: the loss, and the mean log-probabilities of the answers, chosen [B] and rejected [B].
+    """
+    decoder = nnx.merge(definition, params)
+    ids, attended, answer = (jnp.asarray(batch[name]) for name in ("ids", "attended", "answer"))
+    length = ids.shape[1]
+    position = jnp.broadcast_to(jnp.arange(length), ids.shape)
+    # Causal, padding never seen: the last real position ends every real key.
+    end = jnp.where(attended == 1, attended.sum(1, keepdims=True), 0)
+    hidden = decoder(ids, position, end)
+    logits = jnp.einsum("bld,vd->blv", hidden, decoder.head_VD.astype(hidden.dtype))[:, :-1]
+    logp = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[:, 1:, None], -1)[..., 0]
+    answer, attended = answer[:, 1:], attended[:, 1:]
+    pairs = ids.shape[0] // 2
+    # Padding rows (pairs that are not there) have no answer token.
+    there = answer[:pairs].sum(1) > 0
+    means = (logp * answer).sum(1) / jnp.maximum(answer.sum(1), 1)
+    chosen, rejected = (jnp.where(there, side, -1.0) for side in (means[:pairs], means[pairs:]))
+    counted = (attended if nll_scope == "full" else answer)[:pairs]
+    nll = -(logp[:pairs] * counted).sum() / counted.sum()
+    penalty = -jax.nn.log_sigmoid(log_odds(chosen) - log_odds(rejected))
+    loss = nll + beta * jnp.where(there, penalty, 0).sum() / there.sum()
+    return loss, (chosen, rejected)
+
+
+def largest_difference(first: Any, second: Any) -> float:
+    """Largest absolute difference of two trees of arrays, over the largest magnitude in the second, at least 1."""
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return max(float(jnp.abs(a - b).max()) / max(1.0, float(jnp.abs(b).max())) for a, b in pairs)
