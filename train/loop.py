@@ -53,7 +53,8 @@ def train(config: TrainConfig) -> dict[str, float]:
     )
     first_step = checkpoints.latest_step or 0
     if first_step:
-        print(f"going on from the checkpoint of step {first_step}")
+        left = "nothing to do" if first_step == run.num_steps else f"{run.num_steps - first_step} steps to go"
+        print(f"going on from the checkpoint of step {first_step}: {left}")
         state = checkpoints.restore(run.abstract_state, batches)
     else:
         state = run.initial_state()

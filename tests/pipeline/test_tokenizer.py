@@ -1,0 +1,190 @@
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+from pipeline.tokenizer import TextTokenizer, copy_tokenizer, find_tokenizer
+from schemas.errors import Refused
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_special_tokens_come_from_the_configuration(make_tokenizer: Callable[..., Path], tmp_path: Path):
+    tokenizer = TextTokenizer(make_tokenizer(tmp_path, bos_token={"content": "<s>", "lstrip": False}))
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
+    assert tokenizer.encode_batch(["<s>"]) == [[1]]
+
+
+def test_special_tokens_may_stand_in_the_map_alone(make_tokenizer: Callable[..., Path], tmp_path: Path):
+    make_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").rename(tmp_path / "special_tokens_map.json")
+    assert TextTokenizer(tmp_path).eos_id == 2
+
+
+def test_no_bos_is_none_and_no_pad_is_eos(make_tokenizer: Callable[..., Path], tmp_path: Path):
+    tokenizer = TextTokenizer(make_tokenizer(tmp_path, bos_token=None, pad_token=None))
+    assert tokenizer.bos_id is None
+    assert tokenizer.pad_id == tokenizer.eos_id == 2
+
+
+def test_a_null_of_the_configuration_is_not_overruled_by_the_map(make_tokenizer: Callable[..., Path], tmp_path: Path):
+    make_tokenizer(tmp_path, bos_token=None)
+    (tmp_path / "special_tokens_map.json").write_text('{"bos_token": "<s>"}')
+    assert TextTokenizer(tmp_path).bos_id is None
+
+
+def test_the_vocabulary_reaches_to_the_highest_id(make_tokenizer: Callable[..., Path], tmp_path: Path):
+    make_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    values = json.loads(path.read_text())
+    added = values["added_tokens"][0] | {"id": 5000, "content": "<far>"}
+    path.write_text(json.dumps(values | {"added_tokens": [*values["added_tokens"], added]}))
+    loaded = tokenizers.Tokenizer.from_file(str(path))
+    highest = loaded.token_to_id("<far>")
+    assert TextTokenizer(tmp_path).vocab_size == highest + 1
+
+
+def test_truncation_padding_and_templates_of_the_file_have_no_effect(
+    make_tokenizer: Callable[..., Path], tmp_path: Path
+):
+    path = make_tokenizer(tmp_path) / "tokenizer.json"
+    plain = TextTokenizer(tmp_path).encode_batch(["What is", "What is the capital of France?"])
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=64)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    tokenizer.save(str(path))
+    assert TextTokenizer(tmp_path).encode_batch(["What is", "What is the capital of France?"]) == plain
+
+
+def test_white_space_is_known_token_by_token(tokenizer_folder: Path):
+    tokenizer = TextTokenizer(tokenizer_folder)
+    (ids,) = tokenizer.encode_batch([" \n"])
+    assert all(map(tokenizer.is_space, ids))
+    (ids,) = tokenizer.encode_batch(["a."])
+    assert not any(map(tokenizer.is_space, [*ids, tokenizer.eos_id, tokenizer.pad_id]))
+
+
+def test_the_digest_of_the_template_follows_the_file_where_there_is_one(
+    make_tokenizer: Callable[..., Path], tmp_path: Path
+):
+    folder = make_tokenizer(tmp_path, chat_template="{{ one }}")
+    first = TextTokenizer(folder).summary()
+    (folder / "chat_template.jinja").write_text("{{ two }}")
+    second = TextTokenizer(folder).summary()
+    assert first.chat_template_sha256 != second.chat_template_sha256
+    assert set(second.sha256) == {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+
+
+def test_a_copy_is_the_same_tokenizer(tokenizer_folder: Path, tmp_path: Path):
+    copy_tokenizer(tokenizer_folder, tmp_path / "copy")
+    assert TextTokenizer(tmp_path / "copy").summary() == TextTokenizer(tokenizer_folder).summary()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eos_token": None}, "names no eos_token"),
+        ({"eos_token": "<nowhere>"}, "eos_token '<nowhere>' is not in the vocabulary"),
+        ({"bos_token": "<nowhere>"}, "bos_token '<nowhere>' is not in the vocabulary"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_refused(
+    make_tokenizer: Callable[..., Path], tmp_path: Path, change: dict, message: str
+):
+    with pytest.raises(Refused, match=message):
+        TextTokenizer(make_tokenizer(tmp_path, **change))
+
+
+def test_a_folder_without_or_with_a_broken_tokenizer_is_refused(tmp_path: Path):
+    with pytest.raises(Refused, match=r"has no tokenizer\.json\. Save it with transformers"):
+        TextTokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(Refused, match=r"not a tokenizer\.json"):
+        TextTokenizer(tmp_path)
+
+
+def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path):
+    for name in ("nowhere", "/no/such/folder", "../org/name", "a/b/c"):
+        with pytest.raises(Refused, match="no such folder, and not a hub id"):
+            find_tokenizer(name, None)
+    with pytest.raises(Refused, match="a local folder, which has no revisions"):
+        find_tokenizer(str(tmp_path), "main")
+
+
+@pytest.fixture
+def hub(tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A local stand-in for the hub with one model, `org/name`. Yields the paths asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:  # noqa: N802
+            asked.append(self.path)
+            model, _, rest = self.path.removeprefix("/").partition("/resolve/")
+            revision, _, name = rest.partition("/")
+            known = model == "org/name" and revision in ("main", COMMIT)
+            file = tokenizer_folder / name
+            self.send_response(200 if known and file.is_file() else 404)
+            self.send_header("X-Repo-Commit", COMMIT)
+            if not known:
+                self.send_header("X-Error-Code", "RepoNotFound" if model != "org/name" else "RevisionNotFound")
+            elif file.is_file():
+                self.send_header("ETag", f'"{name}"')
+                self.send_header("Content-Length", str(file.stat().st_size))
+            else:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            self.end_headers()
+
+        def do_GET(self) -> None:  # noqa: N802
+            self.do_HEAD()
+            file = tokenizer_folder / self.path.rpartition("/")[2]
+            if file.is_file():
+                self.wfile.write(file.read_bytes())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    from huggingface_hub import constants
+
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    yield asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_model_of_the_hub_gives_the_tokenizer_of_one_commit(hub: list[str], tokenizer_folder: Path):
+    folder = find_tokenizer("org/name", None)
+    assert TextTokenizer(folder).summary() == TextTokenizer(tokenizer_folder).summary()
+    revisions = {path.split("/")[4] for path in hub if not path.endswith("/tokenizer.json")}
+    assert revisions == {COMMIT}
+
+
+def test_what_was_downloaded_once_serves_offline(
+    hub: list[str], tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    find_tokenizer("org/name", None)
+    hub.clear()
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert TextTokenizer(find_tokenizer("org/name", None)).eos_id == TextTokenizer(tokenizer_folder).eos_id
+    assert not hub
+
+
+def test_a_model_or_a_revision_that_the_hub_lacks_is_refused(hub: list[str]):
+    with pytest.raises(Refused, match=r"--tokenizer=org/other: no such local folder, and tokenizer\.json cannot be had"):
+        find_tokenizer("org/other", None)
+    with pytest.raises(Refused, match=r"--tokenizer=org/name: .*cannot be had"):
+        find_tokenizer("org/name", "no-such-tag")

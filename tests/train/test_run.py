@@ -1,0 +1,178 @@
+"""Whole runs by the command line: what a person starts, kills, starts again, and gets wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.datasets import packed, random_pairs, write_dataset
+from tests.train.decoders import TINY, VOCAB_SIZE
+from train.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+ROW_LENGTH = 32
+TIMINGS = {"tokens_per_second", "pairs_per_second"}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A dataset of random pairs and a model config, as command line arguments."""
+    folder = tmp_path_factory.mktemp("inputs")
+    pairs = random_pairs(np.random.default_rng(0), 120, vocab_size=VOCAB_SIZE)
+    rows = packed(pairs, ROW_LENGTH)
+    write_dataset(folder / "data", {"train": rows[6:], "eval": rows[:6]}, row_length=ROW_LENGTH, vocab_size=VOCAB_SIZE)
+    (folder / "config.json").write_text(json.dumps(TINY))
+    return [f"--data={folder / 'data'}", f"--model.config={folder / 'config.json'}"]
+
+
+def command(run_dir: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "train", "run", f"--run_dir={run_dir}", *arguments]
+
+
+def run(run_dir: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(run_dir, *arguments), cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+def logged(run_dir: Path) -> list[dict]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMINGS} for line in lines]
+
+
+def test_a_killed_run_goes_on_to_the_same_curve_and_weights_bit_for_bit(inputs, tmp_path):
+    settings = [*inputs, "--max_steps=240", "--save_steps=40", "--eval_steps=60", "--total_batch_size=4"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(whole, *settings).returncode == 0
+    # Killed twice: the second time after going on from a checkpoint, in the middle between two saves.
+    for kill_after in (90, 150):
+        process = subprocess.Popen(command(killed, *settings), cwd=ROOT, stdout=subprocess.DEVNULL)
+        metrics = killed / "metrics.jsonl"
+        while process.poll() is None and not (
+            metrics.exists() and f'"step": {kill_after},' in metrics.read_text()
+        ):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    finished = run(killed, *settings)
+    assert finished.returncode == 0
+    assert "going on from the checkpoint of step" in finished.stdout
+    assert [line["step"] for line in logged(whole) if "loss" in line] == list(range(1, 241))
+    assert logged(killed) == logged(whole)
+    names = sorted(path.name for path in (whole / "export").iterdir())
+    assert sorted(path.name for path in (killed / "export").iterdir()) == names
+    for name in names:
+        assert (killed / "export" / name).read_bytes() == (whole / "export" / name).read_bytes(), name
+    assert not [path for path in killed.rglob("*") if "tmp" in path.name or "unfinished" in path.name]
+
+    # The same command once more has nothing to do, and says so.
+    again = run(killed, *settings)
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+    assert logged(killed) == logged(whole)
+
+    # Other settings in the same folder would be neither run: refused, each named.
+    other = run(killed, *settings, "--beta=0.5", "--adam_beta2=0.9")
+    assert other.returncode == 2 and "Traceback" not in other.stderr
+    assert "beta: 0.1 -> 0.5" in other.stderr and "adam_beta2: 0.999 -> 0.9" in other.stderr
+
+
+def test_devices_and_micro_batches_do_not_change_the_run(inputs, tmp_path):
+    """One device, four fake ones in a 2 x 2 mesh, and accumulation give the same curve but for rounding."""
+    settings = [*inputs, "--max_steps=6", "--learning_rate=1e-2"]
+    variants = {
+        "one": (["--total_batch_size=8"], {}),
+        "mesh": (
+            ["--total_batch_size=8", "--mesh.data=2", "--mesh.fsdp=2"],
+            # Fake devices beyond the cores can deadlock in XLA:CPU's concurrency-optimized scheduler.
+            {"XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_cpu_enable_concurrency_optimized_scheduler=false"},
+        ),
+        "accumulated": (["--total_batch_size=2", "--gradient_accumulation_steps=4"], {}),
+    }
+    curves = {}
+    for name, (arguments, environment) in variants.items():
+        finished = run(tmp_path / name, *settings, *arguments, **environment)
+        assert finished.returncode == 0, finished.stderr
+        curves[name] = logged(tmp_path / name)
+    assert "4 device(s)" in run(tmp_path / "mesh", *settings, *variants["mesh"][0], **variants["mesh"][1]).stdout
+    for name in ("mesh", "accumulated"):
+        for found, expected in zip(curves[name], curves["one"], strict=True):
+            assert found.keys() == expected.keys()
+            for metric, value in expected.items():
+                assert found[metric] == pytest.approx(value, rel=2e-4, abs=2e-5), (name, metric, expected["step"])
+    weights = [load_file(tmp_path / name / "export" / "model.safetensors") for name in variants]
+    for tensor, value in weights[0].items():
+        for other in weights[1:]:
+            np.testing.assert_allclose(other[tensor], value, atol=2e-3, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def data_folder(inputs):
+    return Path(inputs[0].removeprefix("--data="))
+
+
+@pytest.fixture
+def refusal(capsys):
+    """The one line on stderr of a command that must be refused, run in this process."""
+
+    def run_refused(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(["run", f"--run_dir={tmp_path / 'run'}", *arguments]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("refused: ")
+        return lines[0]
+
+    return run_refused
+
+
+def copy_of_data(data_folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(data_folder, copy)
+    return copy
+
+
+def test_bad_settings_are_refused(inputs, refusal):
+    assert "did you mean --learning_rate?" in refusal(*inputs, "--learnin_rate=1")
+    assert "--max_steps=many: expected int" in refusal(*inputs, "--max_steps=many")
+    assert "--beta=-1.0: must not be negative" in refusal(*inputs, "--beta=-1")
+    assert "--data is needed" in refusal(inputs[1])
+    assert "--mesh.fsdp=3: their product" in refusal(*inputs, "--mesh.fsdp=3")
+
+
+def test_data_that_are_not_there_or_altered_are_refused(inputs, data_folder, tmp_path, refusal):
+    assert "no such folder" in refusal("--data=nowhere", inputs[1])
+    copy = copy_of_data(data_folder, tmp_path)
+    shard = copy / "train-00000-of-00001.arrayrecord"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "train-00000-of-00001.arrayrecord was altered" in refusal(f"--data={copy}", inputs[1])
+    shard.unlink()
+    assert "train-00000-of-00001.arrayrecord is missing" in refusal(f"--data={copy}", inputs[1])
+    (copy / "manifest.json").unlink()
+    assert "preprocessing did not finish" in refusal(f"--data={copy}", inputs[1])
+
+
+def test_data_of_another_tokenizer_or_vocabulary_are_refused(inputs, data_folder, tmp_path, refusal):
+    small = tmp_path / "small.json"
+    small.write_text(json.dumps({**TINY, "vocab_size": VOCAB_SIZE - 1}))
+    assert f"a vocabulary of {VOCAB_SIZE}" in refusal(inputs[0], f"--model.config={small}")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(TINY))
+    (model / "tokenizer.json").write_text("{}")
+    assert "another tokenizer" in refusal(inputs[0], f"--model.config={model}")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pairs(inputs, tmp_path):
+    finished = run(tmp_path / "run", *inputs, "--max_steps=20", "--learning_rate=1e38", "--max_grad_norm=null")
+    assert finished.returncode == 1
+    assert "Traceback" not in finished.stderr
+    assert "at step" in finished.stderr and "pairs of this step: 0000" in finished.stderr
+    assert not (tmp_path / "run" / "export").exists()
