@@ -20,16 +20,26 @@ def run(arguments: Sequence[str]) -> None:
     from train.config import TrainConfig
 
     config = load_settings(TrainConfig, arguments, command="python -m train run")
-    from train.loop import train
+    from train.curves import CURVES_NAME
+    from train.loop import EXPORT_FOLDER, train
+    from train.metrics import METRICS_NAME
+
+    from train.samples import SAMPLES_NAME, side_by_side
 
     evaluation = train(config)
-    for name, value in evaluation.items():
-        print(f"{name:<24} {value:.4f}")
-    print(
-        f"model    {os.path.join(config.run_dir, 'export')}\n"
-        f"metrics  {os.path.join(config.run_dir, 'metrics.jsonl')}\n"
-        f"curves   {os.path.join(config.run_dir, 'curves.png')}"
-    )
+    samples = side_by_side(config.run_dir)
+    if samples:
+        print(f"\n{samples}")
+    if evaluation:
+        print(
+            f"\nheld out   reward accuracy {evaluation['eval/rewards/accuracies']:.3f}, "
+            f"loss {evaluation['eval/loss']:.4f}, log_odds_chosen {evaluation['eval/log_odds_chosen']:+.4f}"
+        )
+    made = {"model": EXPORT_FOLDER, "curves": CURVES_NAME, "metrics": METRICS_NAME}
+    if samples:
+        made["samples"] = SAMPLES_NAME
+    for name, file in made.items():
+        print(f"{name:<10} {os.path.join(config.run_dir, file)}")
 
 
 def main(arguments: Sequence[str]) -> int:

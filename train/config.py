@@ -66,6 +66,8 @@ class TrainConfig:
       save_steps: a checkpoint every so many steps, and at the end; null: at the end alone.
       save_total_limit: newest checkpoints kept.
       report_to: sinks beside metrics.jsonl.
+      generation_num_prompts: held-out prompts that are answered before and after the training, greedily.
+      generation_max_new_tokens: the longest answer then.
     """
 
     data: str
@@ -96,15 +98,18 @@ class TrainConfig:
     save_steps: int | None = 500
     save_total_limit: int = 2
     report_to: list[Literal["tensorboard"]] = field(default_factory=lambda: ["tensorboard"])
+    generation_num_prompts: int = 0
+    generation_max_new_tokens: int = 64
 
     def __post_init__(self) -> None:
         for name in (
             "total_batch_size", "gradient_accumulation_steps", "max_steps", "logging_steps", "eval_steps",
             "save_steps", "save_total_limit", "num_train_epochs", "max_grad_norm", "learning_rate", "adam_epsilon",
+            "generation_max_new_tokens",
         ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "must be positive")
-        for name in ("beta", "learning_rate_end", "warmup_steps", "weight_decay"):
+        for name in ("beta", "learning_rate_end", "warmup_steps", "weight_decay", "generation_num_prompts"):
             value = getattr(self, name)
             require(value >= 0, name, value, "must not be negative")
         for name in ("adam_beta1", "adam_beta2"):
@@ -139,5 +144,5 @@ class TrainConfig:
 # Settings that may change between two starts of one run: none has a part in the weights.
 FREE_TO_CHANGE = {
     "data", "run_dir", "mesh", "logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to",
-    "gradient_checkpointing",
+    "gradient_checkpointing", "generation_num_prompts", "generation_max_new_tokens",
 }  # fmt: skip

@@ -45,8 +45,8 @@ class _DecodeRow:
         return {**derive(row)._asdict(), "pair_ids": pair_ids}
 
 
-def _rows(folder: str, manifest: Manifest, split: str) -> grain.MapDataset:
-    """The rows of a split in stored order, random access, decoded lazily."""
+def stored_rows(folder: str, manifest: Manifest, split: str) -> grain.MapDataset:
+    """The records of a split in stored order, random access."""
     summary = manifest.splits[split]
     # Shards in the manifest's order, none found by a pattern: a stray or missing file cannot change the rows.
     paths = [os.path.join(folder, shard.name) for shard in summary.shards if shard.records]
@@ -61,7 +61,7 @@ def train_batches(
     Epochs follow each other without a seam, each in its own order. The iterator's state is one global
     row index: the same on every process, and valid for another number of processes.
     """
-    rows = _rows(folder, manifest, "train")
+    rows = stored_rows(folder, manifest, "train")
     if shuffle:
         # The seed is given here: one derived from the dataset's depth would change with every step added.
         rows = rows.shuffle(seed=seed)
@@ -84,7 +84,7 @@ def eval_batches(
     Args:
       batch_size: rows a batch over all processes; a multiple of `process_count`.
     """
-    rows, summary = _rows(folder, manifest, split), manifest.splits[split]
+    rows, summary = stored_rows(folder, manifest, split), manifest.splits[split]
     decode = _DecodeRow(manifest, summary)
     filler = empty_row(manifest.row_length, summary.max_pairs_per_row)
     share = batch_size // process_count

@@ -20,8 +20,8 @@ from train.sharding import BATCH_AXES
 # RowLoss(logp [L], branch [L], segment [L], totals) -> (loss, sums)
 RowLoss = Callable[[jax.Array, jax.Array, jax.Array, Denominators], tuple[jax.Array, Sums]]
 
-# Positions a chunk aims at: wide enough to fill matrix units, narrow enough that [T, V] stays small.
-CHUNK_POSITIONS = 2048
+# What the float32 logits of a chunk may take; a few arrays of this size live at once. A chunk is at least a row.
+CHUNK_BYTES = 256 * 2**20
 
 
 def label_logp(logits_TV: jax.Array, labels_T: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -30,9 +30,9 @@ def label_logp(logits_TV: jax.Array, labels_T: jax.Array) -> tuple[jax.Array, ja
     return jnp.take_along_axis(logits_TV, labels_T[:, None], axis=-1)[:, 0] - lse_T, lse_T
 
 
-def _rows_per_chunk(rows: int, length: int) -> int:
-    """The largest divisor of `rows` that keeps a chunk within `CHUNK_POSITIONS`, at least one row."""
-    most = max(1, CHUNK_POSITIONS // length)
+def _rows_per_chunk(rows: int, length: int, vocab_size: int) -> int:
+    """The largest divisor of `rows` that keeps the logits of a chunk within `CHUNK_BYTES`, at least one row."""
+    most = max(1, CHUNK_BYTES // (4 * length * vocab_size))
     return next(count for count in range(min(most, rows), 0, -1) if rows % count == 0)
 
 
@@ -49,7 +49,7 @@ def _scan_rows(
 ) -> tuple[jax.Array, Sums, jax.Array | None, jax.Array | None]:
     """Loss, sums and, if asked for, the gradients of the loss in `hidden_BLD` and `head_VD`."""
     rows, length, dim = hidden_BLD.shape
-    count = _rows_per_chunk(rows, length)
+    count = _rows_per_chunk(rows, length, head_VD.shape[0])
     wide = jnp.promote_types(hidden_BLD.dtype, jnp.float32)
     head = head_VD.astype(hidden_BLD.dtype)
 

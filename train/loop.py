@@ -19,7 +19,8 @@ from train.curves import plot_curves
 from train.data import DEVICE_ARRAYS, eval_batches, train_batches
 from train.export import export_model
 from train.loss import metrics
-from train.metrics import Metrics
+from train.metrics import Metrics, last_evaluation
+from train.samples import Samples
 from train.setup import Run, prepare
 from train.sharding import put_on_mesh
 from train.step import eval_step, train_step
@@ -58,6 +59,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         state = checkpoints.restore(run.abstract_state, batches)
     else:
         state = run.initial_state()
+    samples = Samples(config, run)
     step_fn = jax.jit(
         partial(
             train_step,
@@ -69,11 +71,12 @@ def train(config: TrainConfig) -> dict[str, float]:
         out_shardings=(run.state_shardings, None),
     )
     evaluate = make_evaluation(config, run)
-    evaluation: dict[str, float] = {}
     with (
         jax.set_mesh(run.mesh),
         Metrics(config, first_step=first_step, num_steps=run.num_steps, is_writer=run.is_writer) as sink,
     ):
+        if first_step == 0:
+            samples.write(0, state["params"])
         report = StepReport(config, run, sink)
         for step in range(first_step, run.num_steps):
             batch = next(batches)
@@ -85,12 +88,12 @@ def train(config: TrainConfig) -> dict[str, float]:
             # Evaluation comes before the save: a run killed between the two takes both again, and alike.
             if evaluate and (last or due(done, config.eval_steps)):
                 report.flush()
-                evaluation = evaluate(state["params"])
-                sink.write(done, evaluation)
+                sink.write(done, evaluate(state["params"]))
             if last or due(done, config.save_steps):
                 report.flush()
                 checkpoints.save(done, state, batches)
         report.flush()
+        samples.write(run.num_steps, state["params"])
         checkpoints.close()
         batches.close()
         if run.is_writer:
@@ -103,7 +106,7 @@ def train(config: TrainConfig) -> dict[str, float]:
                 manifest=run.manifest,
             )
             plot_curves(run_dir)
-    return evaluation
+    return last_evaluation(run_dir)
 
 
 def due(done: int, every: int | None) -> bool:

@@ -35,6 +35,13 @@ def _drop_lines_after(path: Path, step: int) -> None:
     os.replace(unfinished, path)
 
 
+def last_evaluation(run_dir: str | Path) -> dict[str, float]:
+    """The newest evaluation in a run's metrics.jsonl, keys `eval/…`; empty where there is none."""
+    lines = (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    evaluations = [line for line in map(json.loads, lines) if "eval/loss" in line]
+    return {name: value for name, value in evaluations[-1].items() if name != "step"} if evaluations else {}
+
+
 class Metrics:
     """Writes one JSON object a logged step to `run_dir/metrics.jsonl`, full precision, key `step`.
 

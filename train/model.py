@@ -3,10 +3,12 @@
 Weights keep Hugging Face's orientation ([out, in]), so loading and saving moves bytes and nothing else. The
 layers are stacked on a leading axis and scanned: one compiled layer, whatever the depth.
 
-Axes: B = rows, L = positions, D = hidden size, V = vocabulary, N = query heads, K = key-value heads, H = head dim.
+Axes: B = rows, L = positions, M = slots of keys (L, or the cache's), D = hidden size, V = vocabulary,
+N = query heads, K = key-value heads, H = head dimension.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +67,24 @@ class RMSNorm(nnx.Module):
         return (normed.astype(x.dtype)) * self.weight[...].astype(x.dtype)
 
 
+class Cache(NamedTuple):
+    """Keys and values of tokens seen so far, of all layers ([layers, …]) or of one.
+
+    Attributes:
+      key, value: [layers, B, M, K, H] in the compute dtype.
+      used: [layers] int32, slots that are filled.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    used: jax.Array
+
+
+def empty_cache(config: DecoderConfig, *, batch: int, slots: int, dtype: jnp.dtype) -> Cache:
+    shape = (config.num_hidden_layers, batch, slots, config.num_key_value_heads, config.head_dim)
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(config.num_hidden_layers, jnp.int32))
+
+
 class Attention(nnx.Module):
     def __init__(self, config: DecoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         hidden, std, dim = config.hidden_size, config.initializer_range, config.head_dim
@@ -77,7 +97,9 @@ class Attention(nnx.Module):
         self.head_dim = dim
         self.rope = config.rope
 
-    def __call__(self, x_BLD: jax.Array, position_BL: jax.Array, end_BL: jax.Array) -> jax.Array:
+    def __call__(
+        self, x_BLD: jax.Array, position_BL: jax.Array, end_BM: jax.Array, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
         batch, length, _ = x_BLD.shape
         frequencies = rope_frequencies(self.rope, self.head_dim)
         query, key, value = (
@@ -85,7 +107,16 @@ class Attention(nnx.Module):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         query, key = (rotate(x, position_BL, frequencies) for x in (query, key))
-        return self.o_proj(attention(query, key, value, end_BL).reshape(batch, length, -1))
+        first_query: jax.Array | int = 0
+        if cache is not None:
+            first_query = cache.used
+            key, value = (
+                jax.lax.dynamic_update_slice_in_dim(past, new, first_query, axis=1)
+                for past, new in ((cache.key, key), (cache.value, value))
+            )
+            cache = Cache(key=key, value=value, used=cache.used + length)
+        mixed = attention(query, key, value, end_BM, first_query=first_query)
+        return self.o_proj(mixed.reshape(batch, length, -1)), cache
 
 
 class MLP(nnx.Module):
@@ -109,9 +140,12 @@ class Layer(nnx.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x_BLD: jax.Array, position_BL: jax.Array, end_BL: jax.Array) -> jax.Array:
-        x_BLD = x_BLD + self.self_attn(self.input_layernorm(x_BLD), position_BL, end_BL)
-        return x_BLD + self.mlp(self.post_attention_layernorm(x_BLD))
+    def __call__(
+        self, x_BLD: jax.Array, position_BL: jax.Array, end_BM: jax.Array, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
+        attended, cache = self.self_attn(self.input_layernorm(x_BLD), position_BL, end_BM, cache)
+        x_BLD = x_BLD + attended
+        return x_BLD + self.mlp(self.post_attention_layernorm(x_BLD)), cache
 
 
 class Table(nnx.Module):
@@ -158,15 +192,26 @@ class Decoder(nnx.Module):
 
     def __call__(self, inputs_BL: jax.Array, position_BL: jax.Array, end_BL: jax.Array) -> jax.Array:
         """Hidden states [B, L, D] after the last norm, in the compute dtype."""
+        return self.extend(inputs_BL, position_BL, end_BL, None)[0]
+
+    def extend(
+        self, inputs_BL: jax.Array, position_BL: jax.Array, end_BM: jax.Array, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
+        """As `__call__`, after the tokens whose keys and values are in the cache; returns the longer cache too.
+
+        Args:
+          end_BM: of every slot of the cache, M of them; without a cache M = L.
+        """
         definition, weights = nnx.split(self.layers)
 
-        def one_layer(x_BLD: jax.Array, layer_weights: nnx.State) -> tuple[jax.Array, None]:
-            layer = nnx.merge(definition, layer_weights)
-            return self.constrain(layer(x_BLD, position_BL, end_BL)), None
+        def one_layer(x_BLD: jax.Array, layer: tuple[nnx.State, Cache | None]) -> tuple[jax.Array, Cache | None]:
+            x_BLD, layer_cache = nnx.merge(definition, layer[0])(x_BLD, position_BL, end_BM, layer[1])
+            return self.constrain(x_BLD), layer_cache
 
         x_BLD = self.constrain(self.embed_tokens.weight[...][inputs_BL].astype(self.compute_dtype))
-        x_BLD, _ = jax.lax.scan(jax.checkpoint(one_layer) if self.remat else one_layer, x_BLD, weights)
-        return self.norm(x_BLD)
+        body = jax.checkpoint(one_layer) if self.remat else one_layer
+        x_BLD, cache = jax.lax.scan(body, x_BLD, (weights, cache))
+        return self.norm(x_BLD), cache
 
     @property
     def head_VD(self) -> jax.Array:

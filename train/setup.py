@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Run:
       num_steps: optimizer steps of the whole run.
       identity: flat JSON that a checkpoint must share to be gone on from.
       initial_state: makes the state of step 0, every array already sharded.
+      generator: the decoder's definition for generation, where a batch is not spread over the mesh.
       is_writer: this process writes files and the console.
     """
 
@@ -49,6 +51,7 @@ class Run:
     abstract_state: State
     state_shardings: Any
     initial_state: Callable[[], State]
+    generator: nnx.GraphDef
     is_writer: bool
 
 
@@ -84,17 +87,18 @@ def prepare(config: TrainConfig) -> Run:
 
     rows = batch_sharding(mesh)
 
-    def decoder(rngs: nnx.Rngs) -> Decoder:
-        return Decoder(
-            decoder_config,
-            rngs=rngs,
-            param_dtype=jnp.dtype(config.param_dtype),
-            compute_dtype=jnp.dtype(config.compute_dtype),
-            remat=config.gradient_checkpointing,
-            constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
-        )
-
-    definition, abstract_weights = nnx.split(nnx.eval_shape(lambda: decoder(nnx.Rngs(0))))
+    decoder = partial(
+        Decoder,
+        decoder_config,
+        param_dtype=jnp.dtype(config.param_dtype),
+        compute_dtype=jnp.dtype(config.compute_dtype),
+    )
+    trained = partial(
+        decoder,
+        remat=config.gradient_checkpointing,
+        constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
+    )
+    definition, abstract_weights = nnx.split(nnx.eval_shape(lambda: trained(rngs=nnx.Rngs(0))))
     abstract_params = nnx.to_pure_dict(abstract_weights)
     params_on_mesh = param_shardings(abstract_params, mesh)
     optimizer = make_optimizer(config, num_steps)
@@ -111,7 +115,7 @@ def prepare(config: TrainConfig) -> Run:
             params = load_params(config.model.path, abstract_params, params_on_mesh, num_layers=layers)
         else:
             params = jax.jit(
-                lambda key: nnx.to_pure_dict(nnx.state(decoder(nnx.Rngs(params=key)))), out_shardings=params_on_mesh
+                lambda key: nnx.to_pure_dict(nnx.state(decoder(rngs=nnx.Rngs(params=key)))), out_shardings=params_on_mesh
             )(jax.random.key(config.seed))
         return jax.jit(with_optimizer, out_shardings=shardings, donate_argnums=0)(params)
 
@@ -156,6 +160,7 @@ def prepare(config: TrainConfig) -> Run:
         abstract_state=abstract(state_shapes, shardings),
         state_shardings=shardings,
         initial_state=initial_state,
+        generator=nnx.split(nnx.eval_shape(lambda: decoder(rngs=nnx.Rngs(0))))[0],
         is_writer=is_writer,
     )
 

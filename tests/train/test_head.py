@@ -20,9 +20,9 @@ from train.data import DEVICE_ARRAYS
 
 
 @pytest.mark.parametrize("nll_scope", ["full", "response"])
-@pytest.mark.parametrize("chunk_positions", [1, 64, 4096], ids=["row by row", "two rows", "all at once"])
-def test_fused_head_equals_dense_logits(nll_scope, chunk_positions, monkeypatch):
-    monkeypatch.setattr(head, "CHUNK_POSITIONS", chunk_positions)
+@pytest.mark.parametrize("rows", [1, 2, 4], ids=["row by row", "two rows", "all at once"])
+def test_fused_head_equals_dense_logits(nll_scope, rows, monkeypatch):
+    monkeypatch.setattr(head, "CHUNK_BYTES", rows * 32 * VOCAB_SIZE * 4)
     with jax.enable_x64(True):
         pairs = random_pairs(np.random.default_rng(1), 12, vocab_size=VOCAB_SIZE)
         batch = batch_of(packed(pairs, 32)[:4], 32)
@@ -45,7 +45,7 @@ def test_fused_head_equals_dense_logits(nll_scope, chunk_positions, monkeypatch)
 def test_no_array_of_all_positions_by_the_vocabulary_exists(monkeypatch):
     """Compiled memory grows by far less than the logits of the rows that are added to a batch."""
     vocab, length = 16384, 128
-    monkeypatch.setattr(head, "CHUNK_POSITIONS", length)
+    monkeypatch.setattr(head, "CHUNK_BYTES", 1)
     config = decoder_config(vocab_size=vocab, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
     definition, params = split_decoder(config)
     objective = objective_of(definition, beta=0.1, nll_scope="full", max_pairs=8)
@@ -63,5 +63,5 @@ def test_no_array_of_all_positions_by_the_vocabulary_exists(monkeypatch):
 
 
 @pytest.mark.parametrize(("rows", "length", "count"), [(8, 2048, 1), (8, 512, 4), (6, 512, 3), (7, 512, 1), (2, 8192, 1)])
-def test_chunks_divide_the_rows(rows, length, count):
-    assert head._rows_per_chunk(rows, length) == count
+def test_chunks_divide_the_rows_and_keep_to_the_bytes(rows, length, count):
+    assert head._rows_per_chunk(rows, length, 32768) == count

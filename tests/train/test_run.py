@@ -119,7 +119,7 @@ def data_folder(inputs):
 
 
 @pytest.fixture
-def refusal(capsys):
+def refusal(tmp_path, capsys):
     """The one line on stderr of a command that must be refused, run in this process."""
 
     def run_refused(*arguments: str) -> str:

@@ -1,0 +1,41 @@
+"""No setting that nothing reads."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import PreprocessConfig, SourceConfig
+from train.config import ModelConfig, TrainConfig
+from train.sharding import MeshConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+def code_of(stage: str) -> str:
+    """The stage's code without docstrings, and without the lines that declare the settings."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / stage).glob("*.py")))
+    return re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        ("pipeline", PreprocessConfig),
+        ("pipeline", SourceConfig),
+        ("train", TrainConfig),
+        ("train", ModelConfig),
+        ("train", MeshConfig),
+    ],
+)
+def test_every_setting_has_a_reader(stage, settings):
+    code = code_of(stage)
+    unread = [field.name for field in dataclasses.fields(settings) if not re.search(rf"\.{field.name}\b", code)]
+    assert not unread
+
+
+def test_every_setting_is_documented():
+    for settings in (PreprocessConfig, SourceConfig, TrainConfig, ModelConfig, MeshConfig):
+        documented = re.findall(r"^\s+(\w+): ", settings.__doc__ or "", re.MULTILINE)
+        assert documented == [field.name for field in dataclasses.fields(settings)]

@@ -1,0 +1,80 @@
+"""Answers to a few held-out prompts, before and after the training, to read side by side."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from schemas.manifest import TOKENIZER_FOLDER
+from schemas.record import Pair, decode_row
+from train.config import TrainConfig
+from train.data import num_rows, stored_rows
+from train.generate import generate
+from train.setup import Run
+
+SAMPLES_NAME = "samples.jsonl"
+
+
+class Samples:
+    """Writes `run_dir/samples.jsonl`: one object a prompt and step, keys `step`, `prompt`, `answer`, `chosen`.
+
+    The prompts are those of the first pair of the first rows of the eval split, or of the train split where
+    there is no other.
+    """
+
+    def __init__(self, config: TrainConfig, run: Run):
+        self._config, self._run = config, run
+        self._path = Path(config.run_dir) / SAMPLES_NAME
+        self._pairs: list[Pair] = []
+        if config.generation_num_prompts:
+            split = "eval" if num_rows(run.manifest, "eval") else "train"
+            rows = stored_rows(config.data, run.manifest, split)
+            count = min(config.generation_num_prompts, len(rows))
+            self._pairs = [next(iter(decode_row(rows[index]).pairs())) for index in range(count)]
+            self._tokenizer = Tokenizer.from_file(str(Path(config.data) / TOKENIZER_FOLDER / "tokenizer.json"))
+
+    def write(self, step: int, params: Any) -> None:
+        """Answers the prompts with the weights of a step; the file keeps one answer a step."""
+        if not self._pairs:
+            return
+        answers = generate(
+            self._run.generator,
+            params,
+            self._run.decoder_config,
+            [pair.prompt for pair in self._pairs],
+            max_new_tokens=self._config.generation_max_new_tokens,
+            eos_id=self._run.manifest.tokenizer.eos_id,
+        )
+        if not self._run.is_writer:
+            return
+        kept = [line for line in read_samples(self._config.run_dir) if line["step"] < step]
+        for pair, answer in zip(self._pairs, answers, strict=True):
+            texts = {"prompt": pair.prompt, "answer": answer, "chosen": pair.chosen}
+            kept.append({"step": step, **{name: self._tokenizer.decode(list(ids)) for name, ids in texts.items()}})
+        self._path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
+
+
+def read_samples(run_dir: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's samples.jsonl; none where there is no such file."""
+    path = Path(run_dir) / SAMPLES_NAME
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def side_by_side(run_dir: str | Path) -> str:
+    """The first and the last answer to each prompt, as text for the console; empty where there are no samples."""
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
+    for line in read_samples(run_dir):
+        by_prompt.setdefault(line["prompt"], []).append(line)
+    blocks = []
+    for prompt, lines in by_prompt.items():
+        answers = {f"step {line['step']}": line["answer"] for line in islice(lines, 0, None, max(1, len(lines) - 1))}
+        width = max(map(len, answers))
+        indented = prompt.strip().replace("\n", "\n" + " " * (width + 2))
+        shown = [f"{'prompt':<{width}}  {indented}"]
+        shown += [f"{name:<{width}}  {answer.strip()!r}" for name, answer in answers.items()]
+        blocks.append("\n".join(shown))
+    return "\n\n".join(blocks)
