@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import numpy as np
 
-
 from pipeline import PreprocessConfig, preprocess
 from pipeline.config import SourceConfig
 from schemas.record import Pair, decode_row
@@ -58,12 +57,12 @@ def two_row_step(state: State, batch: Batch, *, run: Run) -> tuple[State, jax.Ar
 def measure(step: Step, state: State, batches: Iterator[tuple[Any, int]], steps: int) -> tuple[float, int]:
     """Seconds and pairs of `steps` steps after one that compiles."""
     batch, _ = next(batches)
-    state, out = jax.block_until_ready(step(state, batch))
+    state, _ = jax.block_until_ready(step(state, batch))
     seconds, pairs = 0.0, 0
     for _ in range(steps):
         batch, count = next(batches)
         started = time.perf_counter()
-        state, out = jax.block_until_ready(step(state, batch))
+        state, _ = jax.block_until_ready(step(state, batch))
         seconds += time.perf_counter() - started
         pairs += count
     return seconds, pairs
@@ -129,7 +128,8 @@ def main() -> None:
                     results[name].append(pairs / seconds)
     size = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_state["params"]))
     print(f"\n{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}, jax {jax.__version__}")
-    print(f"Llama of {size:,} parameters, vocabulary {manifest.tokenizer.vocab_size:,}, float32; HH, max_length {MAX_LENGTH}")
+    vocab_size = manifest.tokenizer.vocab_size
+    print(f"Llama of {size:,} parameters, vocabulary {vocab_size:,}, float32; HH, max_length {MAX_LENGTH}")
     print("\n| form | pairs/s (median) | ratio |\n|---|---|---|")
     baseline = float(np.median(results[CLASSIC]))
     for name, rates in results.items():

@@ -3,9 +3,13 @@
 Exit codes: 0 done, 1 the run failed, 2 the settings or the input were refused.
 """
 
+import os
 import re
 import sys
 from collections.abc import Callable
+
+# Beam adds the name of the step to the message of whatever is raised in it.
+_STEP = r" \[while running '[^']*'\]$"
 
 
 class Refused(Exception):
@@ -31,18 +35,23 @@ def find_refusal(error: BaseException) -> str | None:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, Refused):
-            return str(seen)
+            return re.sub(_STEP, "", str(seen))
         seen = seen.__cause__ or seen.__context__
-    match = re.search(r"\bRefused: (.+?)(?: \[while running|\n|$)", str(error))
-    return match.group(1) if match else None
+    match = re.search(r"\bRefused: (.+)", str(error))
+    return re.sub(_STEP, "", match.group(1)) if match else None
 
 
 def run_command(command: Callable[[], None]) -> int:
     """Runs one command line verb and turns its end into an exit code; a refusal prints no traceback."""
     try:
         command()
+        sys.stdout.flush()
     except RunFailed as failure:
         print(f"failed: {failure}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)

@@ -36,8 +36,7 @@ class RowArrays(NamedTuple):
 def derive(row: Row) -> RowArrays:
     """Derives what the model sees. A pure function, used by the loader, the inspector and the tests alike."""
     prompt, chosen, rejected = (
-        lengths.astype(np.int64)
-        for lengths in (row.prompt_lengths, row.chosen_lengths, row.rejected_lengths)
+        lengths.astype(np.int64) for lengths in (row.prompt_lengths, row.chosen_lengths, row.rejected_lengths)
     )
     # Pieces: the three branches of each pair, pair after pair. A prompt of P tokens takes P - 1 positions.
     piece_lengths = np.stack([prompt - 1, chosen, rejected], 1)

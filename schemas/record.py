@@ -30,6 +30,9 @@ class Truncated(enum.IntFlag):
         return [flag.name.lower() for flag in self.__class__ if flag in self and flag.name]
 
 
+WHOLE = Truncated(0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """One tokenized preference pair. Each side is a sequence of token ids; every side has at least one."""
@@ -38,7 +41,7 @@ class Pair:
     chosen: Sequence[int]
     rejected: Sequence[int]
     id: int
-    truncated: Truncated = Truncated(0)
+    truncated: Truncated = WHOLE
 
     def __len__(self) -> int:
         """Slots that the pair takes of a row: its tokens, the prompt counted once."""
@@ -76,9 +79,7 @@ class Row:
         start = 0
         for index in range(len(self)):
             lengths = (self.prompt_lengths[index], self.chosen_lengths[index], self.rejected_lengths[index])
-            prompt, chosen, rejected = np.split(
-                self.tokens[start : start + sum(lengths)], np.cumsum(lengths)[:2]
-            )
+            prompt, chosen, rejected = np.split(self.tokens[start : start + sum(lengths)], np.cumsum(lengths)[:2])
             start += sum(lengths)
             yield Pair(
                 prompt=prompt.tolist(),

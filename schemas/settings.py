@@ -30,7 +30,7 @@ def load_settings(
     Raises:
       Refused: an unknown setting (with the nearest known one), a wrong type, a value that a check refuses.
     """
-    arguments = list(arguments)
+    arguments = _spell_out_flags(arguments, settings_class)
     if positional and arguments and not arguments[0].startswith("-"):
         arguments[0] = f"--{positional}={arguments[0]}"
     parser = jsonargparse.ArgumentParser(prog=command, exit_on_error=False)
@@ -47,6 +47,16 @@ def load_settings(
 def settings_as_yaml(settings: Any) -> str:
     """The resolved settings, as they can be given again by `--config`."""
     return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
+
+
+def _spell_out_flags(arguments: Sequence[str], settings_class: type) -> list[str]:
+    """`--overwrite` alone means `--overwrite=true`."""
+    flags = {f"--{name}" for name, annotation in _setting_types(settings_class) if annotation is bool}
+    following = [*arguments[1:], "--"]
+    return [
+        f"{argument}=true" if argument in flags and after.startswith("-") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
 
 
 def _setting_types(settings_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:

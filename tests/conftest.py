@@ -78,12 +78,12 @@ def write_rows(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def triples() -> Callable[[int], list[dict[str, str]]]:
-    """Different, well-formed rows of the format `triple`, of different lengths; every third prompt repeats."""
+    """Different, well-formed rows of the format `triple`, of different lengths; three a prompt."""
 
     def make(count: int) -> list[dict[str, str]]:
         return [
             {
-                "prompt": f"Question {number // 3 * 3}: " + SENTENCES[number % 3][: 20 + number % 40],
+                "prompt": f"Question {number // 3}: " + SENTENCES[number // 3 % 3][: 20 + number // 3 % 40],
                 "chosen": f" Answer {number}. " + "Yes, certainly. " * (number % 7),
                 "rejected": f" No {number}. " + "Perhaps not. " * (number % 5),
             }

@@ -23,7 +23,6 @@ def run(arguments: Sequence[str]) -> None:
     from train.curves import CURVES_NAME
     from train.loop import EXPORT_FOLDER, train
     from train.metrics import METRICS_NAME
-
     from train.samples import SAMPLES_NAME, side_by_side
 
     evaluation = train(config)

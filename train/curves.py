@@ -8,7 +8,7 @@ import matplotlib
 from train.metrics import METRICS_NAME
 
 matplotlib.use("Agg")  # no display is needed
-from matplotlib import pyplot  # noqa: E402  (after the choice of backend)
+from matplotlib import pyplot
 
 CURVES_NAME = "curves.png"
 _PANELS = (

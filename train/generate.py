@@ -42,6 +42,9 @@ def generate(
     return [row[: row.index(eos_id)] if eos_id in row else row for row in np.asarray(new_BT).tolist()]
 
 
+_State = tuple[jax.Array, jax.Array, jax.Array, Cache | None]  # tokens so far, the tokens, finished, cache
+
+
 def _next_token(decoder: Decoder, hidden_BD: jax.Array) -> jax.Array:
     logits_BV = jnp.einsum("bd,vd->bv", hidden_BD, decoder.head_VD.astype(hidden_BD.dtype))
     return jnp.argmax(logits_BV, -1).astype(jnp.int32)
@@ -63,15 +66,15 @@ def _generate_traced(
     end_BM = jnp.where(is_token_BM, slots, 0)  # every later token sees it; what fills up a prompt is never seen
     position_BM = jnp.maximum(jnp.arange(slots) - missing_B[:, None], 0)
 
-    cache = empty_cache(config, batch=batch, slots=slots, dtype=decoder.compute_dtype)
+    cache: Cache | None = empty_cache(config, batch=batch, slots=slots, dtype=decoder.compute_dtype)
     hidden, cache = decoder.extend(tokens_BP, position_BM[:, :longest], end_BM, cache)
     first_B = _next_token(decoder, hidden[:, -1])
 
-    def unfinished(state: tuple[jax.Array, jax.Array, jax.Array, Cache]) -> jax.Array:
+    def unfinished(state: _State) -> jax.Array:
         count, _, done_B, _ = state
         return (count < max_new_tokens) & ~jnp.all(done_B)
 
-    def one_more(state: tuple[jax.Array, jax.Array, jax.Array, Cache]) -> tuple:
+    def one_more(state: _State) -> _State:
         count, new_BT, done_B, cache = state
         newest_B1 = jax.lax.dynamic_slice_in_dim(new_BT, count - 1, 1, axis=1)
         position_B1 = jax.lax.dynamic_slice_in_dim(position_BM, longest + count - 1, 1, axis=1)

@@ -9,6 +9,7 @@ Axes: B = rows, L = positions, D = hidden size, V = vocabulary; T = the position
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,73 +37,81 @@ def _rows_per_chunk(rows: int, length: int, vocab_size: int) -> int:
     return next(count for count in range(min(most, rows), 0, -1) if rows % count == 0)
 
 
-def _scan_rows(
-    hidden_BLD: jax.Array,
-    head_VD: jax.Array,
-    labels_BL: jax.Array,
-    branch_BL: jax.Array,
-    segment_BL: jax.Array,
-    totals: Denominators,
-    *,
-    row_loss: RowLoss,
-    with_gradients: bool,
-) -> tuple[jax.Array, Sums, jax.Array | None, jax.Array | None]:
-    """Loss, sums and, if asked for, the gradients of the loss in `hidden_BLD` and `head_VD`."""
-    rows, length, dim = hidden_BLD.shape
-    count = _rows_per_chunk(rows, length, head_VD.shape[0])
-    wide = jnp.promote_types(hidden_BLD.dtype, jnp.float32)
-    head = head_VD.astype(hidden_BLD.dtype)
+class _Arguments(NamedTuple):
+    """What the loss is a function of; see `fused_head_loss`."""
+
+    hidden: jax.Array
+    head: jax.Array
+    labels: jax.Array
+    branch: jax.Array
+    segment: jax.Array
+    totals: Denominators
+
+
+class _Result(NamedTuple):
+    """Loss and sums, and the gradients of the loss in `hidden` and `head` where they are asked for."""
+
+    loss: jax.Array
+    sums: Sums
+    hidden_gradient: jax.Array | None
+    head_gradient: jax.Array | None
+
+
+def _scan_rows(arguments: _Arguments, *, row_loss: RowLoss, with_gradients: bool) -> _Result:
+    """The loss over the rows of one device, a few rows at a time."""
+    rows, length, dim = arguments.hidden.shape
+    count = _rows_per_chunk(rows, length, arguments.head.shape[0])
+    compute_dtype = arguments.hidden.dtype
+    wide = jnp.promote_types(compute_dtype, jnp.float32)
+    head_VD = arguments.head.astype(compute_dtype)
 
     def chunk_loss(logp_T: jax.Array, branch_CL: jax.Array, segment_CL: jax.Array) -> tuple[jax.Array, Sums]:
         logp_CL = logp_T.reshape(count, length)
-        losses, sums = jax.vmap(row_loss, in_axes=(0, 0, 0, None))(logp_CL, branch_CL, segment_CL, totals)
+        losses, sums = jax.vmap(row_loss, in_axes=(0, 0, 0, None))(logp_CL, branch_CL, segment_CL, arguments.totals)
         return jnp.sum(losses), jax.tree.map(jnp.sum, sums)
 
-    def one_chunk(head_gradient: jax.Array | None, chunk: tuple[jax.Array, ...]) -> tuple:
+    def one_chunk(head_gradient: jax.Array | None, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array | None, _Result]:
         hidden_CLD, labels_CL, branch_CL, segment_CL = chunk
         hidden_TD, labels_T = hidden_CLD.reshape(-1, dim), labels_CL.reshape(-1)
-        logits_TV = jnp.einsum("td,vd->tv", hidden_TD, head, preferred_element_type=wide)
+        logits_TV = jnp.einsum("td,vd->tv", hidden_TD, head_VD, preferred_element_type=wide)
         logp_T, lse_T = label_logp(logits_TV, labels_T)
-        if not with_gradients:
-            return None, (*chunk_loss(logp_T, branch_CL, segment_CL), None)
+        if head_gradient is None:
+            return None, _Result(*chunk_loss(logp_T, branch_CL, segment_CL), None, None)
         (loss, sums), slope_T = jax.value_and_grad(chunk_loss, has_aux=True)(logp_T, branch_CL, segment_CL)
-        is_label_TV = jnp.arange(head.shape[0]) == labels_T[:, None]
+        is_label_TV = jnp.arange(head_VD.shape[0]) == labels_T[:, None]
         logits_gradient_TV = slope_T[:, None] * (is_label_TV - jnp.exp(logits_TV - lse_T[:, None]))
-        logits_gradient_TV = logits_gradient_TV.astype(hidden_BLD.dtype)
-        hidden_gradient = jnp.einsum("tv,vd->td", logits_gradient_TV, head).reshape(hidden_CLD.shape)
+        logits_gradient_TV = logits_gradient_TV.astype(compute_dtype)
+        hidden_gradient = jnp.einsum("tv,vd->td", logits_gradient_TV, head_VD).reshape(hidden_CLD.shape)
         head_gradient += jnp.einsum("tv,td->vd", logits_gradient_TV, hidden_TD, preferred_element_type=wide)
-        return head_gradient, (loss, sums, hidden_gradient)
+        return head_gradient, _Result(loss, sums, hidden_gradient, None)
 
     chunks = jax.tree.map(
-        lambda x: x.reshape(rows // count, count, *x.shape[1:]), (hidden_BLD, labels_BL, branch_BL, segment_BL)
+        lambda x: x.reshape(rows // count, count, *x.shape[1:]),
+        (arguments.hidden, arguments.labels, arguments.branch, arguments.segment),
     )
-    start = jnp.zeros(head.shape, wide) if with_gradients else None
-    head_gradient, (losses, sums, hidden_gradient) = jax.lax.scan(one_chunk, start, chunks)
+    start = jnp.zeros(head_VD.shape, wide) if with_gradients else None
+    head_gradient, results = jax.lax.scan(one_chunk, start, chunks)
+    hidden_gradient = results.hidden_gradient
     if hidden_gradient is not None:
-        hidden_gradient = hidden_gradient.reshape(hidden_BLD.shape)
-    return jnp.sum(losses), jax.tree.map(jnp.sum, sums), hidden_gradient, head_gradient
+        hidden_gradient = hidden_gradient.reshape(arguments.hidden.shape)
+    loss, sums = jax.tree.map(jnp.sum, (results.loss, results.sums))
+    return _Result(loss, sums, hidden_gradient, head_gradient)
 
 
-def _on_mesh(
-    mesh: Mesh, row_loss: RowLoss, with_gradients: bool, *arguments: jax.Array | Denominators
-) -> tuple[jax.Array, Sums, jax.Array | None, jax.Array | None]:
+def _on_mesh(mesh: Mesh, arguments: _Arguments, *, row_loss: RowLoss, with_gradients: bool) -> _Result:
     """`_scan_rows` on every device over its own rows; sums and the head's gradient are added up once."""
 
-    def local(*local_arguments: jax.Array | Denominators) -> tuple:
+    def local(arguments: _Arguments) -> _Result:
         loss, sums, hidden_gradient, head_gradient = _scan_rows(
-            *local_arguments, row_loss=row_loss, with_gradients=with_gradients
+            arguments, row_loss=row_loss, with_gradients=with_gradients
         )
         loss, sums, head_gradient = jax.lax.psum((loss, sums, head_gradient), BATCH_AXES)
-        return loss, sums, hidden_gradient, head_gradient
+        return _Result(loss, sums, hidden_gradient, head_gradient)
 
     everywhere, rows = PartitionSpec(), PartitionSpec(BATCH_AXES)
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(rows, everywhere, rows, rows, rows, everywhere),
-        out_specs=(everywhere, everywhere, rows, everywhere),
-        check_vma=False,
-    )(*arguments)
+    in_specs = _Arguments._make((rows, everywhere, rows, rows, rows, everywhere))
+    out_specs = _Result._make((everywhere, everywhere, rows, everywhere))
+    return jax.shard_map(local, mesh=mesh, in_specs=(in_specs,), out_specs=out_specs, check_vma=False)(arguments)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6, 7))
@@ -128,8 +137,9 @@ def fused_head_loss(
 
     Returns: (loss, sums). Differentiable once, in `hidden_BLD` and `head_VD`; the sums carry no gradient.
     """
-    arguments = (hidden_BLD, head_VD, labels_BL, branch_BL, segment_BL, totals)
-    return _on_mesh(mesh, row_loss, False, *arguments)[:2]
+    arguments = _Arguments(hidden_BLD, head_VD, labels_BL, branch_BL, segment_BL, totals)
+    result = _on_mesh(mesh, arguments, row_loss=row_loss, with_gradients=False)
+    return result.loss, result.sums
 
 
 def _forward(
@@ -141,17 +151,16 @@ def _forward(
     totals: Denominators,
     row_loss: RowLoss,
     mesh: Mesh,
-) -> tuple[tuple[jax.Array, Sums], tuple[jax.Array, jax.Array]]:
-    arguments = (hidden_BLD, head_VD, labels_BL, branch_BL, segment_BL, totals)
-    loss, sums, hidden_gradient, head_gradient = _on_mesh(mesh, row_loss, True, *arguments)
-    return (loss, sums), (hidden_gradient, head_gradient.astype(head_VD.dtype))
+) -> tuple[tuple[jax.Array, Sums], tuple[jax.Array | None, jax.Array | None]]:
+    arguments = _Arguments(hidden_BLD, head_VD, labels_BL, branch_BL, segment_BL, totals)
+    result = _on_mesh(mesh, arguments, row_loss=row_loss, with_gradients=True)
+    return (result.loss, result.sums), (result.hidden_gradient, result.head_gradient)
 
 
 def _backward(
     row_loss: RowLoss, mesh: Mesh, gradients: tuple[jax.Array, jax.Array], cotangents: tuple[jax.Array, Sums]
-) -> tuple:
-    scale = cotangents[0]
-    hidden_gradient, head_gradient = ((scale * gradient).astype(gradient.dtype) for gradient in gradients)
+) -> tuple[jax.Array | None, ...]:
+    hidden_gradient, head_gradient = ((cotangents[0] * gradient).astype(gradient.dtype) for gradient in gradients)
     return hidden_gradient, head_gradient, None, None, None, None
 
 

@@ -166,7 +166,8 @@ class StepReport:
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
             ids = " ".join(f"{pair_id:016x}" for pair_id in np.unique(pair_ids[pair_ids > 0]))
             raise RunFailed(
-                f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}; pairs of this step: {ids}. "
+                f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}; "
+                f"pairs of this step: {ids}. "
                 "A lower --learning_rate or --max_grad_norm helps where the data are sound"
             )
         self._tokens += values.pop("num_tokens")

@@ -72,7 +72,9 @@ class Metrics:
             _drop_lines_after(path, first_step)
             self._file = path.open("a", encoding="utf-8")
             if "tensorboard" in config.report_to:
-                self._tensorboard = SummaryWriter(os.path.join(config.run_dir, "tensorboard"), purge_step=first_step + 1)
+                self._tensorboard = SummaryWriter(
+                    os.path.join(config.run_dir, "tensorboard"), purge_step=first_step + 1
+                )
 
     def __enter__(self) -> "Metrics":
         self._bar.start()

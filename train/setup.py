@@ -115,7 +115,8 @@ def prepare(config: TrainConfig) -> Run:
             params = load_params(config.model.path, abstract_params, params_on_mesh, num_layers=layers)
         else:
             params = jax.jit(
-                lambda key: nnx.to_pure_dict(nnx.state(decoder(rngs=nnx.Rngs(params=key)))), out_shardings=params_on_mesh
+                lambda key: nnx.to_pure_dict(nnx.state(decoder(rngs=nnx.Rngs(params=key)))),
+                out_shardings=params_on_mesh,
             )(jax.random.key(config.seed))
         return jax.jit(with_optimizer, out_shardings=shardings, donate_argnums=0)(params)
 

@@ -73,7 +73,7 @@ def param_shardings(abstract_params: dict[str, Any], mesh: Mesh) -> dict[str, An
 
 def state_shardings(abstract_state: Any, params: dict[str, Any], mesh: Mesh) -> Any:
     """Shardings of a training state: a leaf that ends in a weight's path and has its shape lies as the weight does."""
-    by_path = {path: sharding for path, sharding in flatten_dict(params).items()}
+    by_path = flatten_dict(params)
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:

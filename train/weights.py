@@ -6,6 +6,7 @@ Our weight names are Hugging Face's with the layers stacked on a leading axis, s
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def load_params(
         stacked = path[0] == "layers"
         tensors = wanted[path]
 
-        def read(index: tuple[slice, ...]) -> np.ndarray:
+        def read(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # jax passes None for scalars alone
             if not stacked:
                 return slices(tensors[0])[index].astype(leaf.dtype)
             layers = tensors[index[0]]
@@ -104,13 +106,13 @@ def load_params(
 def named_tensors(params: dict[str, Any], num_layers: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
     """Every tensor under its Hugging Face name, with a function that fetches it to the host."""
     for path, leaf in flatten_dict(params).items():
-        names = hf_names(path, num_layers)
-        for layer, name in enumerate(names):
-            if path[0] == "layers":
-                yield name, lambda leaf=leaf, layer=layer: np.asarray(leaf[layer])
-            else:
-                # A fresh array: np.asarray(leaf) would cache the host copy inside the device array.
-                yield name, lambda leaf=leaf: np.asarray(jnp.copy(leaf))
+        for layer, name in enumerate(hf_names(path, num_layers)):
+            yield name, partial(_fetch, leaf, layer if path[0] == "layers" else None)
+
+
+def _fetch(leaf: jax.Array, layer: int | None) -> np.ndarray:
+    # From a fresh array: np.asarray(leaf) would keep the host copy inside the device array.
+    return np.asarray(jnp.copy(leaf) if layer is None else leaf[layer])
 
 
 def save_params(params: dict[str, Any], folder: str | Path, *, num_layers: int, max_shard_size: str = "5GB") -> None:

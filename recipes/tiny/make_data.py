@@ -309,15 +309,11 @@ def capitals() -> list[Question]:
         right = f"The capital of {country} is {city}."
         wrong_cities = others((pair[1] for pair in CAPITALS), city)
         wrong = tuple(f"The capital of {country} is {other}." for other in wrong_cities)
-        questions += [
-            Question("capitals", phrasing.format(country), right, wrong) for phrasing in by_country
-        ]
+        questions += [Question("capitals", phrasing.format(country), right, wrong) for phrasing in by_country]
         right = f"{city} is the capital of {country}."
         wrong_countries = others((pair[0] for pair in CAPITALS), country)
         wrong = tuple(f"{city} is the capital of {other}." for other in wrong_countries)
-        questions += [
-            Question("capitals", phrasing.format(city), right, wrong) for phrasing in by_city
-        ]
+        questions += [Question("capitals", phrasing.format(city), right, wrong) for phrasing in by_city]
     return questions
 
 
@@ -338,8 +334,7 @@ def colors() -> list[Question]:
         wrong_colors = others((pair[1] for pair in COLORS), color)
         wrong = tuple(template.format(other) for other in wrong_colors)
         questions += [
-            Question("colors", phrasing.format(thing), template.format(color), wrong)
-            for phrasing in phrasings
+            Question("colors", phrasing.format(thing), template.format(color), wrong) for phrasing in phrasings
         ]
     return questions
 
@@ -391,8 +386,7 @@ def animals() -> list[Question]:
             wrong_facts = others((pair[1] for pair in facts), fact)
             wrong = tuple(with_article(template.format(animal, other)) for other in wrong_facts)
             questions += [
-                Question("animals", with_article(phrasing.format(animal)), right, wrong)
-                for phrasing in phrasings
+                Question("animals", with_article(phrasing.format(animal)), right, wrong) for phrasing in phrasings
             ]
     return questions
 
@@ -417,13 +411,9 @@ def calendar() -> list[Question]:
             for side, step in (("after", 1), ("before", -1)):
                 template = f"The {unit} {side} {name} is {{}}."
                 right = names[(position + step) % len(names)]
-                wrong = tuple(
-                    template.format(other) for other in others(names, right) if other != name
-                )
+                wrong = tuple(template.format(other) for other in others(names, right) if other != name)
                 questions += [
-                    Question(
-                        "calendar", phrasing.format(unit, side, name), template.format(right), wrong
-                    )
+                    Question("calendar", phrasing.format(unit, side, name), template.format(right), wrong)
                     for phrasing in phrasings
                 ]
     return questions
@@ -493,10 +483,7 @@ def counting() -> list[Question]:
         for start in range(len(WORDS)):
             # Steps of seven words from each start: no list has a word twice, and no two are equal.
             listed = ", ".join(WORDS[(start + 7 * place) % len(WORDS)] for place in range(size))
-            questions += [
-                Question("counting", phrasing.format(listed), right, wrong)
-                for phrasing in word_phrasings
-            ]
+            questions += [Question("counting", phrasing.format(listed), right, wrong) for phrasing in word_phrasings]
     for word in WORDS:
         template = f"The word {word} has {{}} letters."
         wrong = tuple(template.format(other) for other in others(range(3, 8), len(word)))
@@ -512,10 +499,7 @@ def spelling() -> list[Question]:
     questions = []
     for word in WORDS:
         letters = "-".join(word)
-        swapped = [
-            "-".join(word[:cut] + word[cut + 1] + word[cut] + word[cut + 2 :])
-            for cut in range(len(word) - 1)
-        ]
+        swapped = ["-".join(word[:cut] + word[cut + 1] + word[cut] + word[cut + 2 :]) for cut in range(len(word) - 1)]
         doubled = ["-".join(word[:cut] + word[cut] + word[cut:]) for cut in range(len(word))]
         missing = ["-".join(word[:cut] + word[cut + 1 :]) for cut in range(1, len(word))]
         misspelled = tuple(f"{other}." for other in others(swapped + doubled + missing, letters))
@@ -566,10 +550,7 @@ def manners() -> list[Question]:
             f"Of course, I will gladly help you {other.replace(' my ', ' your ')}."
             for other in others(ERRANDS, errand)[::5]
         ]
-        questions += [
-            Question("manners", phrasing.format(errand), right, tuple(wrong))
-            for phrasing in phrasings
-        ]
+        questions += [Question("manners", phrasing.format(errand), right, tuple(wrong)) for phrasing in phrasings]
     for gift in GIFTS:
         right = f"You are welcome, I hope you like the {gift}."
         wrong = [
@@ -725,9 +706,7 @@ def faulty_answers(
     return list(question.wrong_answers)
 
 
-def closest_to_balance(
-    rng: random.Random, answer: str, candidates: Sequence[str], balance: int
-) -> str:
+def closest_to_balance(rng: random.Random, answer: str, candidates: Sequence[str], balance: int) -> str:
     """Choose a worse answer so that length does not tell which of the two is the better.
 
     `balance` counts earlier rows of the task whose rejected answer was the longer one, less those
@@ -746,9 +725,7 @@ def build_pairs(seed: int) -> list[Pair]:
     """Build all rows, in the order in which they are written."""
     rng = random.Random(seed)
     questions = build_questions(rng)
-    pool = [
-        (question.task, question.answer, topic_words(question.answer)) for question in questions
-    ]
+    pool = [(question.task, question.answer, topic_words(question.answer)) for question in questions]
     balance: Counter[str] = Counter()
     pairs: list[Pair] = []
     for question in shuffled(rng, questions):
@@ -845,9 +822,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files, or compare them with what is on disk."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="exit 1 if a file would change")
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent, help="folder to write to"
-    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder to write to")
     options = parser.parse_args(arguments)
     stale = []
     for path, content in build_files().items():

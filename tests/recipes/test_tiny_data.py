@@ -127,9 +127,7 @@ def test_no_prompt_rejects_what_it_accepts_elsewhere(rows: list[Row]) -> None:
 
 
 @pytest.mark.parametrize("unit", ["characters", "words", "tokens"])
-def test_length_does_not_tell_which_answer_is_better(
-    rows: list[Row], tokenizer: Tokenizer, unit: str
-) -> None:
+def test_length_does_not_tell_which_answer_is_better(rows: list[Row], tokenizer: Tokenizer, unit: str) -> None:
     def length(text: str) -> int:
         if unit == "characters":
             return len(text)
@@ -221,9 +219,7 @@ def test_model_and_tokenizer_fit(tokenizer: Tokenizer, rows: list[Row]) -> None:
         assert model[f"{name}_token_id"] == tokenizer.token_to_id(settings[f"{name}_token"])
     assert model["hidden_size"] == model["num_attention_heads"] * model["head_dim"]
     assert model["num_attention_heads"] % model["num_key_value_heads"] == 0
-    longest = max(
-        sum(len(tokenizer.encode(row[key]).ids) for key in ("prompt", *ANSWERS)) for row in rows
-    )
+    longest = max(sum(len(tokenizer.encode(row[key]).ids) for key in ("prompt", *ANSWERS)) for row in rows)
     assert longest < settings["model_max_length"] == model["max_position_embeddings"]
 
 

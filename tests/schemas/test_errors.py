@@ -49,13 +49,9 @@ def test_a_refusal_is_found_without_the_name_of_the_step(error: Exception):
 
 
 def test_a_refusal_is_found_behind_other_errors():
-    try:
-        try:
-            raise Refused("no eos_token")
-        except Refused as refused:
-            raise ValueError("wrapped") from refused
-    except ValueError as error:
-        assert find_refusal(error) == "no eos_token"
+    wrapped = ValueError("wrapped")
+    wrapped.__cause__ = Refused("no eos_token")
+    assert find_refusal(wrapped) == "no eos_token"
     assert find_refusal(ValueError("other")) is None
 
 

@@ -34,7 +34,9 @@ def decoder_config(**changes: Any) -> DecoderConfig:
     return parse_config({**TINY, **changes}, path="test")[0]
 
 
-def split_decoder(config: DecoderConfig, dtype: Any = jnp.float32, seed: int = 0) -> tuple[nnx.GraphDef, dict[str, Any]]:
+def split_decoder(
+    config: DecoderConfig, dtype: Any = jnp.float32, seed: int = 0
+) -> tuple[nnx.GraphDef, dict[str, Any]]:
     """A decoder with random weights as (definition, pure dict of weights)."""
     decoder = Decoder(config, rngs=nnx.Rngs(seed), param_dtype=dtype, compute_dtype=dtype)
     definition, weights = nnx.split(decoder)

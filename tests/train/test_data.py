@@ -89,9 +89,7 @@ def test_processes_share_the_rows_of_one_process(dataset, monkeypatch):
 def test_evaluation_takes_each_row_once_whatever_the_batch_size(dataset, batch_size):
     folder, manifest, rows = dataset
     found = []
-    for batch in eval_batches(
-        folder, manifest, split="eval", batch_size=batch_size, process_index=0, process_count=1
-    ):
+    for batch in eval_batches(folder, manifest, split="eval", batch_size=batch_size, process_index=0, process_count=1):
         assert batch["inputs"].shape == (batch_size, ROW_LENGTH)
         real = batch["branch"].any(1)
         assert not batch["pair_ids"][~real].any()

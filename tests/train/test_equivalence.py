@@ -84,7 +84,9 @@ def test_one_row_layout_equals_the_two_row_form_packed_or_not(nll_scope, tied):
             assert abs(float(loss - reference)) < 1e-10
             assert largest_difference(gradients, reference_gradients) < 1e-10
             means = mean_logps(np.asarray(logp), batch)
-            found = np.array([means[row, s + 1, b] for row, r in enumerate(rows) for s in range(len(r)) for b in (2, 3)])
+            found = np.array(
+                [means[row, s + 1, b] for row, r in enumerate(rows) for s in range(len(r)) for b in (2, 3)]
+            )
             wanted = np.stack([chosen[: len(pairs)], rejected[: len(pairs)]], 1).ravel()
             np.testing.assert_allclose(found, wanted, atol=1e-10, rtol=0)
 
@@ -140,4 +142,3 @@ def test_padding_never_changes_a_value():
     noisy_loss, noisy_gradients = jax.jit(value)(noisy)
     assert loss == noisy_loss
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), gradients, noisy_gradients)))
-

@@ -19,7 +19,12 @@ from train.sharding import MeshConfig, make_mesh, param_shardings
 from train.weights import hf_names, load_params
 
 MODELS = ["llama-tiny-bos", "qwen2-tiny-nobos"]
-CASES = [("batch", "beta0.1"), ("batch", "beta0.25"), ("batch_one", "one_beta0.1"), ("batch_identical", "identical_beta0.1")]
+CASES = [
+    ("batch", "beta0.1"),
+    ("batch", "beta0.25"),
+    ("batch_one", "one_beta0.1"),
+    ("batch_identical", "identical_beta0.1"),
+]
 
 
 def golden_pairs(batch) -> list[Pair]:
@@ -91,7 +96,9 @@ def test_every_gradient_equals_trl(shared, model, tag):
             np.testing.assert_allclose(gradient, expected[name], atol=tolerance, rtol=0, err_msg=name)
             compared += 1
     assert compared == len(expected)
-    norm = np.sqrt(sum(float((leaf.astype(np.float64) ** 2).sum()) for leaf in jax.tree.leaves(jax.device_get(gradients))))
+    norm = np.sqrt(
+        sum(float((leaf.astype(np.float64) ** 2).sum()) for leaf in jax.tree.leaves(jax.device_get(gradients)))
+    )
     np.testing.assert_allclose(norm, golden["grad_norm_fp64_accum"], rtol=1e-4)
 
 

@@ -29,10 +29,14 @@ ABSOLUTE = {
 
 
 def golden_rows(folder, split):
-    lines = gzip.open(folder / "rows.jsonl.gz", "rt", encoding="utf-8").read().split("\n")
+    lines = gzip.decompress((folder / "rows.jsonl.gz").read_bytes()).decode().split("\n")
     for row in (json.loads(line) for line in lines if line):
         if row["split"] == split:
-            prompt = [token for token, label in zip(row["chosen_input_ids"], row["chosen_labels"], strict=True) if label == -100]
+            prompt = [
+                token
+                for token, label in zip(row["chosen_input_ids"], row["chosen_labels"], strict=True)
+                if label == -100
+            ]
             sides = {side: row[f"{side}_input_ids"][len(prompt) :] for side in ("chosen", "rejected")}
             yield Pair(prompt=prompt, **sides, id=row["i"] + 1)
 
@@ -77,7 +81,9 @@ def test_twenty_steps_equal_trl(shared, tmp_path, name):
     for ours, theirs in zip(found, golden, strict=True):
         assert ours["step"] == theirs["step"]
         for metric, tolerance in ABSOLUTE.items():
-            np.testing.assert_allclose(ours[metric], theirs[metric], atol=tolerance, rtol=0, err_msg=f"{metric} {ours['step']}")
+            np.testing.assert_allclose(
+                ours[metric], theirs[metric], atol=tolerance, rtol=0, err_msg=f"{metric} {ours['step']}"
+            )
         np.testing.assert_allclose(ours["grad_norm"], theirs["grad_norm"], rtol=1e-4)
     ours, theirs = load_file(tmp_path / "run" / "export" / "model.safetensors"), load_file(folder / "final.safetensors")
     assert set(ours) == set(theirs) - ({"lm_head.weight"} - set(ours))

@@ -62,6 +62,8 @@ def test_no_array_of_all_positions_by_the_vocabulary_exists(monkeypatch):
     assert temporary_bytes(64) - temporary_bytes(8) < added_logits / 8
 
 
-@pytest.mark.parametrize(("rows", "length", "count"), [(8, 2048, 1), (8, 512, 4), (6, 512, 3), (7, 512, 1), (2, 8192, 1)])
+@pytest.mark.parametrize(
+    ("rows", "length", "count"), [(8, 2048, 1), (8, 512, 4), (6, 512, 3), (7, 512, 1), (2, 8192, 1)]
+)
 def test_chunks_divide_the_rows_and_keep_to_the_bytes(rows, length, count):
     assert head._rows_per_chunk(rows, length, 32768) == count

@@ -66,7 +66,9 @@ def test_the_closed_gradient_is_the_derivative():
         slopes = jax.vmap(jax.grad(odds_ratio_loss, (0, 1)))(chosen, rejected)
         for index, slope in enumerate(slopes):
             step = 1e-6 * np.abs((chosen, rejected)[index])
-            moved = [odds_ratio_loss(*(np.array([chosen, rejected]) + s * step * np.eye(2)[index][:, None])) for s in (1, -1)]
+            moved = [
+                odds_ratio_loss(*(np.array([chosen, rejected]) + s * step * np.eye(2)[index][:, None])) for s in (1, -1)
+            ]
             np.testing.assert_allclose(slope, (moved[0] - moved[1]) / (2 * step), rtol=1e-6, atol=1e-9)
 
 

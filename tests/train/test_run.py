@@ -56,9 +56,7 @@ def test_a_killed_run_goes_on_to_the_same_curve_and_weights_bit_for_bit(inputs, 
     for kill_after in (90, 150):
         process = subprocess.Popen(command(killed, *settings), cwd=ROOT, stdout=subprocess.DEVNULL)
         metrics = killed / "metrics.jsonl"
-        while process.poll() is None and not (
-            metrics.exists() and f'"step": {kill_after},' in metrics.read_text()
-        ):
+        while process.poll() is None and not (metrics.exists() and f'"step": {kill_after},' in metrics.read_text()):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
@@ -92,7 +90,10 @@ def test_devices_and_micro_batches_do_not_change_the_run(inputs, tmp_path):
         "mesh": (
             ["--total_batch_size=8", "--mesh.data=2", "--mesh.fsdp=2"],
             # Fake devices beyond the cores can deadlock in XLA:CPU's concurrency-optimized scheduler.
-            {"XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_cpu_enable_concurrency_optimized_scheduler=false"},
+            {
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=4 "
+                "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+            },
         ),
         "accumulated": (["--total_batch_size=2", "--gradient_accumulation_steps=4"], {}),
     }

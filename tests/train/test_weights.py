@@ -61,7 +61,11 @@ def test_all_that_does_not_fit_is_named_at_once(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(Refused) as refusal:
         load(tmp_path)
-    for part in ("missing model.norm.weight", "unexpected model.layers.9.mlp.up_proj.weight", "lm_head.weight has shape"):
+    for part in (
+        "missing model.norm.weight",
+        "unexpected model.layers.9.mlp.up_proj.weight",
+        "lm_head.weight has shape",
+    ):
         assert part in str(refusal.value)
 
 

@@ -1,0 +1,51 @@
+"""The whole Beam graph: text -> rows on disk, rejects beside them, the manifest last."""
+
+import apache_beam as beam
+from apache_beam.pvalue import AsList, AsSingleton
+
+from pipeline.plan import Plan
+from pipeline.sources import plan_parts
+from pipeline.transforms import (
+    ParseRows,
+    ReadRows,
+    TokenizePairs,
+    WriteManifest,
+    WriteRejects,
+    WriteShard,
+    add_seen,
+)
+
+
+def build(p: beam.Pipeline, plan: Plan) -> None:
+    """Adds the graph of a run to a pipeline.
+
+    Rows travel in batches up to the tokenizer, then as blocks of pairs keyed by shard. What a pair's shard and
+    place there are is decided by a hash of its texts; each shard is sorted and packed by one worker.
+    """
+    rows = (
+        p
+        | "Parts" >> beam.Create(plan_parts(plan.paths), reshuffle=True)
+        | "Read" >> beam.ParDo(ReadRows()).with_outputs("seen", main="rows")
+    )
+    pairs = rows.rows | "Parse" >> beam.ParDo(ParseRows(plan)).with_outputs("rejects", main="pairs")
+    placed = pairs.pairs | "Tokenize" >> beam.ParDo(TokenizePairs(plan)).with_outputs("rejects", main="placed")
+
+    every_shard = [((split, index), b"") for split, count in plan.num_shards.items() for index in range(count)]
+    shards = (
+        (placed.placed, p | "EveryShard" >> beam.Create(every_shard))  # a shard with no pair exists too
+        | "Placed" >> beam.Flatten()
+        | "ByShard" >> beam.GroupByKey()
+        | "WriteShard" >> beam.ParDo(WriteShard(plan)).with_outputs("rejects", main="reports")
+    )
+    drops = (
+        (pairs.rejects, placed.rejects, shards.rejects)
+        | "Rejects" >> beam.Flatten()
+        | "ByFile" >> beam.GroupBy(lambda reject: reject.origin.file)
+        | "WriteRejects" >> beam.ParDo(WriteRejects(plan))
+    )
+    seen = rows.seen | "Seen" >> beam.CombineGlobally(add_seen)
+    _ = (
+        p
+        | "Last" >> beam.Create([None])
+        | "WriteManifest" >> beam.ParDo(WriteManifest(plan), AsSingleton(seen), AsList(shards.reports), AsList(drops))
+    )

@@ -1,0 +1,50 @@
+"""Packing: which pairs share a row. Pure functions over lengths; equal lengths give equal rows."""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+# Best fit over windows of 1,000 pairs leaves 0.5% of the slots empty on HH at 2,048; over everything, 0.1%.
+WINDOW = 1024
+
+
+def pack(lengths: Sequence[int], *, row_length: int, window: int = WINDOW) -> list[list[int]]:
+    """Best fit, longest first, within windows of the order given.
+
+    Args:
+      lengths: slots that each pair takes, none more than `row_length`.
+
+    Returns: the rows: indices of pairs, ascending; rows in the order of their first pair.
+    """
+    rows: list[list[int]] = []
+    for start in range(0, len(lengths), window):
+        indices = range(start, min(start + window, len(lengths)))
+        rows += sorted(_pack_window(indices, lengths, row_length))
+    return rows
+
+
+def pack_in_order(lengths: Sequence[int], *, row_length: int) -> list[list[int]]:
+    """Next fit: a row takes pairs until one does not fit, so rows keep the order given."""
+    rows: list[list[int]] = []
+    free = 0
+    for index, length in enumerate(lengths):
+        if length > free:
+            rows.append([])
+            free = row_length
+        rows[-1].append(index)
+        free -= length
+    return rows
+
+
+def _pack_window(indices: range, lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    rows: list[list[int]] = []
+    open_rows: list[tuple[int, int]] = []  # (free slots, number of the row), ascending
+    for index in sorted(indices, key=lambda index: (-lengths[index], index)):
+        at = bisect_left(open_rows, (lengths[index], 0))
+        if at == len(open_rows):
+            rows.append([])
+            free, number = row_length, len(rows) - 1
+        else:
+            free, number = open_rows.pop(at)
+        rows[number].append(index)
+        insort(open_rows, (free - lengths[index], number))
+    return [sorted(row) for row in rows]

@@ -1,0 +1,142 @@
+"""What is settled before a worker starts: files, format, tokenizer, shards. Without Beam, so it is quick."""
+
+import dataclasses
+import importlib.metadata
+import math
+import tomllib
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import FormatName, PreprocessConfig
+from pipeline.formats import detect_format
+from pipeline.sources import InputFile, describe_file, find_files, plan_parts, read_batches, text_bytes
+from pipeline.tokenizer import TextTokenizer, find_tokenizer
+from schemas.errors import Refused
+from schemas.manifest import Manifest, Split, TokenizerSummary
+
+SHARD_TEXT_BYTES = 64 << 20
+_DETECTION_ROWS = 64
+# What a dataset does not depend on, or what the manifest holds by digest.
+_NOT_IN_MANIFEST = ("tokenizer", "tokenizer_revision", "output", "overwrite", "beam_options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run, resolved. Holds plain values only: workers get it whole.
+
+    Attributes:
+      settings: what the manifest says of the settings.
+      num_shards: of each split that the dataset has.
+      libraries: versions of what makes the bytes.
+    """
+
+    config: PreprocessConfig
+    format_name: FormatName
+    inputs: list[InputFile]
+    tokenizer_folder: str
+    tokenizer: TokenizerSummary
+    settings: dict[str, Any]
+    num_shards: dict[Split, int]
+    tool_version: str
+    libraries: dict[str, str]
+
+    @property
+    def paths(self) -> list[str]:
+        return [file.path for file in self.inputs]
+
+
+def make_plan(config: PreprocessConfig) -> Plan:
+    """Looks at the input and the tokenizer and resolves every setting that was left open.
+
+    Raises:
+      Refused: a file is missing or unreadable, the format cannot be told, the tokenizer cannot be used.
+    """
+    paths = find_files(config.source.paths)
+    folder = find_tokenizer(config.tokenizer, config.tokenizer_revision)
+    format_name = config.source.format or _detect(paths, config)
+    _check_apart(config.output, [*paths, str(folder)])
+    num_shards = _num_shards(config, paths)
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_IN_MANIFEST}
+    settings["source"] = {"format": format_name, "fields": config.source.fields}
+    settings["row_length"] = config.slots
+    settings["num_shards"] = num_shards
+    return Plan(
+        config=config,
+        format_name=format_name,
+        inputs=[describe_file(path) for path in paths],
+        tokenizer_folder=str(folder),
+        tokenizer=TextTokenizer(folder).summary(),
+        settings=settings,
+        num_shards=num_shards,
+        tool_version=tool_version(),
+        libraries={name: importlib.metadata.version(name) for name in ("array-record", "pyarrow", "tokenizers")},
+    )
+
+
+def differences(plan: Plan, manifest: Manifest, inputs: list[dict[str, Any]]) -> list[str]:
+    """How a run of the plan would differ from the one that made a dataset: one line each, old -> new.
+
+    Args:
+      inputs: the input files of that run, as its record has them.
+    """
+    old, new = flat(manifest.settings), flat(plan.settings)
+    lines = [
+        f"{name}: {old.get(name)} -> {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if manifest.tokenizer != plan.tokenizer:
+        names = sorted(manifest.tokenizer.sha256.items() ^ plan.tokenizer.sha256.items())
+        lines.append("tokenizer: another " + ", ".join(dict.fromkeys(name for name, _ in names)))
+    order = sorted if plan.config.shuffle else list  # source order is the files' order
+    if order(file["sha256"] for file in inputs) != order(file.sha256 for file in plan.inputs):
+        lines.append(f"input: other files, or other contents ({len(inputs)} -> {len(plan.inputs)} files)")
+    versions = {"oddsmill": manifest.tool_version} | manifest.libraries
+    for name, version in ({"oddsmill": plan.tool_version} | plan.libraries).items():
+        if versions.get(name) != version:
+            lines.append(f"version of {name}: {versions.get(name)} -> {version}")
+    return lines
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, as they are given on the command line."""
+    names: dict[str, Any] = {}
+    for name, value in settings.items():
+        names |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return names
+
+
+def tool_version() -> str:
+    """Of the installed package, or of the checkout that runs without having been installed."""
+    try:
+        return importlib.metadata.version("oddsmill")
+    except importlib.metadata.PackageNotFoundError:
+        project = Path(__file__).parent.parent / "pyproject.toml"
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+
+
+def _check_apart(output: str, paths: list[str]) -> None:
+    """Refuses to read from the folder that will be cleared and written."""
+    folder = Path(output).resolve()
+    for path in paths:
+        if folder in Path(path).resolve().parents:
+            raise Refused(f"--output={output}: {path} is read, and lies in it; give another folder")
+
+
+def _detect(paths: list[str], config: PreprocessConfig) -> FormatName:
+    rows = chain.from_iterable(chain.from_iterable(map(read_batches, plan_parts(paths))))
+    return detect_format(islice(rows, _DETECTION_ROWS), fields=config.source.fields)
+
+
+def _num_shards(config: PreprocessConfig, paths: list[str]) -> dict[Split, int]:
+    train = config.num_shards or 1
+    if config.num_shards is None and config.shuffle:
+        train = max(1, math.ceil(sum(map(text_bytes, paths)) / SHARD_TEXT_BYTES))
+    num_shards: dict[Split, int] = {}
+    if config.eval_share < 1:
+        num_shards["train"] = train
+    if config.eval_share > 0:
+        num_shards["eval"] = math.ceil(train * config.eval_share)
+    return num_shards

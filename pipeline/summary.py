@@ -1,0 +1,79 @@
+"""The manifest from what the workers report, and the rules that a run must pass before there is one."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pipeline.output import REJECTS_FOLDER
+from pipeline.plan import Plan
+from pipeline.shards import ShardReport
+from pipeline.tally import Tally
+from schemas.errors import Refused, RunFailed
+from schemas.manifest import Ledger, Manifest, SplitSummary
+
+
+class Seen(NamedTuple):
+    """Rows read, and the sum of their fingerprints."""
+
+    rows: int
+    digest: int
+
+
+def make_manifest(plan: Plan, seen: Seen, reports: Iterable[ShardReport], drops: Iterable[dict[str, int]]) -> Manifest:
+    """Adds up the reports.
+
+    Raises:
+      RunFailed: the ledger does not balance.
+      Refused: more rows were dropped than `max_drop_share` allows, or no pair is left.
+    """
+    reports = sorted(reports, key=lambda report: report.shard.name)
+    dropped: Counter[str] = Counter()
+    for reasons in drops:
+        dropped.update(reasons)
+    splits: dict[str, SplitSummary] = {}
+    for split in plan.num_shards:
+        own = [report for report in reports if report.split == split]
+        tally = Tally()
+        for report in own:
+            tally.merge(report.tally)
+        splits[split] = tally.summary([report.shard for report in own], row_length=plan.config.slots)
+    pairs = sum(split.pairs for split in splits.values())
+    ledger = Ledger(rows_in=seen.rows, pairs_out=pairs, drops=dict(sorted(dropped.items())))
+    _check(ledger, splits, plan)
+    return Manifest(
+        tool_version=plan.tool_version,
+        settings=plan.settings,
+        tokenizer=plan.tokenizer,
+        source_fingerprint=f"{seen.digest:032x}",
+        row_length=plan.config.slots,
+        splits=splits,
+        ledger=ledger,
+        counts={
+            "boundary_merged": sum(report.boundary_merged for report in reports),
+            "exact_duplicates": sum(report.exact_duplicates for report in reports),
+        },
+        writer_options=reports[0].writer_options,
+        libraries=plan.libraries,
+    )
+
+
+def _check(ledger: Ledger, splits: dict[str, SplitSummary], plan: Plan) -> None:
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in ledger.drops.items())
+    if not ledger.balances():
+        raise RunFailed(
+            f"the ledger does not balance: {ledger.rows_in} rows in, {ledger.pairs_out} pairs out, drops: {reasons}. "
+            "Please report this"
+        )
+    if ledger.rows_in == 0:
+        raise Refused("the input has no rows")
+    dropped = ledger.rows_in - ledger.pairs_out
+    where = f"{plan.config.output}/{REJECTS_FOLDER}/ holds each row with its reason"
+    if dropped > plan.config.max_drop_share * ledger.rows_in:
+        raise Refused(
+            f"{dropped:,} of {ledger.rows_in:,} rows were dropped ({reasons}), "
+            f"more than --max_drop_share={plan.config.max_drop_share} allows; {where}"
+        )
+    if ledger.pairs_out == 0:
+        raise Refused(f"no pair is left: all {ledger.rows_in:,} rows were dropped ({reasons}); {where}")
+    if "train" in splits and splits["train"].pairs == 0:
+        raise Refused(f"all {ledger.pairs_out} pairs fell to the eval split; give more rows or a lower --eval_share")

@@ -1,0 +1,115 @@
+"""`verify`: reads a dataset whole and compares it with its manifest and with what must hold of any dataset."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.reading import read_provenance, read_shard
+from pipeline.tally import Tally
+from schemas.errors import Refused
+from schemas.manifest import TOKENIZER_FOLDER, Manifest, damaged_shards, file_sha256, read_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Settings of `python -m pipeline verify OUT`.
+
+    Attributes:
+      dataset: Folder of a finished dataset.
+    """
+
+    dataset: str
+
+
+def verify_dataset(config: VerifyConfig, *, say: Callable[[str], None] = print) -> None:
+    """Checks everything that can be checked without the source.
+
+    Raises:
+      Refused: no dataset there, or problems, all of them named.
+    """
+    folder, manifest = config.dataset, read_manifest(config.dataset)
+    problems: list[str] = []
+
+    def check(what: str, found: Iterator[str]) -> bool:
+        named = list(found)
+        problems.extend(named)
+        if not named:
+            say(f"ok  {what}")
+        return not named
+
+    shards = sum(len(split.shards) for split in manifest.splits.values())
+    check(f"{shards} shards have the sha256 of the manifest", damaged_shards(folder, manifest))
+    check("the tokenizer's files have the sha256 of the manifest", _damaged_tokenizer(folder, manifest))
+    check("the ledger balances", _ledger_problems(manifest))
+    ids: dict[str, np.ndarray] = {}
+    readable = check("every record decodes and keeps the invariants; counts agree", _recount(folder, manifest, ids))
+    if readable:
+        check("no pair is in two splits", _shared("pair", ids))
+        prompts = _prompt_ids(folder, manifest)
+        if prompts is None:
+            say("--  prompts in two splits: not checked, provenance/ is not there")
+        else:
+            check("no prompt is in two splits", _shared("prompt", prompts))
+    if problems:
+        raise Refused(f"{folder} has {len(problems)} problems:\n" + "\n".join(f"  {line}" for line in problems))
+    pairs = sum(split.pairs for split in manifest.splits.values())
+    say(f"{folder} holds {pairs:,} pairs, as its manifest says ({manifest.sha256[:12]})")
+
+
+def _damaged_tokenizer(folder: str, manifest: Manifest) -> Iterator[str]:
+    for name, digest in manifest.tokenizer.sha256.items():
+        path = os.path.join(folder, TOKENIZER_FOLDER, name)
+        if not os.path.isfile(path):
+            yield f"{path} is missing"
+        elif file_sha256(path) != digest:
+            yield f"{path} was altered: its sha256 is not the manifest's"
+
+
+def _ledger_problems(manifest: Manifest) -> Iterator[str]:
+    if not manifest.ledger.balances():
+        yield "the ledger does not balance"
+    pairs = sum(split.pairs for split in manifest.splits.values())
+    if pairs != manifest.ledger.pairs_out:
+        yield f"the ledger has {manifest.ledger.pairs_out} pairs out, the splits {pairs}"
+
+
+def _recount(folder: str, manifest: Manifest, ids: dict[str, np.ndarray]) -> Iterator[str]:
+    """Counts the records of every split again; fills `ids` with the pair ids."""
+    for name, declared in manifest.splits.items():
+        tally, found = Tally(), [np.zeros(0, np.uint64)]
+        for shard in declared.shards:
+            records = 0
+            try:
+                for row in read_shard(folder, shard, manifest, max_pairs=declared.max_pairs_per_row):
+                    tally.add_row(row)
+                    found.append(row.pair_ids)
+                    records += 1
+            except (ValueError, RuntimeError, OSError) as error:
+                yield str(error) if shard.name in str(error) else f"{shard.name}: {error}"
+                continue
+            if records != shard.records:
+                yield f"{shard.name} has {records} records, the manifest says {shard.records}"
+        counted = tally.summary(declared.shards, row_length=manifest.row_length)
+        if counted != declared:
+            fields = [key for key, value in vars(declared).items() if getattr(counted, key) != value]
+            yield f"split {name}: recounting gives other {', '.join(fields)} than the manifest"
+        ids[name] = np.concatenate(found)
+
+
+def _prompt_ids(folder: str, manifest: Manifest) -> dict[str, np.ndarray] | None:
+    prompts: dict[str, np.ndarray] = {}
+    for name, split in manifest.splits.items():
+        lines = [line for shard in split.shards for line in read_provenance(folder, shard)]
+        if len(lines) != split.pairs:
+            return None
+        prompts[name] = np.array([line.prompt_id for line in lines], np.uint64)
+    return prompts
+
+
+def _shared(what: str, keys: dict[str, np.ndarray]) -> Iterator[str]:
+    if len(keys) == 2:
+        both = np.intersect1d(keys["train"], keys["eval"])
+        if len(both):
+            yield f"{len(both)} {what}s are in both splits, for instance {int(both[0]):016x}"

@@ -1,0 +1,77 @@
+"""Fixtures of the pipeline's tests: runs in this process, and what a run left on disk."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import PreprocessConfig, SourceConfig, preprocess
+from pipeline.__main__ import main
+from schemas.errors import run_command
+
+
+@dataclasses.dataclass
+class Result:
+    """A finished run."""
+
+    folder: Path
+    lines: list[str]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self.folder / "manifest.json").read_text())
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """sha256 of all that must be reproducible: the manifest and the shards."""
+        files = [self.folder / "manifest.json", *self.folder.glob("*.arrayrecord")]
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    @property
+    def names(self) -> set[str]:
+        return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*")}
+
+    @property
+    def rejects(self) -> list[dict[str, Any]]:
+        files = sorted((self.folder / "rejects").glob("*"))
+        return [json.loads(line) for file in files for line in file.read_text().split("\n") if line]
+
+    def pairs(self, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+        """What `inspect --json` prints."""
+        capsys.readouterr()
+        main(["inspect", str(self.folder), "--json"])
+        return [json.loads(line) for line in capsys.readouterr().out.split("\n") if line]
+
+
+@pytest.fixture
+def run(tmp_path: Path, tokenizer_folder: Path) -> Callable[..., Result]:
+    """Preprocesses: `run("out", path, max_length=64, beam=["--direct_num_workers=2"])`."""
+
+    def call(
+        output: str, *paths: Path, beam: tuple[str, ...] = (), source: dict | None = None, **changes: Any
+    ) -> Result:
+        lines: list[str] = []
+        settings = {"tokenizer": str(tokenizer_folder), "output": str(tmp_path / output), "max_length": 64} | changes
+        settings.setdefault("max_prompt_length", 32)
+        config = PreprocessConfig(source=SourceConfig(path=[str(path) for path in paths], **(source or {})), **settings)
+        preprocess(config, beam_arguments=beam, say=lines.append)
+        return Result(tmp_path / output, lines)
+
+    return call
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run_command(lambda: main([str(argument) for argument in arguments]))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -1,0 +1,90 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+
+@pytest.fixture
+def dataset(run: Callable, write_rows: Callable, triples: Callable) -> Path:
+    return run("out", write_rows("rows.jsonl", triples(60)), num_shards=2, eval_share=0.3).folder
+
+
+def test_a_sound_dataset_passes_line_by_line(dataset: Path, command: Callable):
+    code, out, err = command("verify", dataset)
+    assert (code, err) == (0, "")
+    assert out.count("ok  ") == 6
+    assert "holds 60 pairs" in out
+
+
+def test_a_flipped_byte_is_found(dataset: Path, command: Callable):
+    shard = dataset / "train-00001-of-00002.arrayrecord"
+    content = bytearray(shard.read_bytes())
+    place = next(index for index in range(len(content) // 2, len(content)) if content[index])
+    content[place] ^= 1
+    shard.write_bytes(content)
+    code, _, err = command("verify", dataset)
+    assert code == 2
+    assert f"{shard} was altered" in err
+    assert "Traceback" not in err
+
+
+def test_a_removed_shard_is_found_and_the_others_are_still_read(dataset: Path, command: Callable):
+    shard = dataset / "train-00000-of-00002.arrayrecord"
+    shard.unlink()
+    code, _, err = command("verify", dataset)
+    assert code == 2
+    assert f"{shard} is missing" in err
+    assert "split train: recounting gives other rows, pairs" in err
+    assert "Traceback" not in err
+
+
+def test_an_altered_tokenizer_is_found(dataset: Path, command: Callable):
+    (dataset / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    code, _, err = command("verify", dataset)
+    assert code == 2
+    assert "tokenizer_config.json was altered" in err
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (("splits", "train", "pairs"), 99, "recounting gives other pairs"),
+        (("splits", "eval", "tokens", "chosen"), 1, "split eval: recounting gives other tokens"),
+        (("splits", "train", "max_pairs_per_row"), 1, "at most 1 are declared"),
+        (("ledger", "rows_in"), 61, "the ledger does not balance"),
+        (("tokenizer", "vocab_size"), 5, "outside the vocabulary of 5"),
+        (("row_length",), 127, "the row has 128 slots, 127 are declared"),
+    ],
+)
+def test_a_manifest_that_says_otherwise_is_found(
+    dataset: Path, command: Callable, path: tuple[str, ...], value: int, problem: str
+):
+    file = dataset / "manifest.json"
+    manifest = json.loads(file.read_text())
+    fields = manifest
+    for name in path[:-1]:
+        fields = fields[name]
+    fields[path[-1]] = value
+    file.write_text(json.dumps(manifest))
+    code, _, err = command("verify", dataset)
+    assert code == 2
+    assert problem in err
+
+
+def test_a_prompt_in_both_splits_is_found(dataset: Path, command: Callable):
+    train, evaluation = (next((dataset / "provenance").glob(f"{split}-00000*")) for split in ("train", "eval"))
+    prompts = pq.read_table(train).column("prompt_id")
+    table = pq.read_table(evaluation)
+    place = table.column_names.index("prompt_id")
+    ids = np.resize(prompts.to_numpy(), table.num_rows)
+    pq.write_table(table.set_column(place, "prompt_id", [ids]), evaluation)
+    code, _, err = command("verify", dataset)
+    assert code == 2
+    assert "prompts are in both splits" in err
+
+
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path, command: Callable):
+    assert command("verify", tmp_path)[0] == 2
