@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -83,7 +84,7 @@ def main(copies: int, tokenizer_folder: Path) -> None:
         raw, ours = [], []
         for number in range(ROUNDS):  # in turn, so that a change of the machine's pace meets both
             raw.append(pairs / seconds(encode))
-            ours.append(pairs / seconds(lambda number=number: run(f"{folder}/out{number}")))
+            ours.append(pairs / seconds(partial(run, f"{folder}/out{number}")))
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("apache-beam", "tokenizers"))
     print("| pairs | tokenizer | ours, pairs/s | encode_batch_fast alone, pairs/s | ratio | machine | versions |")
     print("|---|---|---|---|---|---|---|")

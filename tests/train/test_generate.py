@@ -1,5 +1,6 @@
 """Generation with the cache equals generation by whole forward passes."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -10,13 +11,21 @@ from train.generate import generate
 CONFIG = decoder_config(initializer_range=0.8)
 
 
+LONGEST = 24
+
+
 def by_whole_forward_passes(definition, params, prompt, max_new_tokens, eos_id):
-    decoder = nnx.merge(definition, params)
+    @jax.jit
+    def next_token(ids, count):
+        position = jnp.arange(LONGEST)[None]
+        decoder = nnx.merge(definition, params)
+        hidden = decoder(ids[None], position, jnp.where(position < count, count, 0))
+        return jnp.argmax(decoder.head_VD @ hidden[0, count - 1])
+
     ids = list(prompt)
     for _ in range(max_new_tokens):
-        position = np.arange(len(ids), dtype=np.int32)[None]
-        hidden = decoder(np.array([ids]), position, np.full_like(position, len(ids)))
-        ids.append(int(jnp.argmax(decoder.head_VD @ hidden[0, -1])))
+        padded = np.pad(np.array(ids, np.int32), (0, LONGEST - len(ids)))
+        ids.append(int(next_token(padded, len(ids))))
         if ids[-1] == eos_id:
             return ids[len(prompt) : -1]
     return ids[len(prompt) :]
