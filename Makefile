@@ -21,8 +21,8 @@ help:  ## List the targets
 $(INSTALLED): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV): about a minute, once"
 	@$(PYTHON) -m venv $(VENV)
-	@$(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
-	@$(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 preprocess: $(INSTALLED)  ## Text to packed rows: recipes/RECIPE/preprocess.yaml -> DATA
