@@ -111,4 +111,5 @@ def test_clamped_pairs_are_counted():
     totals = denominators(branch, segment, "full")
     row = partial(row_loss, branch_L=branch, segment_L=segment, totals=totals, beta=0.1, nll_scope="full", max_pairs=1)
     assert row(jnp.array([-1.0, 0.0, -1.0]))[1].clamped == 1
+    assert row(jnp.array([-1.0, -1.0, 0.0]))[1].clamped == 1
     assert row(jnp.array([-1.0, -1.0, -1.0]))[1].clamped == 0
