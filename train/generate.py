@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from train.attention import Keys
 from train.hf_config import DecoderConfig
 from train.model import Cache, Decoder, empty_cache
 
@@ -46,8 +47,7 @@ _State = tuple[jax.Array, jax.Array, jax.Array, Cache | None]  # tokens so far, 
 
 
 def _next_token(decoder: Decoder, hidden_BD: jax.Array) -> jax.Array:
-    logits_BV = jnp.einsum("bd,vd->bv", hidden_BD, decoder.head_VD.astype(hidden_BD.dtype))
-    return jnp.argmax(logits_BV, -1).astype(jnp.int32)
+    return jnp.argmax(decoder.logits(hidden_BD), -1).astype(jnp.int32)
 
 
 def _generate_traced(
@@ -65,9 +65,10 @@ def _generate_traced(
     is_token_BM = jnp.arange(slots) >= missing_B[:, None]
     end_BM = jnp.where(is_token_BM, slots, 0)  # every later token sees it; what fills up a prompt is never seen
     position_BM = jnp.maximum(jnp.arange(slots) - missing_B[:, None], 0)
+    keys = Keys(position=position_BM, end=end_BM)
 
     cache: Cache | None = empty_cache(config, batch=batch, slots=slots, dtype=decoder.compute_dtype)
-    hidden, cache = decoder.extend(tokens_BP, position_BM[:, :longest], end_BM, cache)
+    hidden, cache = decoder.extend(tokens_BP, position_BM[:, :longest], keys, cache)
     first_B = _next_token(decoder, hidden[:, -1])
 
     def unfinished(state: _State) -> jax.Array:
@@ -78,7 +79,7 @@ def _generate_traced(
         count, new_BT, done_B, cache = state
         newest_B1 = jax.lax.dynamic_slice_in_dim(new_BT, count - 1, 1, axis=1)
         position_B1 = jax.lax.dynamic_slice_in_dim(position_BM, longest + count - 1, 1, axis=1)
-        hidden, cache = decoder.extend(newest_B1, position_B1, end_BM, cache)
+        hidden, cache = decoder.extend(newest_B1, position_B1, keys, cache)
         token_B = jnp.where(done_B, eos_id, _next_token(decoder, hidden[:, -1]))
         new_BT = jax.lax.dynamic_update_slice_in_dim(new_BT, token_B[:, None], count, axis=1)
         return count + 1, new_BT, done_B | (token_B == eos_id), cache

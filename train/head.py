@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from train.loss import Denominators, Sums
+from train.model import softcapped
 from train.sharding import BATCH_AXES
 
 # RowLoss(logp [L], branch [L], segment [L], totals) -> (loss, sums)
@@ -57,7 +58,7 @@ class _Result(NamedTuple):
     head_gradient: jax.Array | None
 
 
-def _scan_rows(arguments: _Arguments, *, row_loss: RowLoss, with_gradients: bool) -> _Result:
+def _scan_rows(arguments: _Arguments, *, row_loss: RowLoss, softcap: float | None, with_gradients: bool) -> _Result:
     """The loss over the rows of one device, a few rows at a time."""
     rows, length, dim = arguments.hidden.shape
     count = _rows_per_chunk(rows, length, arguments.head.shape[0])
@@ -73,13 +74,15 @@ def _scan_rows(arguments: _Arguments, *, row_loss: RowLoss, with_gradients: bool
     def one_chunk(head_gradient: jax.Array | None, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array | None, _Result]:
         hidden_CLD, labels_CL, branch_CL, segment_CL = chunk
         hidden_TD, labels_T = hidden_CLD.reshape(-1, dim), labels_CL.reshape(-1)
-        logits_TV = jnp.einsum("td,vd->tv", hidden_TD, head_VD, preferred_element_type=wide)
+        logits_TV = softcapped(jnp.einsum("td,vd->tv", hidden_TD, head_VD, preferred_element_type=wide), softcap)
         logp_T, lse_T = label_logp(logits_TV, labels_T)
         if head_gradient is None:
             return None, _Result(*chunk_loss(logp_T, branch_CL, segment_CL), None, None)
         (loss, sums), slope_T = jax.value_and_grad(chunk_loss, has_aux=True)(logp_T, branch_CL, segment_CL)
         is_label_TV = jnp.arange(head_VD.shape[0]) == labels_T[:, None]
         logits_gradient_TV = slope_T[:, None] * (is_label_TV - jnp.exp(logits_TV - lse_T[:, None]))
+        if softcap is not None:  # the derivative of softcap * tanh(x / softcap)
+            logits_gradient_TV *= 1 - (logits_TV / softcap) ** 2
         logits_gradient_TV = logits_gradient_TV.astype(compute_dtype)
         hidden_gradient = jnp.einsum("tv,vd->td", logits_gradient_TV, head_VD).reshape(hidden_CLD.shape)
         head_gradient += jnp.einsum("tv,td->vd", logits_gradient_TV, hidden_TD, preferred_element_type=wide)
@@ -98,12 +101,14 @@ def _scan_rows(arguments: _Arguments, *, row_loss: RowLoss, with_gradients: bool
     return _Result(loss, sums, hidden_gradient, head_gradient)
 
 
-def _on_mesh(mesh: Mesh, arguments: _Arguments, *, row_loss: RowLoss, with_gradients: bool) -> _Result:
+def _on_mesh(
+    mesh: Mesh, arguments: _Arguments, *, row_loss: RowLoss, softcap: float | None, with_gradients: bool
+) -> _Result:
     """`_scan_rows` on every device over its own rows; sums and the head's gradient are added up once."""
 
     def local(arguments: _Arguments) -> _Result:
         loss, sums, hidden_gradient, head_gradient = _scan_rows(
-            arguments, row_loss=row_loss, with_gradients=with_gradients
+            arguments, row_loss=row_loss, softcap=softcap, with_gradients=with_gradients
         )
         loss, sums, head_gradient = jax.lax.psum((loss, sums, head_gradient), BATCH_AXES)
         return _Result(loss, sums, hidden_gradient, head_gradient)
@@ -114,7 +119,7 @@ def _on_mesh(mesh: Mesh, arguments: _Arguments, *, row_loss: RowLoss, with_gradi
     return jax.shard_map(local, mesh=mesh, in_specs=(in_specs,), out_specs=out_specs, check_vma=False)(arguments)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+@partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
 def fused_head_loss(
     hidden_BLD: jax.Array,
     head_VD: jax.Array,
@@ -124,6 +129,7 @@ def fused_head_loss(
     totals: Denominators,
     row_loss: RowLoss,
     mesh: Mesh,
+    softcap: float | None,
 ) -> tuple[jax.Array, Sums]:
     """Sum over rows of `row_loss` of the labels' log-probabilities under `softmax(hidden head^T)`.
 
@@ -134,11 +140,12 @@ def fused_head_loss(
       totals: passed on to `row_loss`.
       row_loss: see `train.loss.row_loss`.
       mesh: the device mesh; each device takes its own rows.
+      softcap: logits x become softcap * tanh(x / softcap); None leaves them.
 
     Returns: (loss, sums). Differentiable once, in `hidden_BLD` and `head_VD`; the sums carry no gradient.
     """
     arguments = _Arguments(hidden_BLD, head_VD, labels_BL, branch_BL, segment_BL, totals)
-    result = _on_mesh(mesh, arguments, row_loss=row_loss, with_gradients=False)
+    result = _on_mesh(mesh, arguments, row_loss=row_loss, softcap=softcap, with_gradients=False)
     return result.loss, result.sums
 
 
@@ -151,14 +158,19 @@ def _forward(
     totals: Denominators,
     row_loss: RowLoss,
     mesh: Mesh,
+    softcap: float | None,
 ) -> tuple[tuple[jax.Array, Sums], tuple[jax.Array | None, jax.Array | None]]:
     arguments = _Arguments(hidden_BLD, head_VD, labels_BL, branch_BL, segment_BL, totals)
-    result = _on_mesh(mesh, arguments, row_loss=row_loss, with_gradients=True)
+    result = _on_mesh(mesh, arguments, row_loss=row_loss, softcap=softcap, with_gradients=True)
     return (result.loss, result.sums), (result.hidden_gradient, result.head_gradient)
 
 
 def _backward(
-    row_loss: RowLoss, mesh: Mesh, gradients: tuple[jax.Array, jax.Array], cotangents: tuple[jax.Array, Sums]
+    row_loss: RowLoss,
+    mesh: Mesh,
+    softcap: float | None,
+    gradients: tuple[jax.Array, jax.Array],
+    cotangents: tuple[jax.Array, Sums],
 ) -> tuple[jax.Array | None, ...]:
     hidden_gradient, head_gradient = ((cotangents[0] * gradient).astype(gradient.dtype) for gradient in gradients)
     return hidden_gradient, head_gradient, None, None, None, None

@@ -15,13 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from train.attention import attention
+from train.attention import Keys, attention
 from train.hf_config import DecoderConfig, Rope
 
 
 def rope_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
-    """[H / 2] float64, radians a position. Source: transformers' ROPE_INIT_FUNCTIONS (default, linear, llama3)."""
-    frequencies = rope.theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    """[R / 2] float64, radians a position, R the dimensions that turn.
+
+    Source: transformers' ROPE_INIT_FUNCTIONS (default, linear, llama3).
+    """
+    turning = int(head_dim * rope.partial_rotary_factor)
+    frequencies = rope.theta ** (-np.arange(0, turning, 2) / turning)
     if rope.kind == "linear":
         return frequencies / rope.factor
     if rope.kind == "llama3":
@@ -32,13 +36,14 @@ def rope_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     return frequencies
 
 
-def rotate(x_BLNH: jax.Array, position_BL: jax.Array, frequencies: np.ndarray) -> jax.Array:
+def rotate(x_BLNH: jax.Array, position_BL: jax.Array, frequencies: jax.Array) -> jax.Array:
     """Rotary embedding in the half-split form that Hugging Face checkpoints use; angles in float32 or wider."""
     wide = jnp.promote_types(x_BLNH.dtype, jnp.float32)
-    angles = position_BL[:, :, None, None].astype(wide) * jnp.asarray(frequencies, wide)
-    first, second = jnp.split(x_BLNH.astype(wide), 2, axis=-1)
+    angles = position_BL[:, :, None, None].astype(wide) * frequencies.astype(wide)
+    turning, still = jnp.split(x_BLNH.astype(wide), [2 * frequencies.shape[-1]], axis=-1)
+    first, second = jnp.split(turning, 2, axis=-1)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin, still], axis=-1)
     return turned.astype(x_BLNH.dtype)
 
 
@@ -55,16 +60,41 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * weight, the mean square in float32 or wider."""
+    """x / rms(x) * weight, the mean square in float32 or wider; in Gemma x / rms(x) * (1 + weight), all of it."""
 
-    def __init__(self, dim: int, *, eps: float, dtype: jnp.dtype):
-        self.weight = nnx.Param(jnp.ones(dim, dtype))
-        self.eps = eps
+    def __init__(self, dim: int, config: DecoderConfig, *, dtype: jnp.dtype):
+        self.weight = nnx.Param(jnp.zeros(dim, dtype) if config.gemma_norm else jnp.ones(dim, dtype))
+        self.eps = config.rms_norm_eps
+        self.gemma = config.gemma_norm
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (normed.astype(x.dtype)) * self.weight[...].astype(x.dtype)
+        if self.gemma:
+            return (normed * (1 + self.weight[...].astype(wide.dtype))).astype(x.dtype)
+        return normed.astype(x.dtype) * self.weight[...].astype(x.dtype)
+
+
+class Turn(NamedTuple):
+    """What differs from layer to layer besides weights; scanned along with them.
+
+    Attributes:
+      frequencies: [R / 2] of the rotary embedding.
+      window: int32 scalar, as in `attention`; None where no layer has one.
+    """
+
+    frequencies: jax.Array
+    window: jax.Array | None
+
+
+def layer_turns(config: DecoderConfig) -> Turn:
+    """Of all layers, stacked."""
+    frequencies = np.stack([rope_frequencies(rope, config.head_dim) for rope in config.ropes])
+    if not any(config.windows):
+        return Turn(jnp.asarray(frequencies), None)
+    unlimited = np.iinfo(np.int32).max
+    windows = np.array([window or unlimited for window in config.windows], np.int32)
+    return Turn(jnp.asarray(frequencies), jnp.asarray(windows))
 
 
 class Cache(NamedTuple):
@@ -90,23 +120,35 @@ class Attention(nnx.Module):
         hidden, std, dim = config.hidden_size, config.initializer_range, config.head_dim
         query, key_value = config.num_attention_heads * dim, config.num_key_value_heads * dim
         bias = config.query_key_value_bias
-        self.q_proj = Linear(hidden, query, bias=bias, std=std, dtype=dtype, rngs=rngs)
-        self.k_proj = Linear(hidden, key_value, bias=bias, std=std, dtype=dtype, rngs=rngs)
-        self.v_proj = Linear(hidden, key_value, bias=bias, std=std, dtype=dtype, rngs=rngs)
+        if config.fused_projections:
+            self.qkv_proj = Linear(hidden, query + 2 * key_value, bias=bias, std=std, dtype=dtype, rngs=rngs)
+        else:
+            self.q_proj = Linear(hidden, query, bias=bias, std=std, dtype=dtype, rngs=rngs)
+            self.k_proj = Linear(hidden, key_value, bias=bias, std=std, dtype=dtype, rngs=rngs)
+            self.v_proj = Linear(hidden, key_value, bias=bias, std=std, dtype=dtype, rngs=rngs)
         self.o_proj = Linear(query, hidden, bias=config.output_bias, std=std, dtype=dtype, rngs=rngs)
-        self.head_dim = dim
-        self.rope = config.rope
+        self.q_norm = RMSNorm(dim, config, dtype=dtype) if config.query_key_norm else None
+        self.k_norm = RMSNorm(dim, config, dtype=dtype) if config.query_key_norm else None
+        self.config = config
+
+    def project(self, x_BLD: jax.Array) -> list[jax.Array]:
+        """Queries [B, L, N, H], keys and values [B, L, K, H], not yet rotated."""
+        config, (batch, length, _) = self.config, x_BLD.shape
+        if config.fused_projections:
+            query, key_value = (h * config.head_dim for h in (config.num_attention_heads, config.num_key_value_heads))
+            projected = jnp.split(self.qkv_proj(x_BLD), [query, query + key_value], axis=-1)
+        else:
+            projected = [self.q_proj(x_BLD), self.k_proj(x_BLD), self.v_proj(x_BLD)]
+        return [x.reshape(batch, length, -1, config.head_dim) for x in projected]
 
     def __call__(
-        self, x_BLD: jax.Array, position_BL: jax.Array, end_BM: jax.Array, cache: Cache | None
+        self, x_BLD: jax.Array, position_BL: jax.Array, keys: Keys, turn: Turn, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
         batch, length, _ = x_BLD.shape
-        frequencies = rope_frequencies(self.rope, self.head_dim)
-        query, key, value = (
-            project(x_BLD).reshape(batch, length, -1, self.head_dim)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        query, key = (rotate(x, position_BL, frequencies) for x in (query, key))
+        query, key, value = self.project(x_BLD)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = (rotate(x, position_BL, turn.frequencies) for x in (query, key))
         first_query: jax.Array | int = 0
         if cache is not None:
             first_query = cache.used
@@ -115,37 +157,65 @@ class Attention(nnx.Module):
                 for past, new in ((cache.key, key), (cache.value, value))
             )
             cache = Cache(key=key, value=value, used=cache.used + length)
-        mixed = attention(query, key, value, end_BM, first_query=first_query)
+        mixed = attention(
+            query,
+            key,
+            value,
+            position_BL,
+            keys,
+            scale=self.config.attention_scale,
+            first_query=first_query,
+            window=turn.window,
+            softcap=self.config.attn_logit_softcapping,
+        )
         return self.o_proj(mixed.reshape(batch, length, -1)), cache
 
 
 class MLP(nnx.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """A gated MLP: down(act(gate(x)) * up(x))."""
 
     def __init__(self, config: DecoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         hidden, inner = config.hidden_size, config.intermediate_size
         bias, std = config.mlp_bias, config.initializer_range
-        self.gate_proj = Linear(hidden, inner, bias=bias, std=std, dtype=dtype, rngs=rngs)
-        self.up_proj = Linear(hidden, inner, bias=bias, std=std, dtype=dtype, rngs=rngs)
+        if config.fused_projections:
+            self.gate_up_proj = Linear(hidden, 2 * inner, bias=bias, std=std, dtype=dtype, rngs=rngs)
+        else:
+            self.gate_proj = Linear(hidden, inner, bias=bias, std=std, dtype=dtype, rngs=rngs)
+            self.up_proj = Linear(hidden, inner, bias=bias, std=std, dtype=dtype, rngs=rngs)
         self.down_proj = Linear(inner, hidden, bias=bias, std=std, dtype=dtype, rngs=rngs)
+        self.fused = config.fused_projections
+        self.activation = jax.nn.silu if config.hidden_act == "silu" else jax.nn.gelu  # JAX's gelu is the tanh form
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = jnp.split(self.gate_up_proj(x), 2, -1) if self.fused else (self.gate_proj(x), self.up_proj(x))
+        return self.down_proj(self.activation(gate) * up)
 
 
 class Layer(nnx.Module):
     def __init__(self, config: DecoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
+        def norm() -> RMSNorm:
+            return RMSNorm(config.hidden_size, config, dtype=dtype)
+
+        self.input_layernorm, self.post_attention_layernorm = norm(), norm()
+        if config.post_norms:
+            self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(), norm()
         self.self_attn = Attention(config, dtype=dtype, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        self.post_norms = config.post_norms
 
     def __call__(
-        self, x_BLD: jax.Array, position_BL: jax.Array, end_BM: jax.Array, cache: Cache | None
+        self, x_BLD: jax.Array, position_BL: jax.Array, keys: Keys, turn: Turn, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
-        attended, cache = self.self_attn(self.input_layernorm(x_BLD), position_BL, end_BM, cache)
+        attended, cache = self.self_attn(self.input_layernorm(x_BLD), position_BL, keys, turn, cache)
+        if self.post_norms:  # the name says something else here than in the families without post norms
+            x_BLD = x_BLD + self.post_attention_layernorm(attended)
+            return x_BLD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BLD))), cache
         x_BLD = x_BLD + attended
         return x_BLD + self.mlp(self.post_attention_layernorm(x_BLD)), cache
+
+
+def softcapped(logits: jax.Array, softcap: float | None) -> jax.Array:
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
 
 
 class Table(nnx.Module):
@@ -184,34 +254,44 @@ class Decoder(nnx.Module):
 
         self.embed_tokens = Table(config, dtype=param_dtype, rngs=rngs)
         self.layers = stacked_layers(rngs)
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=param_dtype)
+        self.norm = RMSNorm(config.hidden_size, config, dtype=param_dtype)
         self.lm_head = None if config.tie_word_embeddings else Table(config, dtype=param_dtype, rngs=rngs)
+        self.config = config
         self.compute_dtype = compute_dtype
         self.remat = remat
         self.constrain = constrain
 
     def __call__(self, inputs_BL: jax.Array, position_BL: jax.Array, end_BL: jax.Array) -> jax.Array:
         """Hidden states [B, L, D] after the last norm, in the compute dtype."""
-        return self.extend(inputs_BL, position_BL, end_BL, None)[0]
+        return self.extend(inputs_BL, position_BL, Keys(position=position_BL, end=end_BL), None)[0]
 
     def extend(
-        self, inputs_BL: jax.Array, position_BL: jax.Array, end_BM: jax.Array, cache: Cache | None
+        self, inputs_BL: jax.Array, position_BL: jax.Array, keys: Keys, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
         """As `__call__`, after the tokens whose keys and values are in the cache; returns the longer cache too.
 
         Args:
-          end_BM: of every slot of the cache, M of them; without a cache M = L.
+          keys: of every slot of the cache, M of them; without a cache M = L.
         """
         definition, weights = nnx.split(self.layers)
 
-        def one_layer(x_BLD: jax.Array, layer: tuple[nnx.State, Cache | None]) -> tuple[jax.Array, Cache | None]:
-            x_BLD, layer_cache = nnx.merge(definition, layer[0])(x_BLD, position_BL, end_BM, layer[1])
+        def one_layer(x_BLD: jax.Array, layer: tuple[nnx.State, Turn, Cache | None]) -> tuple[jax.Array, Cache | None]:
+            layer_weights, turn, layer_cache = layer
+            x_BLD, layer_cache = nnx.merge(definition, layer_weights)(x_BLD, position_BL, keys, turn, layer_cache)
             return self.constrain(x_BLD), layer_cache
 
-        x_BLD = self.constrain(self.embed_tokens.weight[...][inputs_BL].astype(self.compute_dtype))
+        x_BLD = self.embed_tokens.weight[...][inputs_BL].astype(self.compute_dtype)
+        if self.config.scaled_embedding:
+            x_BLD *= jnp.asarray(self.config.hidden_size**0.5, self.compute_dtype)
         body = jax.checkpoint(one_layer) if self.remat else one_layer
-        x_BLD, cache = jax.lax.scan(body, x_BLD, (weights, cache))
+        x_BLD, cache = jax.lax.scan(body, self.constrain(x_BLD), (weights, layer_turns(self.config), cache))
         return self.norm(x_BLD), cache
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Logits [..., V] of hidden states [..., D], in float32 or wider; the loss has its own way (train/head.py)."""
+        wide = jnp.promote_types(hidden.dtype, jnp.float32)
+        logits = jnp.einsum("...d,vd->...v", hidden, self.head_VD.astype(hidden.dtype), preferred_element_type=wide)
+        return softcapped(logits, self.config.final_logit_softcapping)
 
     @property
     def head_VD(self) -> jax.Array:

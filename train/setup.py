@@ -1,6 +1,7 @@
 """What a run needs before its first step: data, model, mesh, optimizer, checked against each other."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,13 +152,18 @@ def prepare(config: TrainConfig) -> Run:
         optimizer=optimizer,
         learning_rate=learning_rate_schedule(config, num_steps),
         num_steps=num_steps,
-        identity={
-            **settings,
-            "num_steps": num_steps,
-            "data": manifest.sha256,
-            "model": dataclasses.asdict(decoder_config),
-            "starts_from": "trained weights" if config.model.path else "random weights",
-        },
+        # Through JSON, as it comes back from a checkpoint: tuples become lists.
+        identity=json.loads(
+            json.dumps(
+                {
+                    **settings,
+                    "num_steps": num_steps,
+                    "data": manifest.sha256,
+                    "model": dataclasses.asdict(decoder_config),
+                    "starts_from": "trained weights" if config.model.path else "random weights",
+                }
+            )
+        ),
         abstract_state=abstract(state_shapes, shardings),
         state_shardings=shardings,
         initial_state=initial_state,

@@ -47,6 +47,7 @@ class Objective:
             totals,
             one_row,
             self.mesh,
+            decoder.config.final_logit_softcapping,
         )
 
     def totals(self, batch: Batch) -> Denominators:

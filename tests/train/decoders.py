@@ -59,7 +59,7 @@ def dense_logp(definition: nnx.GraphDef, params: Any, batch: dict[str, Any]) -> 
     """Log-probability of every label, [B, L], from full logits."""
     decoder = nnx.merge(definition, params)
     hidden = decoder(batch["inputs"], batch["position"], batch["end"])
-    logp = jax.nn.log_softmax(jnp.einsum("bld,vd->blv", hidden, decoder.head_VD.astype(hidden.dtype)))
+    logp = jax.nn.log_softmax(decoder.logits(hidden))
     return jnp.take_along_axis(logp, batch["labels"][..., None], -1)[..., 0]
 
 
@@ -101,7 +101,7 @@ def two_row_loss(
     # Causal, padding never seen: the last real position ends every real key.
     end = jnp.where(attended == 1, attended.sum(1, keepdims=True), 0)
     hidden = decoder(ids, position, end)
-    logits = jnp.einsum("bld,vd->blv", hidden, decoder.head_VD.astype(hidden.dtype))[:, :-1]
+    logits = decoder.logits(hidden)[:, :-1]
     logp = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[:, 1:, None], -1)[..., 0]
     answer, attended = answer[:, 1:], attended[:, 1:]
     pairs = ids.shape[0] // 2

@@ -23,6 +23,22 @@ from tests.train.decoders import (
 )
 
 NUM_BATCHES = 50
+FAMILIES = {
+    "llama": {},
+    "llama-tied": {"tie_word_embeddings": True},
+    "mistral-sliding": {"model_type": "mistral", "sliding_window": 3},
+    "qwen2-partly-sliding": {
+        "model_type": "qwen2", "sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1
+    },
+    "qwen3": {"model_type": "qwen3", "head_dim": 6},
+    "gemma": {"model_type": "gemma", "head_dim": 6},
+    "gemma2": {
+        "model_type": "gemma2", "head_dim": 6, "sliding_window": 3, "query_pre_attn_scalar": 9,
+        "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+    },
+    "gemma3": {"model_type": "gemma3_text", "head_dim": 6, "sliding_window": 3, "sliding_window_pattern": 2},
+    "phi3": {"model_type": "phi3", "partial_rotary_factor": 0.5},
+}  # fmt: skip
 PAIRS = 6  # a batch, at most
 LONGEST = 6  # tokens a side
 ROW_LENGTH = 40
@@ -52,11 +68,17 @@ def mean_logps(logp, batch):
     return means
 
 
-@pytest.mark.parametrize("nll_scope", ["full", "response"])
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_one_row_layout_equals_the_two_row_form_packed_or_not(nll_scope, tied):
-    """On 50 random batches each: per-pair log-probs, loss and every gradient, in float64."""
-    definition, params = split_decoder(decoder_config(tie_word_embeddings=tied), jnp.float64)
+@pytest.mark.parametrize(
+    ("family", "nll_scope", "num_batches"),
+    [
+        ("llama", "full", NUM_BATCHES),
+        ("llama", "response", NUM_BATCHES),
+        *((name, "full", 4) for name in list(FAMILIES)[1:]),
+    ],
+)
+def test_one_row_layout_equals_the_two_row_form_packed_or_not(family, nll_scope, num_batches):
+    """On random batches: per-pair log-probs, loss and every gradient, in float64; also with sliding windows."""
+    definition, params = split_decoder(decoder_config(**FAMILIES[family]), jnp.float64)
     objective = objective_of(definition, beta=BETA, nll_scope=nll_scope, max_pairs=PAIRS)
 
     @jax.jit
@@ -69,7 +91,7 @@ def test_one_row_layout_equals_the_two_row_form_packed_or_not(nll_scope, tied):
         jax.value_and_grad(partial(two_row_loss, definition, beta=BETA, nll_scope=nll_scope), has_aux=True)
     )
     rng = np.random.default_rng(2)
-    for _ in range(NUM_BATCHES):
+    for _ in range(num_batches):
         pairs = random_pairs(rng, int(rng.integers(1, PAIRS + 1)), vocab_size=VOCAB_SIZE, longest=LONGEST)
         form = two_row_batch(pairs, 2 * LONGEST)
         # Static shapes: both forms are filled up to PAIRS pairs, which must add nothing.

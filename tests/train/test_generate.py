@@ -20,7 +20,7 @@ def by_whole_forward_passes(definition, params, prompt, max_new_tokens, eos_id):
         position = jnp.arange(LONGEST)[None]
         decoder = nnx.merge(definition, params)
         hidden = decoder(ids[None], position, jnp.where(position < count, count, 0))
-        return jnp.argmax(decoder.head_VD @ hidden[0, count - 1])
+        return jnp.argmax(decoder.logits(hidden[0, count - 1]))
 
     ids = list(prompt)
     for _ in range(max_new_tokens):

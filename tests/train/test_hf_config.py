@@ -21,8 +21,10 @@ def test_both_generations_mean_the_same():
         ({"model_type": "gpt2"}, "gpt2"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"attention_dropout": 0.1}, "attention_dropout"),
-        ({"model_type": "mistral", "sliding_window": 8}, "sliding_window"),
-        ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True}, "sliding_window"),
+        ({"embd_pdrop": 0.1}, "embd_pdrop"),
+        ({"model_type": "gemma", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"attn_logit_softcapping": 5.0}, "attn_logit_softcapping"),
+        ({"model_type": "qwen3", "layer_types": ["full_attention", "chunked_attention"]}, "layer_types"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
         ({"rope_scaling": {"type": "linear", "factor": 4.0, "beta_fast": 3}}, "beta_fast"),
         ({"num_key_value_heads": 3}, "3 key-value heads"),
@@ -34,9 +36,30 @@ def test_what_is_not_supported_is_refused_by_name(changes, named):
         parse_config({**TINY, **changes}, path="config.json")
 
 
-def test_a_window_that_is_switched_off_is_no_window():
-    parse_config({**TINY, "model_type": "qwen2", "sliding_window": 8, "use_sliding_window": False}, path="x")
-    parse_config({**TINY, "model_type": "mistral", "sliding_window": None}, path="x")
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({"model_type": "mistral", "sliding_window": 8}, (8, 8)),
+        ({"model_type": "mistral", "sliding_window": None}, (None, None)),
+        ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": False}, (None, None)),
+        ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}, (None, 8)),
+        ({"model_type": "gemma2", "sliding_window": 8}, (8, None)),
+        ({"model_type": "gemma3_text", "sliding_window": 8, "sliding_window_pattern": 2}, (8, None)),
+        ({"model_type": "gemma3_text", "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]},
+         (None, 8)),
+        ({"sliding_window": 8}, (None, None)),
+    ],
+)  # fmt: skip
+def test_windows_of_each_layer(changes, windows):
+    assert parse_config({**TINY, **changes}, path="x")[0].windows == windows
+
+
+def test_gemma3_turns_its_sliding_layers_by_another_base():
+    gemma = {**TINY, "model_type": "gemma3_text", "sliding_window": 8, "sliding_window_pattern": 2}
+    old = parse_config({**gemma, "rope_theta": 1e6, "rope_local_base_freq": 1e4}, path="x")[0]
+    assert [rope.theta for rope in old.ropes] == [1e4, 1e6]
+    kinds = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+    assert parse_config({**gemma, "rope_parameters": kinds}, path="x")[0] == old
 
 
 def test_unknown_fields_are_listed():

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -36,13 +35,24 @@ def test_logits_equal_those_of_transformers(name, config_name):
     @jax.jit
     def logits(params):
         decoder = nnx.merge(definition, params)
-        return jnp.einsum("bld,vd->blv", decoder(ids, position, end), decoder.head_VD)
+        return decoder.logits(decoder(ids, position, end))
 
     real = attended == 1
     np.testing.assert_allclose(logits(params)[real], golden["logits"][real], atol=5e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}, {"attention_bias": True, "mlp_bias": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_word_embeddings": True},
+        {"attention_bias": True, "mlp_bias": True},
+        {"model_type": "qwen2"},
+        {"model_type": "qwen3", "head_dim": 6},
+        {"model_type": "gemma3_text", "head_dim": 6, "sliding_window": 3},
+        {"model_type": "phi3"},
+    ],
+)
 def test_parameter_count_is_the_formulas(changes):
     config = decoder_config(**changes)
     _, params = split_decoder(config)
@@ -64,7 +74,7 @@ def test_rematerialisation_changes_no_value_and_no_gradient():
 
 
 def test_rope_frequencies_by_hand():
-    default = rope_frequencies(decoder_config().rope, 4)
+    default = rope_frequencies(decoder_config().ropes[0], 4)
     np.testing.assert_allclose(default, [1.0, 0.01])
-    linear = decoder_config(rope_scaling={"type": "linear", "factor": 4.0}).rope
+    linear = decoder_config(rope_scaling={"type": "linear", "factor": 4.0}).ropes[0]
     np.testing.assert_allclose(rope_frequencies(linear, 4), [0.25, 0.0025])
