@@ -37,5 +37,5 @@ def test_every_setting_has_a_reader(stage, settings):
 
 def test_every_setting_is_documented():
     for settings in (PreprocessConfig, SourceConfig, TrainConfig, ModelConfig, MeshConfig):
-        documented = re.findall(r"^\s+(\w+): ", settings.__doc__ or "", re.MULTILINE)
+        documented = re.findall(r"^ {6}(\w+): ", settings.__doc__ or "", re.MULTILINE)
         assert documented == [field.name for field in dataclasses.fields(settings)]

@@ -17,11 +17,14 @@ class ModelConfig:
     """Which model is trained: one of the two must be given.
 
     Args:
-      path: a Hugging Face folder (config.json and safetensors) whose weights the run starts from.
+      path: a Hugging Face folder (config.json and safetensors) whose weights the run starts from, or the id
+        of a model on the hub.
+      revision: branch, tag or commit of that model on the hub.
       config: a Hugging Face config.json; the run starts from random weights.
     """
 
     path: str | None = None
+    revision: str | None = None
     config: str | None = None
 
     def __post_init__(self) -> None:
@@ -30,6 +33,12 @@ class ModelConfig:
             "model.path",
             self.path,
             f"give either --model.path (trained weights) or --model.config (random weights; now {self.config})",
+        )
+        require(
+            self.revision is None or self.path is not None,
+            "model.revision",
+            self.revision,
+            "is of a hub model; give its id by --model.path",
         )
 
 

@@ -20,6 +20,7 @@ from schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
 from train.checkpoint import abstract
 from train.config import FREE_TO_CHANGE, TrainConfig
 from train.hf_config import DecoderConfig, num_parameters, parse_config, read_config
+from train.hub import find_model
 from train.model import Decoder
 from train.optimizer import learning_rate_schedule, make_optimizer
 from train.sharding import batch_sharding, make_mesh, param_shardings, state_shardings
@@ -66,13 +67,16 @@ def prepare(config: TrainConfig) -> Run:
     check_shards(config.data, manifest)
     if not manifest.splits["train"].rows:
         raise Refused(f"{config.data}: the train split has no rows")
-    model_path = config.model.path or config.model.config
-    assert model_path is not None  # one of the two, by ModelConfig
+    if config.model.path:
+        model_path = find_model(config.model.path, config.model.revision)
+    else:
+        assert config.model.config is not None  # one of the two, by ModelConfig
+        model_path = Path(config.model.config)
     hf_config = read_config(model_path)
-    decoder_config, unused = parse_config(hf_config, path=model_path)
+    decoder_config, unused = parse_config(hf_config, path=str(model_path))
     if unused:
         print(f"{model_path}: fields that are not known here and not used: {', '.join(unused)}")
-    check_tokenizer(manifest, decoder_config, Path(model_path), data=config.data)
+    check_tokenizer(manifest, decoder_config, model_path, data=config.data)
 
     mesh = make_mesh(config.mesh)
     num_shares = math.prod(mesh.shape.values())
@@ -113,7 +117,7 @@ def prepare(config: TrainConfig) -> Run:
     def initial_state() -> State:
         if config.model.path:
             layers = decoder_config.num_hidden_layers
-            params = load_params(config.model.path, abstract_params, params_on_mesh, num_layers=layers)
+            params = load_params(model_path, abstract_params, params_on_mesh, num_layers=layers)
         else:
             params = jax.jit(
                 lambda key: nnx.to_pure_dict(nnx.state(decoder(rngs=nnx.Rngs(params=key)))),
@@ -136,7 +140,8 @@ def prepare(config: TrainConfig) -> Run:
     is_writer = jax.process_index() == 0
     if is_writer:
         print(
-            f"model {model_path}: {decoder_config.model_type}, {num_parameters(decoder_config):,} parameters, "
+            f"model {config.model.path or model_path}: {decoder_config.model_type}, "
+            f"{num_parameters(decoder_config):,} parameters, "
             f"{'from its weights' if config.model.path else 'from random weights'}\n"
             f"data {config.data}: {manifest.splits['train'].pairs:,} pairs in {epoch:,} rows of {manifest.row_length}\n"
             f"{num_steps:,} steps of {config.rows_per_step} rows on {num_shares} device(s), "

@@ -1,0 +1,36 @@
+"""Where the model's files are: a local folder, or the Hugging Face hub."""
+
+import re
+from pathlib import Path
+
+from schemas.errors import Refused
+
+# Never pickled weights, never code.
+_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"]
+
+
+def find_model(name: str, revision: str | None) -> Path:
+    """The folder of a model: `name` itself, or a download of the hub's model of that id.
+
+    Downloads go through huggingface_hub: its cache, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE hold.
+
+    Raises:
+      Refused: neither a folder nor a model that the hub or its cache has.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if revision is not None:
+            raise Refused(f"--model.revision={revision}: {name} is a local folder, which has no revisions")
+        return folder
+    if folder.is_file():
+        raise Refused(f"--model.path={name} is a file; give the folder that holds config.json and the safetensors")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise Refused(f"--model.path={name}: no such folder, and not a hub id such as org/name")
+    import huggingface_hub  # slow to import, and needed for a hub id only
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise Refused(f"--model.path={name}: no such folder, and the hub does not give it: {reason}") from error
