@@ -56,7 +56,7 @@ def attention(
     """
     batch, length, heads, dim = query_BLNH.shape
     query_BLKGH = query_BLNH.reshape(batch, length, key_BMKH.shape[2], -1, dim)
-    if length == key_BMKH.shape[1] and length % BLOCK == 0 and length > 2 * BLOCK:
+    if length == key_BMKH.shape[1] and length % BLOCK == 0 and length > BLOCK:
         mixed = blockwise_attention(query_BLKGH, key_BMKH, value_BMKH, query_position_BL, keys, window, scale, softcap)
     else:
         mixed = dense_attention(
@@ -131,10 +131,11 @@ def _block_visible(inputs: _Inputs, query_block: jax.Array, key_block: jax.Array
     )
 
 
-def _first_key_block(inputs: _Inputs, query_block: jax.Array) -> jax.Array:
-    """The first block with a key that a query of `query_block` may see, in any row; at most `query_block`."""
-    ends = jnp.max(inputs.keys.end.reshape(inputs.keys.end.shape[0], -1, BLOCK), axis=(0, 2))
-    return jnp.minimum(jnp.argmax(ends > query_block * BLOCK), query_block)
+def _first_key_blocks(keys: Keys) -> jax.Array:
+    """[L / Q] int32: the first block with a key that a query of each block may see, in any row."""
+    ends = jnp.max(keys.end.reshape(keys.end.shape[0], -1, BLOCK), axis=(0, 2))
+    blocks = jnp.arange(len(ends))
+    return jnp.minimum(jnp.argmax(ends > blocks[:, None] * BLOCK, axis=1), blocks)
 
 
 def _forward_blocks(inputs: _Inputs, scale: float, softcap: float | None) -> tuple[jax.Array, jax.Array]:
@@ -143,7 +144,8 @@ def _forward_blocks(inputs: _Inputs, scale: float, softcap: float | None) -> tup
     wide = jnp.promote_types(inputs.query.dtype, jnp.float32)
     lowest = jnp.finfo(wide).min
 
-    def one_query_block(query_block: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one_query_block(blocks: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        query_block, first = blocks
         query = _block(inputs.query, query_block)
 
         def one_key_block(key_block: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -159,13 +161,12 @@ def _forward_blocks(inputs: _Inputs, scale: float, softcap: float | None) -> tup
 
         shape = (batch, key_heads, groups, BLOCK)
         start = (jnp.full(shape, lowest, wide), jnp.zeros(shape, wide), jnp.zeros((*shape, dim), wide))
-        first = _first_key_block(inputs, query_block)
         highest, total, mixed = jax.lax.fori_loop(first, query_block + 1, one_key_block, start)
         seen = total > 0
         mixed = jnp.where(seen[..., None], mixed / jnp.where(seen, total, 1)[..., None], 0)
         return mixed, jnp.where(seen, highest + jnp.log(jnp.where(seen, total, 1)), 0)
 
-    mixed, lse = jax.lax.map(one_query_block, jnp.arange(length // BLOCK))
+    mixed, lse = jax.lax.map(one_query_block, (jnp.arange(length // BLOCK), _first_key_blocks(inputs.keys)))
     mixed = jnp.moveaxis(mixed, (0, 1, 4), (1, 0, 2)).reshape(inputs.query.shape)
     return mixed.astype(inputs.value.dtype), jnp.moveaxis(lse, 0, 3).reshape(batch, key_heads, groups, length)
 
@@ -211,7 +212,8 @@ def _backward(
     wide = lse.dtype
     dot_BKGL = jnp.einsum("blkgh,blkgh->bkgl", slope.astype(wide), output.astype(wide))
 
-    def one_query_block(carry: tuple[jax.Array, jax.Array], query_block: jax.Array) -> tuple:
+    def one_query_block(carry: tuple[jax.Array, jax.Array], blocks: tuple[jax.Array, jax.Array]) -> tuple:
+        query_block, first = blocks
         query, query_slope = _block(inputs.query, query_block), _block(slope, query_block)
         start = query_block * BLOCK
         block_lse, block_dot = (
@@ -240,13 +242,12 @@ def _backward(
             )
             return query_gradient, key_gradient, value_gradient
 
-        first = _first_key_block(inputs, query_block)
         zeros = jnp.zeros(query.shape, wide)
         result: tuple[jax.Array, ...] = jax.lax.fori_loop(first, query_block + 1, one_key_block, (zeros, *carry))
         return result[1:], result[0]
 
     zeros = (jnp.zeros(inputs.key.shape, wide), jnp.zeros(inputs.value.shape, wide))
-    blocks = jnp.arange(inputs.query.shape[1] // BLOCK)
+    blocks = (jnp.arange(inputs.query.shape[1] // BLOCK), _first_key_blocks(inputs.keys))
     carried: tuple[jax.Array, jax.Array]
     by_block: jax.Array
     carried, by_block = jax.lax.scan(one_query_block, zeros, blocks)

@@ -13,14 +13,15 @@ from schemas.errors import Refused
 
 BATCH_AXES = ("data", "fsdp")  # rows of a batch are spread over both
 
-# Weight name (dotted, layers stacked on a leading axis) -> which of its dimensions lies on which mesh axis. The
-# first match counts. Weights are [out, in]; what reads the hidden state is sharded on `in`, what writes it
-# on `out`, so each is gathered whole once a layer. Tables lie by column: a gather by token id then stays local.
-_RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    (r"^(embed_tokens|lm_head)\.weight$", PartitionSpec(None, "fsdp")),
-    (r"\.(o_proj|down_proj)\.weight$", PartitionSpec(None, "fsdp", None)),
-    (r"_proj\.weight$", PartitionSpec(None, None, "fsdp")),
-    (r"(norm|layernorm)\.weight$|\.bias$", PartitionSpec()),
+# Weight name (dotted, layers stacked on a leading axis) -> which of its dimensions lies on which mesh axis; of several
+# choices the first whose dimension can be split evenly. The first match counts. Weights are [out, in]; what reads the
+# hidden state is sharded on `in`, what writes it on `out`, so each is gathered whole once a layer. Tables lie by row:
+# by column, XLA cannot bring what it looks up there to the rows of the batch without replicating it.
+_RULES: tuple[tuple[str, tuple[PartitionSpec, ...]], ...] = (
+    (r"^(embed_tokens|lm_head)\.weight$", (PartitionSpec("fsdp", None), PartitionSpec(None, "fsdp"))),
+    (r"\.(o_proj|down_proj)\.weight$", (PartitionSpec(None, "fsdp", None),)),
+    (r"_proj\.weight$", (PartitionSpec(None, None, "fsdp"),)),
+    (r"norm\.weight$|\.bias$", (PartitionSpec(),)),
 )
 
 
@@ -60,14 +61,18 @@ def param_shardings(abstract_params: dict[str, Any], mesh: Mesh) -> dict[str, An
     Raises:
       Refused: a dimension that cannot be split evenly.
     """
+
+    def splits_evenly(shape: tuple[int, ...], spec: PartitionSpec) -> bool:
+        return all(axis is None or size % mesh.shape[axis] == 0 for size, axis in zip(shape, spec, strict=False))
+
     shardings = {}
     for path, leaf in flatten_dict(abstract_params).items():
         name = ".".join(path)
-        spec = next(spec for pattern, spec in _RULES if re.search(pattern, name))
-        for size, axis in zip(leaf.shape, spec, strict=False):
-            if axis is not None and size % mesh.shape[axis]:
-                raise Refused(f"--mesh.{axis}={mesh.shape[axis]} does not divide a dimension of {name} ({size})")
-        shardings[path] = NamedSharding(mesh, spec)
+        choices = next(specs for pattern, specs in _RULES if re.search(pattern, name))
+        fitting = [spec for spec in choices if splits_evenly(leaf.shape, spec)]
+        if not fitting:
+            raise Refused(f"--mesh.fsdp={mesh.shape['fsdp']} does not divide {name}, whose shape is {leaf.shape}")
+        shardings[path] = NamedSharding(mesh, fitting[0])
     return unflatten_dict(shardings)
 
 

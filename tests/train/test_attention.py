@@ -57,5 +57,4 @@ def test_blocks_that_the_mask_empties_are_passed_over(monkeypatch):
     """A query block begins with the first block that holds a key of its own pairs."""
     monkeypatch.setattr(module, "BLOCK", 8)
     end = np.repeat([16, 24, 48, 0], [16, 8, 16, 8])[None]
-    inputs = module._Inputs(None, None, None, None, Keys(None, jnp.asarray(end)), None)
-    assert [int(module._first_key_block(inputs, jnp.int32(block))) for block in range(6)] == [0, 0, 2, 3, 3, 3]
+    assert module._first_key_blocks(Keys(None, jnp.asarray(end))).tolist() == [0, 0, 2, 3, 3, 3]

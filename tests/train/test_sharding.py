@@ -1,0 +1,40 @@
+"""The table of sharding rules, on a mesh of no devices."""
+
+import jax
+import pytest
+from flax import nnx
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from schemas.errors import Refused
+from tests.train.decoders import decoder_config
+from train.model import Decoder
+from train.sharding import param_shardings
+
+
+def specs(fsdp, **changes):
+    weights = nnx.split(nnx.eval_shape(lambda: Decoder(decoder_config(**changes), rngs=nnx.Rngs(0))))[1]
+    mesh = AbstractMesh((1, fsdp), ("data", "fsdp"))
+    shardings = param_shardings(nnx.to_pure_dict(weights), mesh)
+    return jax.tree.map(lambda sharding: sharding.spec, shardings)
+
+
+def test_every_weight_of_every_family_has_a_rule():
+    for family in ("llama", "qwen2", "qwen3", "phi3", "gemma3_text"):
+        assert jax.tree.leaves(specs(2, model_type=family), is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
+
+
+def test_weights_lie_along_the_hidden_dimension_and_tables_by_row():
+    found = specs(4)
+    assert found["embed_tokens"]["weight"] == PartitionSpec("fsdp", None)
+    assert found["layers"]["self_attn"]["q_proj"]["weight"] == PartitionSpec(None, None, "fsdp")
+    assert found["layers"]["mlp"]["down_proj"]["weight"] == PartitionSpec(None, "fsdp", None)
+    assert found["layers"]["input_layernorm"]["weight"] == PartitionSpec()
+
+
+def test_an_odd_vocabulary_lies_by_column():
+    assert specs(4, vocab_size=47)["embed_tokens"]["weight"] == PartitionSpec(None, "fsdp")
+
+
+def test_a_mesh_that_does_not_divide_the_weights_is_refused():
+    with pytest.raises(Refused, match=r"--mesh\.fsdp=5 does not divide embed_tokens\.weight"):
+        specs(5)
