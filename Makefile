@@ -6,10 +6,22 @@ RUN ?= runs/$(RECIPE)
 # Further settings of the two stages: make preprocess PREPROCESS="--max_length=256 -- --direct_num_workers=2"
 PREPROCESS ?=
 TRAIN ?=
+# On Dataflow: make preprocess RUNNER=DataflowRunner PROJECT=… REGION=… BUCKET=… SOURCE=gs://… (docs/howto/run_on_dataflow.md)
+BEAM :=
+ifdef RUNNER
+ifdef BUCKET
+DATA = gs://$(BUCKET)/oddsmill/$(RECIPE)
+BEAM += --temp_location=gs://$(BUCKET)/tmp
+endif
+BEAM += --runner=$(RUNNER) $(if $(PROJECT),--project=$(PROJECT)) $(if $(REGION),--region=$(REGION))
+endif
+# Beam's options stand behind one bare --, ours first
+WITH_BEAM = $(PREPROCESS) $(if $(BEAM),$(if $(findstring -- ,$(PREPROCESS) ),,--) $(BEAM))
 
 VENV := .venv
 RUN_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+DATAFLOW_INSTALLED := $(VENV)/.installed-dataflow
 
 .DEFAULT_GOAL := help
 .PHONY: help preprocess train test test-slow check bench clean lock
@@ -25,8 +37,14 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-preprocess: $(INSTALLED)  ## Text to packed rows: recipes/RECIPE/preprocess.yaml -> DATA
-	@$(RUN_PYTHON) -m pipeline run --config recipes/$(RECIPE)/preprocess.yaml --output=$(DATA) $(PREPROCESS)
+# Eighty packages of Google's that only Dataflow and gs:// need
+$(DATAFLOW_INSTALLED): requirements-dataflow.lock $(INSTALLED)
+	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements-dataflow.lock
+	@touch $@
+
+preprocess: $(if $(filter DataflowRunner,$(RUNNER)),$(DATAFLOW_INSTALLED),$(INSTALLED))  ## Text to packed rows: recipes/RECIPE/preprocess.yaml -> DATA
+	@$(RUN_PYTHON) -m pipeline run --config recipes/$(RECIPE)/preprocess.yaml --output=$(DATA) \
+	  $(if $(SOURCE),--source.path='$(SOURCE)') $(WITH_BEAM)
 
 train: preprocess  ## Rows to weights: recipes/RECIPE/train.yaml -> RUN (preprocesses first where needed)
 	@$(RUN_PYTHON) -m train run --config recipes/$(RECIPE)/train.yaml --data=$(DATA) --run_dir=$(RUN) $(TRAIN)
@@ -34,7 +52,7 @@ train: preprocess  ## Rows to weights: recipes/RECIPE/train.yaml -> RUN (preproc
 test: $(INSTALLED)  ## The tests, but for the slow ones
 	@$(RUN_PYTHON) -m pytest -m "not slow" --numprocesses=2
 
-test-slow: $(INSTALLED)  ## The slow proofs
+test-slow: $(DATAFLOW_INSTALLED)  ## The slow proofs
 	@$(RUN_PYTHON) -m pytest -m slow
 
 check: $(INSTALLED)  ## Format, lint and types
@@ -46,9 +64,14 @@ bench: $(INSTALLED)  ## The benchmarks, each both sides in one run
 	@$(RUN_PYTHON) -m bench.preprocess
 	@$(RUN_PYTHON) -m bench.step
 
-lock:  ## Resolve requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra pipeline --extra train --extra dev --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade --output-file requirements.lock
+RESOLVE := uv pip compile pyproject.toml --extra pipeline --extra train --extra dev --python-version 3.11 --quiet \
+  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --upgrade
+
+lock:  ## Resolve the two lock files anew (needs uv)
+	$(RESOLVE) --extra dataflow --output-file requirements-dataflow.lock
+	@mkdir -p build
+	grep -oE '^[a-zA-Z0-9._-]+==[^ ;\\]+' requirements-dataflow.lock > build/constraints.txt
+	$(RESOLVE) --constraint build/constraints.txt --output-file requirements.lock
 
 clean:  ## Remove what was made (not .venv)
 	rm -rf out runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,14 +1,17 @@
-"""How near is preprocessing to the speed of the tokenizer?
+"""How near is preprocessing to the speed of the tokenizer, and how far from a map over single rows?
 
-Runs the whole pipeline on the HH data (repeated, each copy with its own number in the text) and, beside it in
-the same process with the same threads, nothing but `encode_batch_fast` on the same strings. Prints one Markdown
-row. The medians of three rounds leave out the import of Beam, which the first one meets.
+In one process, in turn, on the same strings and with the same cores: the whole pipeline; nothing but
+`encode_batch_fast` (the limit); and `datasets.map` with the per-row rule of TRL, five calls of the tokenizer a row.
+HH and the dataset with the longest texts, their rows repeated, each copy with its number in the prompt. Prints a
+Markdown table of medians.
 
-    python bench/preprocess.py [COPIES] [TOKENIZER]
+    python -m bench.preprocess [ROWS [ROUNDS]]
 """
 
 import gzip
+import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import sys
@@ -19,18 +22,21 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-
+import datasets
 import tokenizers
 
 from pipeline import PreprocessConfig, SourceConfig, preprocess
-from pipeline.drops import Dropped, Origin
-from pipeline.formats import parse_row
-from pipeline.sources import BATCH_ROWS, RawRow
+from pipeline.sources import BATCH_ROWS
 
+CORES = os.cpu_count() or 1
 SHARED = Path(os.environ.get("ODDSMILL_SHARED", Path(__file__).parents[2] / "shared"))
 HH = SHARED / "data/hh-rlhf-harmless/test.rows0-1599.jsonl.gz"
-ROUNDS = 3
+LONG = SHARED / "data/llamafactory-dpo-demo/dpo_en_demo.json.gz"
+# What is encoded of a row: the prompt alone, and each answer behind it.
+SIDES = (("prompt", 0), ("chosen", 1), ("rejected", 1))
+TOKENIZER = SHARED / "data/tokenizers/qwen2"
+
+Row = dict[str, str]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -39,34 +45,46 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def write_copies(target: Path, copies: int) -> None:
-    """The rows of HH, `copies` times, no two of them equal."""
-    lines = gzip.decompress(HH.read_bytes()).split(b"\n")
-    with target.open("wb") as file:
-        for copy in range(copies):
-            mark = b'": "\\n\\nHuman: %d.' % copy
-            for line in filter(None, lines):
-                file.write(line.replace(b'": "\\n\\nHuman:', mark) + b"\n")
+def hh_rows() -> list[Row]:
+    rows = []
+    for line in gzip.decompress(HH.read_bytes()).splitlines():
+        row = json.loads(line)
+        end = row["chosen"].rfind("\n\nAssistant:") + len("\n\nAssistant:")
+        rows.append({"prompt": row["chosen"][:end], "chosen": row["chosen"][end:], "rejected": row["rejected"][end:]})
+    return [row for row in rows if row["chosen"].strip() and row["rejected"].strip()]
 
 
-def texts_of(path: Path) -> list[str]:
-    """The strings that the pipeline encodes, in the order of the rows."""
-    texts = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")):
-        try:
-            pair = parse_row(RawRow(Origin(0, number), line), format_name="transcript", fields={})
-        except Dropped:
-            continue
-        texts += [pair.prompt, pair.prompt + pair.chosen, pair.prompt + pair.rejected]
-    return texts
+def long_rows() -> list[Row]:
+    rows = []
+    for row in json.loads(gzip.decompress(LONG.read_bytes())):
+        prompt = "".join(f"\n\n{turn['from']}: {turn['value']}" for turn in row["conversations"]) + "\n\ngpt: "
+        rows.append({"prompt": prompt, "chosen": row["chosen"]["value"], "rejected": row["rejected"]["value"]})
+    return rows
 
 
-def main(copies: int, tokenizer_folder: Path) -> None:
-    tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+def repeat(rows: list[Row], count: int) -> list[Row]:
+    """`count` rows, no two prompts of different copies equal."""
+    repeated = (rows[number % len(rows)] for number in range(count))
+    return [row | {"prompt": f"{number // len(rows)}: {row['prompt']}"} for number, row in enumerate(repeated)]
+
+
+def tokenize_row(row: Row, tokenizer: tokenizers.Tokenizer) -> dict[str, list[int]]:
+    """TRL's tokenize_row with build_tokenized_answer: the prompt, and for each answer the whole and the prompt."""
+    ids = {"prompt_ids": tokenizer.encode(row["prompt"], add_special_tokens=False).ids}
+    for side in ("chosen", "rejected"):
+        whole = tokenizer.encode(row["prompt"] + row[side], add_special_tokens=False).ids
+        prompt = tokenizer.encode(row["prompt"], add_special_tokens=False).ids
+        size = len(prompt) if prompt == whole[: len(prompt)] else len(prompt) - 1
+        ids[f"{side}_ids"] = whole[size:]
+    return ids
+
+
+def measure(name: str, rows: list[Row], rounds: int) -> str:
+    tokenizer = tokenizers.Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
+    texts = [row["prompt"] * with_prompt + row[side] for row in rows for side, with_prompt in SIDES]
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "hh.jsonl")
-        write_copies(source, copies)
-        texts = texts_of(source)
+        source = Path(folder, "rows.jsonl")
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
         def encode() -> None:
             for start in range(0, len(texts), 3 * BATCH_ROWS):
@@ -74,27 +92,38 @@ def main(copies: int, tokenizer_folder: Path) -> None:
 
         def run(output: str) -> None:
             config = PreprocessConfig(
-                source=SourceConfig(path=str(source), format="transcript"),
-                tokenizer=str(tokenizer_folder),
-                output=output,
+                source=SourceConfig(path=str(source), format="triple"), tokenizer=str(TOKENIZER), output=output
             )
             preprocess(config, say=lambda line: None)
 
-        pairs = len(texts) // 3
-        raw, ours = [], []
-        for number in range(ROUNDS):  # in turn, so that a change of the machine's pace meets both
-            raw.append(pairs / seconds(encode))
-            ours.append(pairs / seconds(partial(run, f"{folder}/out{number}")))
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("apache-beam", "tokenizers"))
-    print("| pairs | tokenizer | ours, pairs/s | encode_batch_fast alone, pairs/s | ratio | machine | versions |")
-    print("|---|---|---|---|---|---|---|")
-    print(
-        f"| {pairs:,} | {tokenizer_folder.name} | {median(ours):,.0f} | {median(raw):,.0f} "
-        f"| {median(ours) / median(raw):.2f} | {os.cpu_count()} cores, {platform.machine()} "
-        f"| {versions}, FnApiRunner in_memory, defaults of PreprocessConfig |"
+        def map_rows() -> None:
+            dataset = datasets.Dataset.from_list(rows)
+            dataset.map(partial(tokenize_row, tokenizer=tokenizer), num_proc=CORES, load_from_cache_file=False)
+
+        datasets.disable_progress_bars()
+        times: dict[str, list[float]] = {"limit": [], "ours": [], "map": []}
+        for number in range(rounds):  # in turn, so that a change of the machine's pace meets all three
+            times["limit"].append(seconds(encode))
+            times["ours"].append(seconds(partial(run, f"{folder}/out{number}")))
+            times["map"].append(seconds(map_rows))
+    limit, ours, mapped = (len(rows) / median(times[key]) for key in ("limit", "ours", "map"))
+    return (
+        f"| {name} | {len(rows):,} | {ours:,.0f} | {limit:,.0f} | {mapped:,.0f} | {ours / limit:.2f} "
+        f"| {ours / mapped:.1f} |"
     )
 
 
+def main(count: int, rounds: int) -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    importlib.import_module("apache_beam")  # takes 2.5 s, which are not what is measured
+    names = ("apache-beam", "datasets", "tokenizers")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    print(f"{CORES} cores, {platform.machine()}; tokenizer {TOKENIZER.name}; {versions}; median of {rounds}\n")
+    print("| data | pairs | ours, pairs/s | encode_batch_fast | map of rows | ours / limit | ours / map |")
+    print("|---|---|---|---|---|---|---|")
+    print(measure("HH", repeat(hh_rows(), count), rounds), flush=True)
+    print(measure("long texts", repeat(long_rows(), count // 4), rounds), flush=True)
+
+
 if __name__ == "__main__":
-    copies, name = (*sys.argv[1:], *("10", str(SHARED / "data/tokenizers/qwen2"))[len(sys.argv) - 1 :])
-    main(int(copies), Path(name))
+    main(*(int(value) for value in (*sys.argv[1:], *("16000", "3")[len(sys.argv) - 1 :])))

@@ -12,8 +12,12 @@ usage: python -m pipeline VERB …
 
   run [--config FILE.yaml] --source.path=FILES --tokenizer=FOLDER --output=OUT [-- BEAM OPTIONS]
                  preference rows -> packed rows of token ids in OUT
+  plan …         same settings; from a sample, what each max_length keeps, cuts, pads; a row_length
+  explain … --row=N
+                 same settings; every decision on one source row
   inspect OUT    rows of OUT, tokens coloured by branch; --json for programs
   verify OUT     check OUT against its manifest
+  report OUT     OUT/report.html: lengths, drops, checks, sample rows, in one file
 
 python -m pipeline VERB --help lists the settings of a verb."""
 
@@ -33,6 +37,14 @@ def main(arguments: Sequence[str]) -> None:
         from pipeline.run import preprocess
 
         preprocess(config, beam_arguments=beam_arguments)
+    elif verb == "plan":
+        from pipeline.budget import PlanConfig, print_plan
+
+        print_plan(load_settings(PlanConfig, _without_beam(rest), command="python -m pipeline plan"))
+    elif verb == "explain":
+        from pipeline.explanation import ExplainConfig, print_explanation
+
+        print_explanation(load_settings(ExplainConfig, _without_beam(rest), command="python -m pipeline explain"))
     elif verb == "inspect":
         from pipeline.inspection import InspectConfig, inspect_dataset
 
@@ -41,8 +53,20 @@ def main(arguments: Sequence[str]) -> None:
         from pipeline.verification import VerifyConfig, verify_dataset
 
         verify_dataset(load_settings(VerifyConfig, rest, command="python -m pipeline verify", positional="dataset"))
+    elif verb == "report":
+        from pipeline.report import ReportConfig, write_report
+
+        write_report(load_settings(ReportConfig, rest, command="python -m pipeline report", positional="dataset"))
     else:
-        raise Refused(f"no verb {verb!r}; there are run, inspect, verify. python -m pipeline --help says more")
+        verbs = "run, plan, explain, inspect, verify, report"
+        raise Refused(f"no verb {verb!r}; there are {verbs}. python -m pipeline --help says more")
+
+
+def _without_beam(arguments: Sequence[str]) -> list[str]:
+    ours, beam_arguments = _split(arguments)
+    if beam_arguments:
+        raise Refused(f"-- {' '.join(beam_arguments)}: only run uses Beam; leave this out")
+    return ours
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -4,8 +4,11 @@ import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
 from pipeline.plan import Plan
-from pipeline.sources import plan_parts
 from pipeline.transforms import (
+    BlockRejects,
+    CountRows,
+    DivideInputs,
+    NumberRows,
     ParseRows,
     ReadRows,
     TokenizePairs,
@@ -24,10 +27,16 @@ def build(p: beam.Pipeline, plan: Plan) -> None:
     """
     rows = (
         p
-        | "Parts" >> beam.Create(plan_parts(plan.paths), reshuffle=True)
+        | "Inputs" >> beam.Create(list(enumerate(plan.inputs)), reshuffle=True)
+        | "Divide" >> beam.ParDo(DivideInputs())
+        | "SpreadParts" >> beam.Reshuffle()
+        | "CountRows" >> beam.ParDo(CountRows())
+        | "ByInput" >> beam.GroupByKey()
+        | "NumberRows" >> beam.ParDo(NumberRows(plan))  # a row's number needs the counts of all parts before its own
+        | "SpreadNumbered" >> beam.Reshuffle()
         | "Read" >> beam.ParDo(ReadRows()).with_outputs("seen", main="rows")
     )
-    pairs = rows.rows | "Parse" >> beam.ParDo(ParseRows(plan)).with_outputs("rejects", main="pairs")
+    pairs = rows.rows | "Parse" >> beam.ParDo(ParseRows(plan)).with_outputs("rejects", "seen", main="pairs")
     placed = pairs.pairs | "Tokenize" >> beam.ParDo(TokenizePairs(plan)).with_outputs("rejects", main="placed")
 
     every_shard = [((split, index), b"") for split, count in plan.num_shards.items() for index in range(count)]
@@ -38,12 +47,16 @@ def build(p: beam.Pipeline, plan: Plan) -> None:
         | "WriteShard" >> beam.ParDo(WriteShard(plan)).with_outputs("rejects", main="reports")
     )
     drops = (
-        (pairs.rejects, placed.rejects, shards.rejects)
+        (
+            pairs.rejects | "BlockUnparsed" >> beam.ParDo(BlockRejects(plan)),
+            placed.rejects | "BlockUnusable" >> beam.ParDo(BlockRejects(plan)),
+            shards.rejects,
+        )
         | "Rejects" >> beam.Flatten()
-        | "ByFile" >> beam.GroupBy(lambda reject: reject.origin.file)
+        | "ByFile" >> beam.GroupByKey()
         | "WriteRejects" >> beam.ParDo(WriteRejects(plan))
     )
-    seen = rows.seen | "Seen" >> beam.CombineGlobally(add_seen)
+    seen = (rows.seen, pairs.seen) | "AllSeen" >> beam.Flatten() | "Seen" >> beam.CombineGlobally(add_seen)
     _ = (
         p
         | "Last" >> beam.Create([None])

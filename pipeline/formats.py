@@ -1,57 +1,31 @@
-"""Formats: how a row becomes a preference pair. To add one, write a function and a line of `FORMATS`."""
+"""Formats: how a row becomes preference pairs. To add one, write a function and a line of `FORMATS`."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+import importlib
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache
+from typing import Any
 
-from pipeline.config import FormatName
+from pipeline import trl_rules
+from pipeline.config import SourceConfig
+from pipeline.dialogues import parse_messages, parse_sharegpt
 from pipeline.drops import Dropped, DropReason
-from pipeline.sources import RawRow, parse_json
+from pipeline.fields import Row, check_encodable, kind_of
+from pipeline.pairs import Pair, PreferencePair
+from pipeline.ranked import check_scores, parse_ranked, parse_votes
+from pipeline.sources import RawRow
 from schemas.errors import Refused
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+Parser = Callable[[Row, SourceConfig], list[Any]]
 
 
-class PreferencePair(NamedTuple):
-    """The three texts of a pair. The model reads prompt + chosen and prompt + rejected."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-
-
-class Row(NamedTuple):
-    """The fields of a row, under our names."""
-
-    values: Mapping[str, Any]
-    names: Mapping[str, str]
-
-    def text(self, field: str) -> str:
-        """The text of a field.
-
-        Raises:
-          Dropped: it is not there, or not a string that can be encoded.
-        """
-        name = self.names.get(field, field)
-        if name not in self.values:
-            raise Dropped(DropReason.MISSING_FIELD, f"no field {name!r}")
-        value = self.values[name]
-        if not isinstance(value, str):
-            kind = "null" if value is None else type(value).__name__
-            raise Dropped(DropReason.WRONG_TYPE, f"field {name!r} is {kind}, not a string")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            problem = f"field {name!r}: lone surrogate at character {error.start}"
-            raise Dropped(DropReason.UNREADABLE, problem) from None
-        return value
-
-
-def parse_triple(row: Row) -> PreferencePair:
+def parse_triple(row: Row, _: SourceConfig) -> list[PreferencePair]:
     """Three strings: prompt, chosen, rejected."""
-    return PreferencePair(row.text("prompt"), row.text("chosen"), row.text("rejected"))
+    return [PreferencePair(row.text("prompt"), row.text("chosen"), row.text("rejected"))]
 
 
-def parse_transcript(row: Row) -> PreferencePair:
+def parse_transcript(row: Row, _: SourceConfig) -> list[PreferencePair]:
     """Two whole dialogues in the style of Anthropic's HH: the prompt is all up to the last answer.
 
     The prompt ends with the last "\\n\\nAssistant:" of chosen, and rejected must begin with it, so the split
@@ -68,25 +42,51 @@ def parse_transcript(row: Row) -> PreferencePair:
         raise Dropped(DropReason.NO_COMMON_PROMPT, "the dialogues differ before the last answer of chosen")
     if HUMAN in rejected[len(prompt) :]:
         raise Dropped(DropReason.NO_COMMON_PROMPT, "rejected goes on after the last answer of chosen")
-    return PreferencePair(prompt, chosen[len(prompt) :], rejected[len(prompt) :])
+    return [PreferencePair(prompt, chosen[len(prompt) :], rejected[len(prompt) :])]
 
 
-FORMATS: dict[FormatName, Callable[[Row], PreferencePair]] = {
+FORMATS: dict[str, Parser] = {
     "triple": parse_triple,
     "transcript": parse_transcript,
+    "messages": parse_messages,
+    "sharegpt": parse_sharegpt,
+    "ranked": parse_ranked,
+    "votes": parse_votes,
 }
+_PAIRED = ("triple", "transcript", "messages", "sharegpt")
 
 
-def parse_row(raw: RawRow, *, format_name: FormatName, fields: Mapping[str, str]) -> PreferencePair:
-    """Makes a pair of a row and checks what must hold of every pair.
+def parse_row(raw: RawRow, *, format_name: str, source: SourceConfig, compat: str | None = None) -> list[Pair]:
+    """Makes the pairs of a row (one, but of `ranked`) and checks what must hold of every pair.
+
+    Args:
+      format_name: one of `FORMATS`, or a function of the user's as `module:function`.
+      compat: `trl` takes the prompt from the sides as TRL does, and keeps what it keeps.
 
     Raises:
       Dropped: with the reason why it cannot.
     """
-    values = parse_json(raw.content) if isinstance(raw.content, bytes) else raw.content
+    values = raw.values()
     if not isinstance(values, dict):
         raise Dropped(DropReason.WRONG_TYPE, f"the row is {type(values).__name__}, not an object")
-    pair = FORMATS[format_name](Row(values, fields))
+    row = Row(values, source.fields)
+    if compat == "trl" and format_name in trl_rules.FORMATS:
+        return [trl_rules.parse_pair(row)]
+    pairs = _call(format_name, values, source) if ":" in format_name else FORMATS[format_name](row, source)
+    if format_name in _PAIRED:
+        check_scores(row, source)
+    for pair in pairs:
+        if isinstance(pair, PreferencePair):
+            check_texts(pair)
+    return pairs
+
+
+def check_texts(pair: PreferencePair) -> None:
+    """Checks what must hold of a pair's texts.
+
+    Raises:
+      Dropped: a text is blank, or the answers are the same.
+    """
     if not pair.prompt.strip():
         raise Dropped(DropReason.EMPTY_PROMPT, "nothing but white space" if pair.prompt else "empty string")
     for side in ("chosen", "rejected"):
@@ -94,39 +94,112 @@ def parse_row(raw: RawRow, *, format_name: FormatName, fields: Mapping[str, str]
             raise Dropped(DropReason.EMPTY_ANSWER, f"{side} is empty or white space")
     if pair.chosen == pair.rejected:
         raise Dropped(DropReason.IDENTICAL_ANSWERS, "chosen equals rejected")
-    return pair
 
 
-def detect_format(rows: Iterable[RawRow], *, fields: Mapping[str, str]) -> FormatName:
+@cache
+def load_function(name: str) -> Callable[[dict[str, Any]], Any]:
+    """The user's function of a format `module:function`.
+
+    Raises:
+      Refused: there is none.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Refused(
+            f"--source.format={name}: {error}; give module:function of a module that Python finds here and on workers"
+        ) from error
+    if not callable(found):
+        raise Refused(f"--source.format={name}: {function} is not a function")
+    return found
+
+
+def detect_format(rows: Iterable[RawRow], *, source: SourceConfig, compat: str | None = None) -> str:
     """The format under which most of the rows become pairs.
 
     Raises:
       Refused: none of the rows becomes a pair under any format.
     """
     sample = list(rows)
-    counts = dict.fromkeys(FORMATS, 0)
-    for name in counts:
-        for raw in sample:
-            try:
-                parse_row(raw, format_name=name, fields=fields)
-                counts[name] += 1
-            except Dropped:
-                continue
-    best = max(counts, key=lambda name: counts[name])
-    if counts[best] == 0:
+    for rules in dict.fromkeys((None, compat)):  # TRL's read more, and do not tell formats apart
+        counts = dict.fromkeys(FORMATS, 0)
+        for name in counts:
+            for raw in sample:
+                with suppress(Dropped):
+                    parse_row(raw, format_name=name, source=source, compat=rules)
+                    counts[name] += 1
+        best = max(counts, key=lambda name: counts[name])
+        if counts[best]:
+            return best
+    values = _first_values(sample)
+    if isinstance(values, dict) and "label" in values and "rejected" not in values:
         raise Refused(
-            f"none of the first {len(sample)} rows reads as {' or '.join(FORMATS)} ({_first_fields(sample)}); "
-            "say --source.format, and --source.fields where the fields have other names"
+            f"the rows are unpaired ({_describe(sample)}): a label says of one answer whether it is good, and ORPO "
+            "compares two answers to a prompt. Pair them, for instance with --source.format=module:function"
         )
-    return best
+    names = ", ".join([*FORMATS][:-1]) + f" or {[*FORMATS][-1]}"
+    raise Refused(
+        f"none of the first {len(sample)} rows reads as {names} ({_describe(sample)}); "
+        "say --source.format, and --source.fields where the fields have other names"
+    )
 
 
-def _first_fields(sample: list[RawRow]) -> str:
+def check_source(source: SourceConfig, format_name: str) -> None:
+    """Refuses settings of the source that its format does not use.
+
+    Raises:
+      Refused: names the setting.
+    """
+    if ":" in format_name:
+        load_function(format_name)
+    for name, value, unset, formats in (
+        ("ranked_pairs", source.ranked_pairs, "best_worst", ("ranked",)),
+        ("margin", source.margin, 0.0, ("ranked", *_PAIRED)),
+        ("vote_values", source.vote_values, {}, ("ranked", "votes")),
+        ("fields", source.fields, {}, tuple(FORMATS)),
+    ):
+        if value != unset and format_name not in formats:
+            raise Refused(f"--source.{name}={value}: has no effect on the format {format_name}; leave it out")
+
+
+def _call(name: str, values: dict[str, Any], source: SourceConfig) -> list[Any]:
+    """The pair that the user's function makes of a row: a mapping, three texts, or None."""
+    try:
+        made = load_function(name)(values)
+    except Dropped:
+        raise
+    except Exception as error:
+        raise Dropped(DropReason.USER_FUNCTION, f"{type(error).__name__}: {error}") from error
+    if made is None:
+        raise Dropped(DropReason.USER_FUNCTION, f"{name} gave None")
+    if isinstance(made, tuple) and len(made) == 3:
+        made = dict(zip(("prompt", "chosen", "rejected"), made, strict=True))
+    if not isinstance(made, dict):
+        raise Dropped(DropReason.WRONG_TYPE, f"{name} gave {kind_of(made)}, not a mapping, three values or None")
+    row = Row(made, {})
+    if all(isinstance(made.get(field), str) for field in ("prompt", "chosen", "rejected")):
+        for field in ("prompt", "chosen", "rejected"):
+            check_encodable(field, made[field])
+        return parse_triple(row, source)
+    return parse_messages(row, source)
+
+
+def _first_values(sample: list[RawRow]) -> Any:
+    """The first row that can be read."""
+    for raw in sample:
+        try:
+            return raw.values()
+        except Dropped:
+            continue
+    return None
+
+
+def _describe(sample: list[RawRow]) -> str:
     if not sample:
         return "there are none"
-    first = sample[0].content
     try:
-        values = parse_json(first) if isinstance(first, bytes) else first
+        values = sample[0].values()
     except Dropped as dropped:
         return f"the first is unreadable: {dropped.detail}"
     if not isinstance(values, dict):

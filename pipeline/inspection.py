@@ -19,7 +19,11 @@ from schemas.record import Pair, Row, Truncated
 
 ROWS_FOR_EYES = 3
 # Two shades a branch, in turn, so that each token can be told from the next.
-_STYLES = {"prompt": ("cyan", "bright_cyan"), "chosen": ("green", "bright_green"), "rejected": ("red", "bright_red")}
+BRANCH_STYLES = {
+    "prompt": ("cyan", "bright_cyan"),
+    "chosen": ("green", "bright_green"),
+    "rejected": ("red", "bright_red"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,7 @@ def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
     tokenizer = TextTokenizer(Path(folder, TOKENIZER_FOLDER))
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     legend = Text("branches: ")
-    for side, (style, _) in _STYLES.items():
+    for side, (style, _) in BRANCH_STYLES.items():
         legend.append(side, style=f"bold {style}").append("  ")
     console.print(legend.append("(shades alternate token by token; ▯ padding)"))
     for stored in rows:
@@ -108,17 +112,23 @@ def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
         for index, pair in enumerate(stored.row.pairs()):
             source = f"  {stored.sources[index]}" if stored.sources else ""
             console.print(f"pair {index + 1}  id {pair.id:016x}{source}", style="dim")
-            for side in _STYLES:
-                console.print(_side(pair, side, tokenizer))
+            for side in BRANCH_STYLES:
+                console.print(side_text(pair, side, tokenizer))
 
 
-def _side(pair: Pair, side: str, tokenizer: TextTokenizer) -> Text:
+def side_text(pair: Pair, side: str, tokenizer: TextTokenizer) -> Text:
+    """One side of a pair, its tokens in the two shades of its branch."""
     ids = getattr(pair, side)
     text = Text(f"{side} {len(ids)}" + (", cut" if Truncated[side.upper()] in pair.truncated else "") + ": ")
     text.stylize("bold")
     for number, token_id in enumerate(ids):
-        shown = tokenizer.decode([token_id])
-        # A token may hold only a part of a character's bytes; then its name says more than its text.
-        shown = tokenizer.token(token_id) if "\ufffd" in shown else shown
-        text.append(shown.replace("\n", "⏎\n"), style=_STYLES[side][number % 2])
+        shown = shown_token(token_id, tokenizer)
+        text.append(shown.replace("\n", "⏎\n"), style=BRANCH_STYLES[side][number % 2])
     return text
+
+
+def shown_token(token_id: int, tokenizer: TextTokenizer) -> str:
+    """The text of a token; its name, where it holds only a part of a character's bytes."""
+    # A SentencePiece decoder takes the space from the head of a text, so the token is shown as the second of two.
+    shown = tokenizer.decode([token_id, token_id]).removeprefix(tokenizer.decode([token_id]))
+    return tokenizer.token(token_id) if "\ufffd" in shown else shown

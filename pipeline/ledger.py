@@ -2,14 +2,53 @@
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.drops import Reject
+import numpy as np
+
+from pipeline.blocks import freeze, thawing
+from pipeline.drops import DropReason, Reject
 from pipeline.output import REJECTS_FOLDER, publishing
 
+_COLUMNS = ("row", "reason")
+_REASONS = list(DropReason)
+_BLOCK_BYTES = 4 << 20
 
-def write_rejects(rejects: Iterable[Reject], *, output: str, number: int, path: str) -> dict[str, int]:
+
+class RejectBlocks:
+    """Gathers rejects, as the lines that rejects/ will hold, into blocks for the shuffle: one file's to a block."""
+
+    def __init__(self, paths: Sequence[str]):
+        """Args: paths: the input files, by the number that an `Origin` has."""
+        self._paths, self._bytes = paths, 0
+        self._items: dict[int, list[tuple[tuple[int, int], bytes]]] = defaultdict(list)
+
+    def add(self, reject: Reject) -> None:
+        fields = {
+            "file": self._paths[reject.origin.file],
+            "row": reject.origin.row,
+            "reason": reject.reason,
+            "detail": reject.detail,
+            "raw": reject.raw,
+        }
+        line = json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+        self._items[reject.origin.file].append(((reject.origin.row, _REASONS.index(reject.reason)), line))
+        self._bytes += len(line)
+
+    def full(self) -> Iterator[tuple[int, bytes]]:
+        """The blocks, with the number of their file, once they are large enough to send."""
+        if self._bytes >= _BLOCK_BYTES:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[tuple[int, bytes]]:
+        """What is gathered, however little."""
+        items, self._items, self._bytes = self._items, defaultdict(list), 0
+        for file, of_file in items.items():
+            yield file, freeze(_COLUMNS, of_file)
+
+
+def write_rejects(blocks: Iterable[bytes], *, output: str, number: int, path: str) -> dict[str, int]:
     """Writes the rejects of one input file as JSON lines.
 
     Args:
@@ -17,17 +56,10 @@ def write_rejects(rejects: Iterable[Reject], *, output: str, number: int, path: 
 
     Returns: how many rows were dropped for each reason.
     """
-    ordered = sorted(rejects)
     name = f"{number:05d}-{os.path.basename(path)}.jsonl"
-    target = os.path.join(output, REJECTS_FOLDER, name)
-    with publishing(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for reject in ordered:
-            fields = {
-                "file": path,
-                "row": reject.origin.row,
-                "reason": reject.reason,
-                "detail": reject.detail,
-                "raw": reject.raw,
-            }
-            file.write(json.dumps(fields, ensure_ascii=False) + "\n")
-    return dict(Counter(str(reject.reason) for reject in ordered))
+    with thawing(_COLUMNS, blocks) as items:
+        with publishing(os.path.join(output, REJECTS_FOLDER, name)) as temporary, open(temporary, "wb") as file:
+            for index in np.lexsort([items.columns["reason"], items.columns["row"]]).tolist():
+                file.write(items.payload(index))
+        counts = Counter(items.columns["reason"].tolist())
+    return {str(_REASONS[reason]): count for reason, count in counts.items()}

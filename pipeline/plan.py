@@ -4,14 +4,19 @@ import dataclasses
 import importlib.metadata
 import math
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import FormatName, PreprocessConfig
-from pipeline.formats import detect_format
-from pipeline.sources import InputFile, describe_file, find_files, plan_parts, read_batches, text_bytes
+from pipeline.config import PreprocessConfig
+from pipeline.drops import Dropped
+from pipeline.filesystems import is_remote
+from pipeline.formats import check_source, detect_format, parse_row
+from pipeline.pairs import Pair
+from pipeline.rendering import check_rendering
+from pipeline.sources import Input, RawRow, find_inputs, read_in_order
 from pipeline.tokenizer import TextTokenizer, find_tokenizer
 from schemas.errors import Refused
 from schemas.manifest import Manifest, Split, TokenizerSummary
@@ -19,7 +24,7 @@ from schemas.manifest import Manifest, Split, TokenizerSummary
 SHARD_TEXT_BYTES = 64 << 20
 _DETECTION_ROWS = 64
 # What a dataset does not depend on, or what the manifest holds by digest.
-_NOT_IN_MANIFEST = ("tokenizer", "tokenizer_revision", "output", "overwrite", "beam_options")
+_NOT_IN_MANIFEST = ("tokenizer", "tokenizer_revision", "chat_template", "output", "overwrite", "beam_options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +38,8 @@ class Plan:
     """
 
     config: PreprocessConfig
-    format_name: FormatName
-    inputs: list[InputFile]
+    format_name: str
+    inputs: list[Input]
     tokenizer_folder: str
     tokenizer: TokenizerSummary
     settings: dict[str, Any]
@@ -53,21 +58,26 @@ def make_plan(config: PreprocessConfig) -> Plan:
     Raises:
       Refused: a file is missing or unreadable, the format cannot be told, the tokenizer cannot be used.
     """
-    paths = find_files(config.source.paths)
+    inputs = find_inputs(config.source)
     folder = find_tokenizer(config.tokenizer, config.tokenizer_revision)
-    format_name = config.source.format or _detect(paths, config)
-    _check_apart(config.output, [*paths, str(folder)])
-    num_shards = _num_shards(config, paths)
+    tokenizer = TextTokenizer(folder, chat_template=config.chat_template)
+    sample = list(islice(read_in_order(inputs), _DETECTION_ROWS))
+    format_name = config.source.format or detect_format(sample, source=config.source, compat=config.compat)
+    check_source(config.source, format_name)
+    check_rendering(_sample_pairs(sample, format_name, config), tokenizer.chat_template, config)
+    _check_apart(config.output, [file for each in inputs for file in each.files] + [str(folder)])
+    num_shards = _num_shards(config, inputs)
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_IN_MANIFEST}
-    settings["source"] = {"format": format_name, "fields": config.source.fields}
+    names = ("fields", "ranked_pairs", "margin", "vote_values")
+    settings["source"] = {"format": format_name} | {name: getattr(config.source, name) for name in names}
     settings["row_length"] = config.slots
     settings["num_shards"] = num_shards
     return Plan(
         config=config,
         format_name=format_name,
-        inputs=[describe_file(path) for path in paths],
+        inputs=inputs,
         tokenizer_folder=str(folder),
-        tokenizer=TextTokenizer(folder).summary(),
+        tokenizer=tokenizer.summary(),
         settings=settings,
         num_shards=num_shards,
         tool_version=tool_version(),
@@ -91,7 +101,7 @@ def differences(plan: Plan, manifest: Manifest, inputs: list[dict[str, Any]]) ->
         names = sorted(manifest.tokenizer.sha256.items() ^ plan.tokenizer.sha256.items())
         lines.append("tokenizer: another " + ", ".join(dict.fromkeys(name for name, _ in names)))
     order = sorted if plan.config.shuffle else list  # source order is the files' order
-    if order(file["sha256"] for file in inputs) != order(file.sha256 for file in plan.inputs):
+    if order(file["digest"] for file in inputs) != order(file.digest for file in plan.inputs):
         lines.append(f"input: other files, or other contents ({len(inputs)} -> {len(plan.inputs)} files)")
     versions = {"oddsmill": manifest.tool_version} | manifest.libraries
     for name, version in ({"oddsmill": plan.tool_version} | plan.libraries).items():
@@ -119,21 +129,28 @@ def tool_version() -> str:
 
 def _check_apart(output: str, paths: list[str]) -> None:
     """Refuses to read from the folder that will be cleared and written."""
-    folder = Path(output).resolve()
+    folder = _absolute(output)
     for path in paths:
-        if folder in Path(path).resolve().parents:
+        if _absolute(path).startswith(folder.rstrip("/") + "/"):
             raise Refused(f"--output={output}: {path} is read, and lies in it; give another folder")
 
 
-def _detect(paths: list[str], config: PreprocessConfig) -> FormatName:
-    rows = chain.from_iterable(chain.from_iterable(map(read_batches, plan_parts(paths))))
-    return detect_format(islice(rows, _DETECTION_ROWS), fields=config.source.fields)
+def _absolute(path: str) -> str:
+    return path.rstrip("/") if is_remote(path) else str(Path(path).resolve())
 
 
-def _num_shards(config: PreprocessConfig, paths: list[str]) -> dict[Split, int]:
+def _sample_pairs(sample: list[RawRow], format_name: str, config: PreprocessConfig) -> list[Pair]:
+    pairs: list[Pair] = []
+    for row in sample:
+        with suppress(Dropped):
+            pairs += parse_row(row, format_name=format_name, source=config.source, compat=config.compat)
+    return pairs
+
+
+def _num_shards(config: PreprocessConfig, inputs: list[Input]) -> dict[Split, int]:
     train = config.num_shards or 1
     if config.num_shards is None and config.shuffle:
-        train = max(1, math.ceil(sum(map(text_bytes, paths)) / SHARD_TEXT_BYTES))
+        train = max(1, math.ceil(sum(each.text_bytes for each in inputs) / SHARD_TEXT_BYTES))
     num_shards: dict[Split, int] = {}
     if config.eval_share < 1:
         num_shards["train"] = train

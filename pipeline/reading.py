@@ -1,5 +1,6 @@
 """Reading a finished dataset back: its records in stored order, and where each pair comes from."""
 
+import json
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,11 +8,20 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader
 
-from pipeline.output import provenance_path
+from pipeline.output import REJECTS_FOLDER, provenance_path
 from schemas.manifest import Manifest, Shard
 from schemas.record import Row, check_row, decode_row
 
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+class Rejected(NamedTuple):
+    """A line of rejects/, without the raw row."""
+
+    file: str
+    row: int
+    reason: str
+    detail: str
 
 
 class Provenance(NamedTuple):
@@ -54,3 +64,20 @@ def read_provenance(folder: str, shard: Shard) -> list[Provenance]:
     table = pq.read_table(path)
     columns = [table.column(name).to_pylist() for name in ("id", "prompt_id", "file", "file_row")]
     return [Provenance(pair, prompt, f"{file}:{row}") for pair, prompt, file, row in zip(*columns, strict=True)]
+
+
+def read_rejects(folder: str) -> Iterator[Rejected]:
+    """The dropped rows, file by file, in the order of the source; none where rejects/ is not there.
+
+    Raises:
+      ValueError: a line is damaged; says which.
+    """
+    rejects = os.path.join(folder, REJECTS_FOLDER)
+    for name in sorted(os.listdir(rejects)) if os.path.isdir(rejects) else ():
+        with open(os.path.join(rejects, name), "rb") as file:
+            for number, line in enumerate(file):
+                try:
+                    fields = json.loads(line)
+                    yield Rejected(*(fields[field] for field in Rejected._fields))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"{REJECTS_FOLDER}/{name}, line {number + 1}: {error}") from error

@@ -3,20 +3,22 @@
 import dataclasses
 import os
 import platform
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import output
+from pipeline import checks, output
 from pipeline.config import PreprocessConfig
+from pipeline.dataflow import check_reachable
 from pipeline.drops import DropReason
 from pipeline.plan import Plan, differences, flat, make_plan
-from pipeline.runner import make_pipeline, run_graph
-from pipeline.tokenizer import copy_tokenizer
+from pipeline.runner import make_pipeline, run_graph, runs_on_dataflow
+from pipeline.tokenizer import TextTokenizer
 from schemas.errors import Refused
-from schemas.manifest import TOKENIZER_FOLDER, Manifest, damaged_shards, read_manifest
+from schemas.manifest import TOKENIZER_FOLDER, Manifest
 
 
 def preprocess(
@@ -42,12 +44,17 @@ def preprocess(
         say(f"nothing changed: {config.output} already holds this dataset")
         return finished
     p = make_pipeline(config, beam_arguments)
+    if runs_on_dataflow(p):
+        check_reachable([config.output, *plan.paths])
     run = _record(plan, beam_arguments)
     output.begin(config.output, run)
     try:
-        copy_tokenizer(Path(plan.tokenizer_folder), Path(config.output, TOKENIZER_FOLDER))
+        tokenizer = TextTokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
+        with tempfile.TemporaryDirectory() as copy:
+            tokenizer.copy(Path(copy))
+            output.put_folder(copy, os.path.join(config.output, TOKENIZER_FOLDER))
         run_graph(p, plan)
-        manifest = read_manifest(config.output)
+        manifest = output.load_manifest(config.output)
     except BaseException:
         output.abandon(config.output)
         raise
@@ -67,11 +74,11 @@ def _finished(plan: Plan) -> Manifest | None:
     if not output.is_finished(folder):
         return None
     try:
-        manifest = read_manifest(folder)
+        manifest = output.load_manifest(folder)
         record = output.read_json(os.path.join(folder, output.RUN_NAME)) or {}
         changes = differences(plan, manifest, record.get("inputs", []))
         if not changes:
-            return None if any(damaged_shards(folder, manifest, digests=False)) else manifest
+            return manifest if output.is_complete(folder, manifest) else None
     except Refused as refused:
         changes = [str(refused)]
     if plan.config.overwrite:
@@ -126,10 +133,8 @@ def _summarize(manifest: Manifest, config: PreprocessConfig, seconds: float, say
             f"{name:<10} {split.pairs:>9,} pairs in {split.rows:,} rows of {manifest.row_length:,} slots, "
             f"{tokens:,} tokens, {split.padding_share:.1%} padding" + (f"; cut: {cut}" if cut else "")
         )
-    if manifest.counts["boundary_merged"]:
-        say(f"note       {manifest.counts['boundary_merged']:,} pairs have a token that spans the end of the prompt")
-    if manifest.counts["exact_duplicates"]:
-        say(f"note       {manifest.counts['exact_duplicates']:,} pairs repeat another; --dedup=exact drops them")
+    for line in checks.describe(manifest.counts, ledger.pairs_out, bos_id=manifest.tokenizer.bos_id):
+        say(f"check      {line}")
     if "eval" in manifest.splits and not manifest.splits["eval"].pairs:
         say("note       no prompt fell to the eval split; a higher --eval_share gives it some")
     say(f"{'rejects':<10} {config.output}/{output.REJECTS_FOLDER}/" if ledger.drops else "rejects    none")

@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline import progress
 from pipeline.config import PreprocessConfig
+from pipeline.dataflow import dataflow_defaults
 from pipeline.plan import Plan
 from schemas.errors import Refused, find_refusal
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
 EMBEDDED_RUNNER = "FnApiRunner"
+DATAFLOW_RUNNER = "DataflowRunner"
 # These talk to a job service that may know more options than Beam does here.
 _RUNNERS_WITH_OWN_OPTIONS = ("PortableRunner", "FlinkRunner", "SparkRunner")
 
@@ -36,6 +39,8 @@ def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "b
     options = _parse_options(flags)
     # Named, because Beam's default runner first tries to download a program to run on, which can hang.
     runner = options["runner"] or EMBEDDED_RUNNER
+    if runner == DATAFLOW_RUNNER:
+        flags += dataflow_defaults(flags, options)
     if runner == EMBEDDED_RUNNER:
         if options["direct_num_workers"] != 1 and not any("direct_running_mode" in flag for flag in flags):
             flags.append("--direct_running_mode=multi_threading")
@@ -45,6 +50,10 @@ def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "b
         return beam.Pipeline(runner=runner, options=PipelineOptions(flags))
     except (ValueError, ImportError, AttributeError) as error:
         raise Refused(f"Beam: {' '.join(str(error).split())}") from error
+
+
+def runs_on_dataflow(p: "beam.Pipeline") -> bool:
+    return type(p.runner).__name__ == DATAFLOW_RUNNER
 
 
 def run_graph(p: "beam.Pipeline", plan: Plan) -> None:
@@ -57,13 +66,26 @@ def run_graph(p: "beam.Pipeline", plan: Plan) -> None:
 
     embedded = type(p.runner).__name__ == EMBEDDED_RUNNER
     try:
-        with _quiet() if embedded else contextlib.nullcontext(), p:
-            build(p, plan)
+        with contextlib.ExitStack() as console:
+            if embedded:  # other runners show their own
+                if _in_threads(p):
+                    console.enter_context(progress.shown())
+                console.enter_context(_quiet())
+            with p:
+                build(p, plan)
     except Exception as error:
         message = find_refusal(error)
         if message is None:
             raise
         raise Refused(message) from None  # what Beam wraps around it says nothing more
+
+
+def _in_threads(p: "beam.Pipeline") -> bool:
+    """Whether the workers are threads of this process."""
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    mode: str = p.options.view_as(DirectOptions).direct_running_mode
+    return mode != "multi_processing"
 
 
 def _as_flags(options: dict[str, Any]) -> Iterator[str]:

@@ -1,31 +1,38 @@
-"""Writing one shard: order, duplicates, packing, records. Memory is bounded by the shard."""
+"""Writing one shard: order, duplicates, packing, records. In memory is an index; the ids lie in a temporary file."""
 
 import hashlib
 import os
-import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from os.path import join
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from pipeline import progress
+from pipeline.blocks import Items, freeze, thawing
 from pipeline.config import PreprocessConfig
 from pipeline.drops import DropReason, Origin, Reject
+from pipeline.ledger import RejectBlocks
 from pipeline.output import provenance_path, publishing, shard_name
 from pipeline.packing import pack, pack_in_order
-from pipeline.tally import Tally
-from schemas.errors import RunFailed
+from pipeline.pairs import Notes
+from pipeline.tally import SIDES, Tally
+from schemas.errors import Refused, RunFailed
 from schemas.manifest import Shard, Split, TokenizerSummary
-from schemas.record import Pair, Truncated, encode_row, make_row
+from schemas.record import Row, encode_row, lay_row, token_dtype
 
 # One record a group: the trainer reads records at random. Levels above 3 only cost time.
 WRITER_OPTIONS = "group_size:1,zstd:3"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_COLUMNS = ("rank", "id", "prompt_id", "file", "row", *SIDES, "truncated", "notes")
 
 
 class PlacedPair(NamedTuple):
-    """A tokenized pair on its way to its shard. Sorted as tuples, pairs are in the order of the shard.
+    """A tokenized pair on its way to its shard.
 
     Attributes:
       ids: prompt, chosen and rejected one after another, int32.
@@ -37,7 +44,7 @@ class PlacedPair(NamedTuple):
     ids: bytes
     lengths: tuple[int, int, int]
     truncated: int
-    boundary_merged: bool
+    notes: int
     prompt_id: int
     origin: Origin
     raw: str
@@ -49,14 +56,22 @@ class ShardReport(NamedTuple):
     split: Split
     shard: Shard
     tally: Tally
-    boundary_merged: int
+    notes: dict[str, int]
     exact_duplicates: int
     writer_options: str
 
 
-def freeze(pairs: list[PlacedPair]) -> bytes:
-    """Pairs as bytes for the shuffle. Beam's own coder would take 20 us a pair."""
-    return pickle.dumps(pairs, protocol=5)
+def freeze_pairs(pairs: Sequence[PlacedPair], *, vocab_size: int) -> bytes:
+    """Pairs as a block for the shuffle, their ids in the dtype that they are stored in."""
+    dtype = token_dtype(vocab_size)
+    items = [
+        (
+            (pair.rank, pair.id, pair.prompt_id, *pair.origin, *pair.lengths, pair.truncated, pair.notes),
+            np.frombuffer(pair.ids, np.int32).astype(dtype).tobytes() + pair.raw.encode(),
+        )
+        for pair in pairs
+    ]
+    return freeze(_COLUMNS, items)
 
 
 def write_shard(
@@ -68,67 +83,96 @@ def write_shard(
     config: PreprocessConfig,
     tokenizer: TokenizerSummary,
     paths: Sequence[str],
-) -> tuple[ShardReport, list[Reject]]:
-    """Writes shard `index` of `count` with the pairs of `blocks` (see `freeze`), whatever their order.
+) -> tuple[ShardReport, list[tuple[int, bytes]]]:
+    """Writes shard `index` of `count` with the pairs of `blocks` (see `freeze_pairs`), whatever their order.
 
     Args:
       paths: the input files, by the number that an `Origin` has.
 
+    Returns: the report, and the duplicates that were dropped, as blocks of rejects with the number of their file.
+
     Raises:
+      Refused: it cannot be written.
       RunFailed: the file on disk is not what was written.
     """
-    pairs = sorted(pair for block in blocks for pair in pickle.loads(block))
-    first: dict[int, PlacedPair] = {}  # all pairs of an id meet here: the id decides the shard
-    for pair in pairs:
-        first.setdefault(pair.id, pair)
-    repeated = [pair for pair in pairs if first[pair.id] is not pair]
-    rejects: list[Reject] = []
-    if config.dedup == "exact":
-        pairs = list(first.values())
-        rejects = [Reject(pair.origin, DropReason.DUPLICATE, f"id {pair.id:016x}", pair.raw) for pair in repeated]
-    rows = _rows(pairs, config)
-    name = shard_name(split, index, count)
-    tally = Tally()
-    with publishing(os.path.join(config.output, name)) as path:
-        writer = ArrayRecordWriter(path, WRITER_OPTIONS)
-        for members in rows:
-            row = make_row(
-                [_to_pair(pairs[member]) for member in members],
-                row_length=config.slots,
-                pad_id=tokenizer.pad_id,
-                vocab_size=tokenizer.vocab_size,
-            )
-            tally.add_row(row)
-            writer.write(encode_row(row))
-        writer.close()
-        shard, options = _inspect(path, name=name, records=len(rows))
-    _write_provenance(provenance_path(config.output, name), pairs, rows, paths)
-    report = ShardReport(
-        split=split,
-        shard=shard,
-        tally=tally,
-        boundary_merged=sum(pair.boundary_merged for pair in pairs),
-        exact_duplicates=0 if config.dedup == "exact" else len(repeated),
-        writer_options=options,
-    )
+    with thawing(_COLUMNS, blocks) as items:
+        columns = items.columns
+        pairs = items.take(np.lexsort([columns[name] for name in ("row", "file", "id", "rank")]))
+        # All pairs of an id meet here, since the id decides the shard; the first of them in order is kept.
+        first = np.unique(pairs.columns["id"], return_index=True)[1]
+        repeated = np.setdiff1d(np.arange(len(pairs)), first)
+        rejects: list[tuple[int, bytes]] = []
+        if config.dedup == "exact":
+            rejects = list(_freeze_duplicates(pairs.take(repeated), tokenizer, paths))
+            pairs = pairs.take(np.sort(first))
+            progress.count(drops=len(repeated), pairs=-len(repeated))
+        lengths = np.stack([pairs.columns[side] for side in SIDES], axis=1).astype(np.int32)
+        rows = _rows(lengths.sum(axis=1).tolist(), config)
+        name = shard_name(split, index, count)
+        tally = Tally()
+        with publishing(join(config.output, name)) as path:
+            with _writing(path, name) as writer:
+                for members in rows:
+                    row = _make_row(members, pairs, lengths, config, tokenizer)
+                    tally.add_row(row, tokenizer)
+                    progress.count(rows_written=1)
+                    writer.write(encode_row(row))
+            shard, options = _inspect(path, name=name, records=len(rows))
+        _write_provenance(provenance_path(config.output, name), pairs, rows, paths)
+        report = ShardReport(
+            split=split,
+            shard=shard,
+            tally=tally,
+            notes={str(note.name).lower(): int((pairs.columns["notes"] & np.uint64(note) > 0).sum()) for note in Notes},
+            exact_duplicates=0 if config.dedup == "exact" else len(repeated),
+            writer_options=options,
+        )
     return report, rejects
 
 
-def _rows(pairs: Sequence[PlacedPair], config: PreprocessConfig) -> list[list[int]]:
+@contextmanager
+def _writing(path: str, name: str) -> Iterator[ArrayRecordWriter]:
+    writer = ArrayRecordWriter(path, WRITER_OPTIONS)
+    try:
+        yield writer
+        writer.close()
+    except RuntimeError as error:  # all that the writer ever raises
+        problem = str(error).partition(";")[0]
+        raise Refused(f"{name}: {problem}; free some space, or give another --output, and run again") from error
+
+
+def _freeze_duplicates(pairs: Items, tokenizer: TokenizerSummary, paths: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+    columns, itemsize = pairs.columns, token_dtype(tokenizer.vocab_size).itemsize
+    sizes = itemsize * np.sum([columns[side] for side in SIDES], axis=0)
+    rejects = RejectBlocks(paths)
+    for index, size in enumerate(sizes.tolist()):
+        origin = Origin(int(columns["file"][index]), int(columns["row"][index]))
+        raw = pairs.payload(index)[size:].decode()
+        rejects.add(Reject(origin, DropReason.DUPLICATE, f"id {int(columns['id'][index]):016x}", raw))
+        yield from rejects.full()
+    yield from rejects.rest()
+
+
+def _rows(lengths: Sequence[int], config: PreprocessConfig) -> list[list[int]]:
     if not config.packing:
-        return [[index] for index in range(len(pairs))]
-    lengths = [sum(pair.lengths) for pair in pairs]
+        return [[index] for index in range(len(lengths))]
     return (pack if config.shuffle else pack_in_order)(lengths, row_length=config.slots)
 
 
-def _to_pair(placed: PlacedPair) -> Pair:
-    ids, (prompt, chosen, _) = memoryview(placed.ids).cast("i"), placed.lengths
-    return Pair(
-        prompt=ids[:prompt],
-        chosen=ids[prompt : prompt + chosen],
-        rejected=ids[prompt + chosen :],
-        id=placed.id,
-        truncated=Truncated(placed.truncated),
+def _make_row(
+    members: list[int], pairs: Items, lengths: np.ndarray, config: PreprocessConfig, tokenizer: TokenizerSummary
+) -> Row:
+    dtype = token_dtype(tokenizer.vocab_size)
+    size = dtype.itemsize * lengths.sum(axis=1)
+    ids = b"".join(pairs.payload(member)[: size[member]] for member in members)
+    return lay_row(
+        np.frombuffer(ids, dtype),
+        lengths=lengths[members],
+        pair_ids=pairs.columns["id"][members],
+        truncated=pairs.columns["truncated"][members].astype(np.uint8),
+        row_length=config.slots,
+        pad_id=tokenizer.pad_id,
+        vocab_size=tokenizer.vocab_size,
     )
 
 
@@ -144,20 +188,17 @@ def _inspect(path: str, *, name: str, records: int) -> tuple[Shard, str]:
     return Shard(name=name, records=records, bytes=os.path.getsize(path), sha256=digest), options
 
 
-def _write_provenance(
-    path: str, pairs: Sequence[PlacedPair], rows: Sequence[Sequence[int]], paths: Sequence[str]
-) -> None:
+def _write_provenance(path: str, pairs: Items, rows: Sequence[Sequence[int]], paths: Sequence[str]) -> None:
     """One line a pair, in stored order: its row in the shard, its id, its prompt's, its file and row there."""
-    stored = [(row, pairs[member]) for row, members in enumerate(rows) for member in members]
-    files = pa.DictionaryArray.from_arrays(
-        pa.array([pair.origin.file for _, pair in stored], pa.int32()), pa.array(paths, pa.string())
-    )
+    members = np.array([member for row in rows for member in row], np.int64)
+    stored = pairs.take(members).columns
+    files = pa.DictionaryArray.from_arrays(pa.array(stored["file"].astype(np.int32)), pa.array(paths, pa.string()))
     columns = {
-        "row": pa.array([row for row, _ in stored], pa.int64()),
-        "id": pa.array([pair.id for _, pair in stored], pa.uint64()),
-        "prompt_id": pa.array([pair.prompt_id for _, pair in stored], pa.uint64()),
+        "row": pa.array(np.repeat(np.arange(len(rows)), [len(row) for row in rows]), pa.int64()),
+        "id": pa.array(stored["id"], pa.uint64()),
+        "prompt_id": pa.array(stored["prompt_id"], pa.uint64()),
         "file": files,
-        "file_row": pa.array([pair.origin.row for _, pair in stored], pa.int64()),
+        "file_row": pa.array(stored["row"].astype(np.int64), pa.int64()),
     }
     with publishing(path) as temporary:
         pq.write_table(pa.table(columns), temporary)

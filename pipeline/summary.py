@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pipeline.checks import STORED
 from pipeline.output import REJECTS_FOLDER
 from pipeline.plan import Plan
 from pipeline.shards import ShardReport
@@ -13,10 +14,11 @@ from schemas.manifest import Ledger, Manifest, SplitSummary
 
 
 class Seen(NamedTuple):
-    """Rows read, and the sum of their fingerprints."""
+    """Rows read, the sum of their fingerprints, and the pairs of rows beyond the first of each."""
 
     rows: int
     digest: int
+    extra_pairs: int = 0
 
 
 def make_manifest(plan: Plan, seen: Seen, reports: Iterable[ShardReport], drops: Iterable[dict[str, int]]) -> Manifest:
@@ -31,14 +33,18 @@ def make_manifest(plan: Plan, seen: Seen, reports: Iterable[ShardReport], drops:
     for reasons in drops:
         dropped.update(reasons)
     splits: dict[str, SplitSummary] = {}
+    checks = dict.fromkeys(STORED, 0)
     for split in plan.num_shards:
         own = [report for report in reports if report.split == split]
         tally = Tally()
         for report in own:
             tally.merge(report.tally)
+        checks = {name: number + tally.checks[name] for name, number in checks.items()}
         splits[split] = tally.summary([report.shard for report in own], row_length=plan.config.slots)
     pairs = sum(split.pairs for split in splits.values())
-    ledger = Ledger(rows_in=seen.rows, pairs_out=pairs, drops=dict(sorted(dropped.items())))
+    ledger = Ledger(
+        rows_in=seen.rows, extra_pairs=seen.extra_pairs, pairs_out=pairs, drops=dict(sorted(dropped.items()))
+    )
     _check(ledger, splits, plan)
     return Manifest(
         tool_version=plan.tool_version,
@@ -48,8 +54,9 @@ def make_manifest(plan: Plan, seen: Seen, reports: Iterable[ShardReport], drops:
         row_length=plan.config.slots,
         splits=splits,
         ledger=ledger,
-        counts={
-            "boundary_merged": sum(report.boundary_merged for report in reports),
+        counts=checks
+        | {
+            **{name: sum(report.notes[name] for report in reports) for name in reports[0].notes},
             "exact_duplicates": sum(report.exact_duplicates for report in reports),
         },
         writer_options=reports[0].writer_options,
@@ -66,11 +73,12 @@ def _check(ledger: Ledger, splits: dict[str, SplitSummary], plan: Plan) -> None:
         )
     if ledger.rows_in == 0:
         raise Refused("the input has no rows")
-    dropped = ledger.rows_in - ledger.pairs_out
+    dropped = sum(ledger.drops.values())
     where = f"{plan.config.output}/{REJECTS_FOLDER}/ holds each row with its reason"
-    if dropped > plan.config.max_drop_share * ledger.rows_in:
+    candidates = ledger.rows_in + ledger.extra_pairs
+    if dropped > plan.config.max_drop_share * candidates:
         raise Refused(
-            f"{dropped:,} of {ledger.rows_in:,} rows were dropped ({reasons}), "
+            f"{dropped:,} of {candidates:,} {'pairs' if ledger.extra_pairs else 'rows'} were dropped ({reasons}), "
             f"more than --max_drop_share={plan.config.max_drop_share} allows; {where}"
         )
     if ledger.pairs_out == 0:

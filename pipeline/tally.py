@@ -3,7 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from schemas.manifest import Shard, SplitSummary
+from pipeline.checks import count_stored
+from schemas.manifest import Shard, SplitSummary, TokenizerSummary
 from schemas.record import Row, Truncated
 
 SIDES = ("prompt", "chosen", "rejected")
@@ -18,10 +19,12 @@ class Tally:
     max_pairs_per_row: int = 0
     tokens: Counter[str] = field(default_factory=Counter)
     truncated: Counter[str] = field(default_factory=Counter)
+    checks: Counter[str] = field(default_factory=Counter)
     lengths: dict[str, Counter[int]] = field(default_factory=lambda: {side: Counter() for side in SIDES})
 
-    def add_row(self, row: Row) -> None:
+    def add_row(self, row: Row, tokenizer: TokenizerSummary) -> None:
         self.rows += 1
+        self.checks.update(count_stored(row, tokenizer))
         self.pairs += len(row)
         self.max_pairs_per_row = max(self.max_pairs_per_row, len(row))
         for side in SIDES:
@@ -37,6 +40,7 @@ class Tally:
         self.max_pairs_per_row = max(self.max_pairs_per_row, other.max_pairs_per_row)
         self.tokens += other.tokens
         self.truncated += other.truncated
+        self.checks += other.checks
         for side in SIDES:
             self.lengths[side] += other.lengths[side]
 

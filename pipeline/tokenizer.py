@@ -12,10 +12,15 @@ from typing import Any
 
 import tokenizers
 
+from pipeline.chat_template import TEMPLATE_FILE, TEMPLATE_FOLDER, ChatTemplate, given_template, read_templates
+from pipeline.drops import Dropped
+from pipeline.filesystems import is_remote
+from pipeline.remote import fetch_folder
 from schemas.errors import Refused
 from schemas.manifest import TokenizerSummary, file_sha256
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", TEMPLATE_FILE)
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class TextTokenizer:
@@ -24,13 +29,18 @@ class TextTokenizer:
     Attributes:
       bos_id: None where the tokenizer has none.
       pad_id: that of the end of sequence where the tokenizer has none of its own.
+      chat_template: None where the tokenizer has none and none is given.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, *, chat_template: str | None = None):
         """Loads a folder.
 
+        Args:
+          chat_template: a file, the name of one of the tokenizer's templates, or the text of one, instead of
+            the tokenizer's own.
+
         Raises:
-          Refused: no tokenizer.json, a broken one, or no end-of-sequence token.
+          Refused: no tokenizer.json, a broken one, no end-of-sequence token, or no such template.
         """
         self._folder = Path(folder)
         path = self._folder / "tokenizer.json"
@@ -55,6 +65,10 @@ class TextTokenizer:
         self.eos_id = eos_id
         pad_id = self._special_id("pad_token", required=False)
         self.pad_id = eos_id if pad_id is None else pad_id
+        templates = read_templates(self._folder, _read_json(self._folder / "tokenizer_config.json"))
+        self._given_template = given_template(chat_template, templates) if chat_template else None
+        templates = self._given_template or templates
+        self.chat_template = ChatTemplate(templates, self._special_tokens()) if templates else None
         self._is_space = cache(lambda token: not self.decode([token]).strip())
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -81,13 +95,58 @@ class TextTokenizer:
     def summary(self) -> TokenizerSummary:
         """What the manifest says of the tokenizer."""
         return TokenizerSummary(
-            sha256={path.name: file_sha256(path) for path in tokenizer_files(self._folder)},
-            chat_template_sha256=self._chat_template_sha256(),
+            sha256=self._file_digests(),
+            chat_template_sha256=self.chat_template.sha256 if self.chat_template else None,
             bos_id=self.bos_id,
             eos_id=self.eos_id,
             pad_id=self.pad_id,
             vocab_size=self.vocab_size,
         )
+
+    def copy(self, target: Path) -> None:
+        """Copies the tokenizer's files, so that the dataset holds all that is needed to use it.
+
+        A template that was given stands there in place of the tokenizer's own.
+        """
+        for path in tokenizer_files(self._folder):
+            if self._given_template is None or not _is_template(path):
+                copy = target / path.relative_to(self._folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+        if self._given_template is not None:
+            (target / TEMPLATE_FILE).write_bytes(self._given_template.encode())
+
+    @cached_property
+    def end_of_turn_id(self) -> int | None:
+        """The token that the chat template writes after an answer; None without a template, or where it is text."""
+        if self.chat_template is None:
+            return None
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+        try:
+            _, _, tail = self.chat_template.render(turns, date="2000-01-01").rpartition("answer")
+        except (Dropped, Refused):  # it fails on these turns, or cannot be used: that is said when it is needed
+            return None
+        written = [token for token in self.encode_batch([tail])[0] if not self.is_space(token)]
+        added = self._tokenizer.get_added_tokens_decoder()
+        return next((token for token in written if token in added), None)
+
+    def _file_digests(self) -> dict[str, str]:
+        digests = {str(path.relative_to(self._folder)): file_sha256(path) for path in tokenizer_files(self._folder)}
+        if self._given_template is not None:
+            digests = {name: digest for name, digest in digests.items() if not _is_template(self._folder / name)}
+            digests[TEMPLATE_FILE] = hashlib.sha256(self._given_template.encode()).hexdigest()
+        return digests
+
+    def _special_tokens(self) -> dict[str, str]:
+        """The special tokens under the names that templates know."""
+        tokens: dict[str, Any] = {}
+        for file_name in ("special_tokens_map.json", "tokenizer_config.json"):
+            settings = _read_json(self._folder / file_name)
+            for name in _SPECIAL_TOKENS:
+                if name in settings:
+                    token = settings[name]
+                    tokens[name] = token.get("content") if isinstance(token, dict) else token
+        return {name: token for name, token in tokens.items() if isinstance(token, str)}
 
     def _special_id(self, name: str, *, required: bool = True) -> int | None:
         for file_name in ("tokenizer_config.json", "special_tokens_map.json"):
@@ -103,16 +162,6 @@ class TextTokenizer:
             raise Refused(f"{self._folder / file_name}: {name} {token!r} is not in the vocabulary")
         return token_id
 
-    def _chat_template_sha256(self) -> str | None:
-        path = self._folder / "chat_template.jinja"
-        template: Any = _read_json(self._folder / "tokenizer_config.json").get("chat_template")
-        if path.is_file():
-            template = path.read_text(encoding="utf-8")
-        if template is None:
-            return None
-        text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
 
 def find_tokenizer(name: str, revision: str | None) -> Path:
     """The folder of a tokenizer: `name` itself, or a download of the hub's model of that id.
@@ -120,6 +169,8 @@ def find_tokenizer(name: str, revision: str | None) -> Path:
     Raises:
       Refused: neither is there.
     """
+    if is_remote(name):
+        return Path(fetch_folder(name))
     if os.path.isdir(name):
         if revision is not None:
             raise Refused(f"--tokenizer_revision={revision}: {name} is a local folder, which has no revisions")
@@ -131,14 +182,12 @@ def find_tokenizer(name: str, revision: str | None) -> Path:
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files of a tokenizer that exist in a folder."""
-    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return files + sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies a tokenizer's files, so that the dataset holds all that is needed to use it."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in tokenizer_files(source):
-        shutil.copyfile(path, target / path.name)
+def _is_template(path: Path) -> bool:
+    return path.name == TEMPLATE_FILE or path.parent.name == TEMPLATE_FOLDER
 
 
 def _download(name: str, revision: str | None) -> Path:

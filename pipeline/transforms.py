@@ -1,29 +1,62 @@
 """Beam's side of the pure functions: load in `setup`, call, route what is dropped to its tag."""
 
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
-from pipeline import keys
+from pipeline import keys, progress
+from pipeline.dataflow import check_libraries
 from pipeline.drops import Dropped, Reject
-from pipeline.formats import PreferencePair, parse_row
-from pipeline.ledger import write_rejects
+from pipeline.formats import parse_row
+from pipeline.ledger import RejectBlocks, write_rejects
 from pipeline.output import publishing
+from pipeline.pairs import Pair
 from pipeline.plan import Plan
-from pipeline.shards import PlacedPair, ShardReport, freeze, write_shard
-from pipeline.sources import Part, RawRow, read_batches
+from pipeline.readers import Part
+from pipeline.remote import fetch_folder
+from pipeline.shards import PlacedPair, ShardReport, freeze_pairs, write_shard
+from pipeline.sources import Input, RawRow, count_part, divide, number_parts, read_batches
 from pipeline.summary import Seen, make_manifest
 from pipeline.tokenization import tokenize_batch
 from pipeline.tokenizer import TextTokenizer
 from schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Split
 
-Parsed = list[tuple[RawRow, PreferencePair]]
+Parsed = list[tuple[RawRow, Pair]]
 ShardKey = tuple[Split, int]
+_BATCHES_AHEAD = 2
+_BLOCK_BYTES = 8 << 20  # ids in blocks of some hundred kB a shard: compressed as well as larger ones
+
+
+class DivideInputs(beam.DoFn):
+    """(number, input) -> what one worker reads at a time."""
+
+    def process(self, element: tuple[int, Input]) -> Iterator[Any]:
+        yield from divide(*element)
+
+
+class CountRows(beam.DoFn):
+    """A part -> (its input's number, the part with its rows counted)."""
+
+    def process(self, part: Part) -> Iterator[Any]:
+        yield part.file, count_part(part)
+
+
+class NumberRows(beam.DoFn):
+    """All parts of an input -> those with a row that is wanted, each with the number of its first row."""
+
+    def __init__(self, plan: Plan):
+        self._inputs = plan.inputs
+
+    def process(self, element: tuple[int, Iterable[Part]]) -> Iterator[Any]:
+        number, parts = element
+        yield from number_parts(self._inputs[number], parts)
 
 
 class ReadRows(beam.DoFn):
@@ -31,30 +64,36 @@ class ReadRows(beam.DoFn):
 
     def process(self, part: Part) -> Iterator[Any]:
         for batch in read_batches(part):
+            progress.count(rows_read=len(batch))
             yield batch
             yield TaggedOutput("seen", Seen(len(batch), sum(keys.fingerprint(row.as_bytes()) for row in batch)))
 
 
 def add_seen(parts: Iterable[Seen]) -> Seen:
-    rows = digest = 0
+    rows = digest = extra_pairs = 0
     for part in parts:
         rows, digest = rows + part.rows, (digest + part.digest) % keys.FINGERPRINT_MODULUS
-    return Seen(rows, digest)
+        extra_pairs += part.extra_pairs
+    return Seen(rows, digest, extra_pairs)
 
 
 class ParseRows(beam.DoFn):
-    """A batch of rows -> those that are pairs; tag `rejects`."""
+    """A batch of rows -> their pairs; tags `rejects`, and `seen`: the pairs of a row beyond its first."""
 
     def __init__(self, plan: Plan):
-        self._format_name, self._fields = plan.format_name, plan.config.source.fields
+        self._format_name, self._source, self._compat = plan.format_name, plan.config.source, plan.config.compat
 
     def process(self, batch: list[RawRow]) -> Iterator[Any]:
         parsed: Parsed = []
         for row in batch:
             try:
-                parsed.append((row, parse_row(row, format_name=self._format_name, fields=self._fields)))
+                pairs = parse_row(row, format_name=self._format_name, source=self._source, compat=self._compat)
             except Dropped as dropped:
                 yield _reject(row, dropped)
+                continue
+            parsed += [(row, pair) for pair in pairs]
+            if len(pairs) > 1:
+                yield TaggedOutput("seen", Seen(0, 0, len(pairs) - 1))
         if parsed:
             yield parsed
 
@@ -62,47 +101,90 @@ class ParseRows(beam.DoFn):
 class TokenizePairs(beam.DoFn):
     """A batch of pairs -> (shard, block of tokenized pairs); tag `rejects`.
 
-    The tokenizer is the copy in the output folder: workers need no other file of the launcher's.
+    The tokenizer is the copy in the output folder: workers need no other file of the launcher's. Some batches are
+    on their way at a time, so that reading, parsing and hashing go on while the tokenizer, which needs no
+    interpreter lock, has the cores.
     """
 
     def __init__(self, plan: Plan):
         self._config, self._num_shards, self._shared = plan.config, plan.num_shards, Shared()
+        self._vocab_size = plan.tokenizer.vocab_size
 
     def setup(self) -> None:
+        # Where nothing else is said there is a process for each core, so a call must not spread over the cores.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         folder = os.path.join(self._config.output, TOKENIZER_FOLDER)
-        self._tokenizer = self._shared.acquire(lambda: TextTokenizer(folder))
+        self._tokenizer = self._shared.acquire(lambda: TextTokenizer(fetch_folder(folder)))
+        self._threads = ThreadPoolExecutor(_BATCHES_AHEAD)
+
+    def start_bundle(self) -> None:
+        self._ahead: deque[Future[list[tuple[ShardKey, PlacedPair] | TaggedOutput]]] = deque()
+        self._blocks: dict[ShardKey, list[PlacedPair]] = defaultdict(list)
+        self._bytes = 0
 
     def process(self, parsed: Parsed) -> Iterator[Any]:
-        blocks: dict[ShardKey, list[PlacedPair]] = defaultdict(list)
+        self._ahead.append(self._threads.submit(self._tokenize, parsed))
+        if len(self._ahead) > _BATCHES_AHEAD:
+            yield from self._gather()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        while self._ahead:
+            yield from map(_in_global_window, self._gather())
+        yield from map(_in_global_window, self._flush())
+
+    def teardown(self) -> None:
+        self._threads.shutdown()
+
+    def _tokenize(self, parsed: Parsed) -> list[tuple[ShardKey, PlacedPair] | TaggedOutput]:
+        placed: list[tuple[ShardKey, PlacedPair] | TaggedOutput] = []
         texts = [pair for _, pair in parsed]
         for (row, pair), ids in zip(parsed, tokenize_batch(texts, self._tokenizer, self._config), strict=True):
             if isinstance(ids, Dropped):
-                yield _reject(row, ids)
+                placed.append(_reject(row, ids))
                 continue
             identity = keys.pair_id(pair)
             place = keys.place(pair, identity, row.origin, self._config, self._num_shards)
-            blocks[place.split, place.shard].append(
-                PlacedPair(
-                    rank=place.rank,
-                    id=identity,
-                    ids=ids.as_bytes(),
-                    lengths=(len(ids.prompt), len(ids.chosen), len(ids.rejected)),
-                    truncated=int(ids.truncated),
-                    boundary_merged=ids.boundary_merged,
-                    prompt_id=keys.prompt_id(pair),
-                    origin=row.origin,
-                    raw=row.as_text() if self._config.dedup == "exact" else "",
-                )
+            stored = PlacedPair(
+                rank=place.rank,
+                id=identity,
+                ids=ids.as_bytes(),
+                lengths=(len(ids.prompt), len(ids.chosen), len(ids.rejected)),
+                truncated=int(ids.truncated),
+                notes=int(ids.notes),
+                prompt_id=keys.prompt_id(pair),
+                origin=row.origin,
+                raw=row.as_text() if self._config.dedup == "exact" else "",
             )
+            placed.append(((place.split, place.shard), stored))
+        progress.count(pairs=sum(not isinstance(item, TaggedOutput) for item in placed))
+        return placed
+
+    def _gather(self) -> Iterator[Any]:
+        """What has become of the oldest batch."""
+        for item in self._ahead.popleft().result():
+            if isinstance(item, TaggedOutput):
+                yield item
+                continue
+            key, pair = item
+            self._blocks[key].append(pair)
+            self._bytes += len(pair.ids) + len(pair.raw)
+        if self._bytes >= _BLOCK_BYTES:
+            yield from self._flush()
+
+    def _flush(self) -> Iterator[tuple[ShardKey, bytes]]:
+        blocks, self._blocks, self._bytes = self._blocks, defaultdict(list), 0
         for key, pairs in blocks.items():
-            yield key, freeze(pairs)
+            yield key, freeze_pairs(pairs, vocab_size=self._vocab_size)
 
 
 class WriteShard(beam.DoFn):
-    """All blocks of a shard -> its file and a `ShardReport`; tag `rejects`: duplicates."""
+    """All blocks of a shard -> its file and a `ShardReport`; tag `rejects`: duplicates, in blocks."""
 
     def __init__(self, plan: Plan):
         self._plan = plan
+
+    def setup(self) -> None:
+        check_libraries(self._plan.libraries)
 
     def process(self, element: tuple[ShardKey, Iterable[bytes]]) -> Iterator[Any]:
         (split, index), blocks = element
@@ -116,8 +198,25 @@ class WriteShard(beam.DoFn):
             paths=self._plan.paths,
         )
         yield report
-        for reject in rejects:
-            yield TaggedOutput("rejects", reject)
+        for block in rejects:
+            yield TaggedOutput("rejects", block)
+
+
+class BlockRejects(beam.DoFn):
+    """Rejects -> (number of their file, block of them), so that the shuffle holds no raw text as it is."""
+
+    def __init__(self, plan: Plan):
+        self._paths = plan.paths
+
+    def start_bundle(self) -> None:
+        self._blocks = RejectBlocks(self._paths)
+
+    def process(self, reject: Reject) -> Iterator[tuple[int, bytes]]:
+        self._blocks.add(reject)
+        yield from self._blocks.full()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from map(_in_global_window, self._blocks.rest())
 
 
 class WriteRejects(beam.DoFn):
@@ -126,9 +225,9 @@ class WriteRejects(beam.DoFn):
     def __init__(self, plan: Plan):
         self._output, self._paths = plan.config.output, plan.paths
 
-    def process(self, element: tuple[int, Iterable[Reject]]) -> Iterator[dict[str, int]]:
-        file, rejects = element
-        yield write_rejects(rejects, output=self._output, number=file, path=self._paths[file])
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[dict[str, int]]:
+        file, blocks = element
+        yield write_rejects(blocks, output=self._output, number=file, path=self._paths[file])
 
 
 class WriteManifest(beam.DoFn):
@@ -146,4 +245,12 @@ class WriteManifest(beam.DoFn):
 
 
 def _reject(row: RawRow, dropped: Dropped) -> TaggedOutput:
+    progress.count(drops=1)
     return TaggedOutput("rejects", Reject(row.origin, dropped.reason, dropped.detail, row.as_text()))
+
+
+def _in_global_window(element: Any) -> Any:
+    """As `finish_bundle` must give it."""
+    if isinstance(element, TaggedOutput):
+        return TaggedOutput(element.tag, GlobalWindows.windowed_value_at_end_of_window(element.value))
+    return GlobalWindows.windowed_value_at_end_of_window(element)

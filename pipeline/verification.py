@@ -1,12 +1,15 @@
 """`verify`: reads a dataset whole and compares it with its manifest and with what must hold of any dataset."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.reading import read_provenance, read_shard
+from pipeline.checks import STORED
+from pipeline.output import REJECTS_FOLDER
+from pipeline.reading import read_provenance, read_rejects, read_shard
 from pipeline.tally import Tally
 from schemas.errors import Refused
 from schemas.manifest import TOKENIZER_FOLDER, Manifest, damaged_shards, file_sha256, read_manifest
@@ -39,13 +42,21 @@ def verify_dataset(config: VerifyConfig, *, say: Callable[[str], None] = print) 
             say(f"ok  {what}")
         return not named
 
+    if manifest.ledger.drops and not os.path.isdir(os.path.join(folder, REJECTS_FOLDER)):
+        say(f"--  dropped rows: not checked, {REJECTS_FOLDER}/ is not there")
+    else:
+        check(f"{REJECTS_FOLDER}/ holds each dropped row of the ledger", _reject_problems(folder, manifest))
     shards = sum(len(split.shards) for split in manifest.splits.values())
     check(f"{shards} shards have the sha256 of the manifest", damaged_shards(folder, manifest))
     check("the tokenizer's files have the sha256 of the manifest", _damaged_tokenizer(folder, manifest))
     check("the ledger balances", _ledger_problems(manifest))
     ids: dict[str, np.ndarray] = {}
-    readable = check("every record decodes and keeps the invariants; counts agree", _recount(folder, manifest, ids))
+    checks: Counter[str] = Counter()
+    readable = check(
+        "every record decodes and keeps the invariants; counts agree", _recount(folder, manifest, ids, checks)
+    )
     if readable:
+        check("the data checks agree: " + ", ".join(STORED), _check_problems(manifest, ids, checks))
         check("no pair is in two splits", _shared("pair", ids))
         prompts = _prompt_ids(folder, manifest)
         if prompts is None:
@@ -75,15 +86,27 @@ def _ledger_problems(manifest: Manifest) -> Iterator[str]:
         yield f"the ledger has {manifest.ledger.pairs_out} pairs out, the splits {pairs}"
 
 
-def _recount(folder: str, manifest: Manifest, ids: dict[str, np.ndarray]) -> Iterator[str]:
-    """Counts the records of every split again; fills `ids` with the pair ids."""
+def _reject_problems(folder: str, manifest: Manifest) -> Iterator[str]:
+    try:
+        found = Counter(reject.reason for reject in read_rejects(folder))
+    except ValueError as error:
+        yield str(error)
+        return
+    for reason in sorted(found.keys() | manifest.ledger.drops.keys()):
+        declared = manifest.ledger.drops.get(reason, 0)
+        if found[reason] != declared:
+            yield f"{REJECTS_FOLDER}/ has {found[reason]} rows for {reason}, the ledger {declared}"
+
+
+def _recount(folder: str, manifest: Manifest, ids: dict[str, np.ndarray], checks: Counter[str]) -> Iterator[str]:
+    """Counts the records of every split again; fills `ids` with the pair ids, `checks` with the data checks."""
     for name, declared in manifest.splits.items():
         tally, found = Tally(), [np.zeros(0, np.uint64)]
         for shard in declared.shards:
             records = 0
             try:
                 for row in read_shard(folder, shard, manifest, max_pairs=declared.max_pairs_per_row):
-                    tally.add_row(row)
+                    tally.add_row(row, manifest.tokenizer)
                     found.append(row.pair_ids)
                     records += 1
             except (ValueError, RuntimeError, OSError) as error:
@@ -96,6 +119,15 @@ def _recount(folder: str, manifest: Manifest, ids: dict[str, np.ndarray]) -> Ite
             fields = [key for key, value in vars(declared).items() if getattr(counted, key) != value]
             yield f"split {name}: recounting gives other {', '.join(fields)} than the manifest"
         ids[name] = np.concatenate(found)
+        checks += tally.checks
+
+
+def _check_problems(manifest: Manifest, ids: dict[str, np.ndarray], checks: Counter[str]) -> Iterator[str]:
+    """Where the counts of the manifest are not those of the stored pairs."""
+    repeated = sum(len(pairs) - len(np.unique(pairs)) for pairs in ids.values())
+    for name, number in ({name: checks[name] for name in STORED} | {"exact_duplicates": repeated}).items():
+        if manifest.counts.get(name) != number:
+            yield f"counts: {name} is {manifest.counts.get(name)} in the manifest, {number} in the shards"
 
 
 def _prompt_ids(folder: str, manifest: Manifest) -> dict[str, np.ndarray] | None:

@@ -68,14 +68,19 @@ class TokenizerSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """Where every input row went. `rows_in == pairs_out + sum(drops)` holds, or there is no manifest."""
+    """Where every input row went. `rows_in + extra_pairs == pairs_out + sum(drops)` holds, or there is no manifest.
+
+    Attributes:
+      extra_pairs: where a row may give several pairs, those beyond the first of each.
+    """
 
     rows_in: int
     pairs_out: int
     drops: dict[str, int]
+    extra_pairs: int = 0
 
     def balances(self) -> bool:
-        return self.rows_in == self.pairs_out + sum(self.drops.values())
+        return self.rows_in + self.extra_pairs == self.pairs_out + sum(self.drops.values())
 
 
 @dataclass(frozen=True, kw_only=True)

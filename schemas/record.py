@@ -10,6 +10,7 @@ Axes: L = row length, n = pairs in the row.
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -102,8 +103,38 @@ def make_row(pairs: Sequence[Pair], *, row_length: int, pad_id: int, vocab_size:
       ValueError: the row breaks an invariant of `check_row`.
     """
     sides = [side for pair in pairs for side in (pair.prompt, pair.chosen, pair.rejected)]
-    lengths = np.array([len(side) for side in sides], np.int32).reshape(-1, 3)
-    ids = np.concatenate([np.asarray(side, np.int64) for side in sides]) if sides else np.zeros(0, np.int64)
+    return lay_row(
+        np.concatenate([np.asarray(side, np.int64) for side in sides]) if sides else np.zeros(0, np.int64),
+        lengths=np.array([len(side) for side in sides], np.int32).reshape(-1, 3),
+        pair_ids=np.array([pair.id for pair in pairs], np.uint64),
+        truncated=np.array([pair.truncated for pair in pairs], np.uint8),
+        row_length=row_length,
+        pad_id=pad_id,
+        vocab_size=vocab_size,
+    )
+
+
+def lay_row(
+    ids: np.ndarray,
+    *,
+    lengths: np.ndarray,
+    pair_ids: np.ndarray,
+    truncated: np.ndarray,
+    row_length: int,
+    pad_id: int,
+    vocab_size: int,
+) -> Row:
+    """`make_row` of pairs that are arrays already.
+
+    Args:
+      ids: of all pairs, one after another, each as prompt, chosen, rejected.
+      lengths: [n, 3] int32.
+      pair_ids: [n] uint64.
+      truncated: [n] uint8.
+
+    Raises:
+      ValueError: the row breaks an invariant of `check_row`.
+    """
     if len(ids) > row_length:
         raise ValueError(f"{len(ids)} tokens do not fit a row of {row_length}")
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
@@ -115,8 +146,8 @@ def make_row(pairs: Sequence[Pair], *, row_length: int, pad_id: int, vocab_size:
         prompt_lengths=lengths[:, 0],
         chosen_lengths=lengths[:, 1],
         rejected_lengths=lengths[:, 2],
-        pair_ids=np.array([pair.id for pair in pairs], np.uint64),
-        truncated=np.array([pair.truncated for pair in pairs], np.uint8),
+        pair_ids=pair_ids,
+        truncated=truncated,
     )
     check_row(row, row_length=row_length, vocab_size=vocab_size)
     return row
@@ -149,6 +180,7 @@ def check_row(row: Row, *, row_length: int, vocab_size: int, max_pairs: int | No
         raise ValueError(f"token id {row.tokens.max()} is outside the vocabulary of {vocab_size}")
 
 
+@cache
 def _arrow_schema(row_length: int, dtype: np.dtype) -> pa.Schema:
     return pa.schema(
         {

@@ -28,7 +28,7 @@ def arguments(write_rows: Callable, triples: Callable, tokenizer_folder: Path, t
         ("--path=x", "unknown setting --path; did you mean --source.path?"),
         ("--max_length=many", "--max_length=many: expected int"),
         ("--max_length=1", "--max_length=1: must hold a prompt and an answer: at least 2"),
-        ("--source.format=csv", "--source.format=csv: expected one of triple, transcript or null"),
+        ("--source.format=csv", "--source.format=csv: must be one of triple, transcript, messages"),
         ("--tokenizer=.", ". has no tokenizer.json. Save it with transformers"),
         ("--tokenizer=nowhere", "--tokenizer=nowhere: no such folder, and not a hub id"),
         ("--output=/proc/out", "--output=/proc/out: cannot write there"),
@@ -74,10 +74,10 @@ def test_options_of_beam_in_the_settings_are_obeyed_and_the_command_line_wins(co
 def test_help_names_the_verbs_and_each_setting(command: Callable):
     code, out, _ = command()
     assert code == 0
-    assert all(f"\n  {verb} " in out for verb in ("run", "inspect", "verify"))
+    assert all(f"\n  {verb} " in out for verb in ("run", "plan", "explain", "inspect", "verify", "report"))
     code, _, err = command("runn")
     assert code == 2
-    assert "there are run, inspect, verify" in err
+    assert "there are run, plan, explain, inspect, verify, report" in err
 
 
 def test_the_stage_runs_without_the_libraries_of_the_other(arguments: list[str], tmp_path: Path):

@@ -1,10 +1,14 @@
 import json
+import sys
+import types
 from typing import Any
 
 import pytest
 
+from pipeline import SourceConfig
 from pipeline.drops import Dropped, DropReason, Origin
-from pipeline.formats import PreferencePair, detect_format, parse_row
+from pipeline.formats import check_source, detect_format, load_function, parse_row
+from pipeline.pairs import ChatPair, Pair
 from pipeline.sources import RawRow
 from schemas.errors import Refused
 
@@ -16,12 +20,21 @@ def raw(values: Any) -> RawRow:
     return RawRow(Origin(0, 0), values if isinstance(values, bytes) else json.dumps(values).encode())
 
 
-def triple(values: Any, **fields: str) -> PreferencePair:
-    return parse_row(raw(values), format_name="triple", fields=fields)
+def one(values: Any, format_name: str, **source: Any) -> Pair:
+    (pair,) = parse_row(raw(values), format_name=format_name, source=SourceConfig(path="a", **source))
+    return pair
 
 
-def transcript(chosen: str, rejected: str) -> PreferencePair:
-    return parse_row(raw({"chosen": chosen, "rejected": rejected}), format_name="transcript", fields={})
+def triple(values: Any, **fields: str) -> Pair:
+    return one(values, "triple", fields=fields)
+
+
+def transcript(chosen: str, rejected: str) -> Pair:
+    return one({"chosen": chosen, "rejected": rejected}, "transcript")
+
+
+def detect(rows: list[Any], **source: Any) -> str:
+    return detect_format(map(raw, rows), source=SourceConfig(path="a", **source))
 
 
 def test_a_triple_is_taken_as_it_stands():
@@ -92,13 +105,106 @@ def test_a_transcript_whose_turns_do_not_fit_is_dropped(chosen: str, rejected: s
 
 def test_the_format_is_the_one_under_which_rows_become_pairs():
     dialogue = {"chosen": f"{H} a{A} b", "rejected": f"{H} a{A} c"}
-    assert detect_format([raw(b"{"), raw(GOOD)], fields={}) == "triple"
-    assert detect_format([raw(dialogue)], fields={}) == "transcript"
-    assert detect_format([raw(dialogue | {"prompt": "p"})], fields={}) == "triple"
+    user, yes, no = ({"role": role, "content": role[0]} for role in ("user", "assistant", "assistant"))
+    no = no | {"content": "no"}
+    assert detect([b"{", GOOD]) == "triple"
+    assert detect([dialogue]) == "transcript"
+    assert detect([dialogue | {"prompt": "p"}]) == "triple"
+    assert detect([{"prompt": [user], "chosen": [yes], "rejected": [no]}]) == "messages"
+    assert detect([{"chosen": [user, yes], "rejected": [user, no]}]) == "messages"
+    turns = {"conversations": [{"from": "human", "value": "q"}]}
+    assert detect([turns | {"chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}]) == (
+        "sharegpt"
+    )
+    assert detect([{"prompt": "p", "completions": ["a", "b"], "scores": [1, 2]}]) == "ranked"
+    assert detect([{"prompt": "p", "completions": ["a", "b"], "votes": 1}]) == "votes"
 
 
 def test_a_format_that_cannot_be_told_is_refused_with_the_fields_there_are():
-    with pytest.raises(Refused, match=r"reads as triple or transcript \(fields of the first: 'question', 'a'\)"):
-        detect_format([raw({"question": "x", "a": "y"})], fields={})
+    with pytest.raises(Refused, match=r"ranked or votes \(fields of the first: 'question', 'a'\)"):
+        detect([{"question": "x", "a": "y"}])
     with pytest.raises(Refused, match="there are none"):
-        detect_format([], fields={})
+        detect([])
+
+
+def test_unpaired_rows_are_refused_as_what_they_are():
+    with pytest.raises(Refused, match="the rows are unpaired"):
+        detect([{"messages": [{"role": "user", "content": "q"}], "label": True}])
+
+
+def test_a_field_may_lie_in_another_or_be_made_of_several():
+    row = {"input": {"text": "p"}, "a.b": "c", "rejected": "r", "more": [["x", "y"], "z"], "none": None, "blank": " "}
+    assert one(row, "triple", fields={"prompt": "input.text", "chosen": "a.b"}) == ("p", "c", "r")
+    joined = one(row, "triple", fields={"prompt": ["input.text", "none", "blank", "more"], "chosen": "a.b"})
+    assert joined.prompt == "p\n\nx\ny\nz"
+    with pytest.raises(Dropped, match=r"missing_field: no field 'input\.absent'"):
+        one(row, "triple", fields={"prompt": "input.absent"})
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ((2, 1), ("p", "c", "r")),
+        ((1, 1), "tie"),
+        ((1.4, 1), "tie"),
+        ((1, 2), "swapped_scores"),
+        (("2", 1), "wrong_type"),
+    ],
+)
+def test_the_scores_of_a_pair_are_held_against_it(scores: tuple, expected: Any):
+    row = GOOD | {"score_chosen": scores[0], "score_rejected": scores[1]}
+    if isinstance(expected, tuple):
+        assert one(row, "triple", margin=0.5) == expected
+        return
+    with pytest.raises(Dropped, match=expected):
+        one(row, "triple", margin=0.5)
+
+
+MADE = {
+    "as_tuple": lambda row: (row["q"], "c", "r"),
+    "as_dict": lambda row: {"prompt": row["q"], "chosen": "c", "rejected": "r"},
+    "as_chat": lambda row: {
+        "prompt": [{"role": "user", "content": row["q"]}],
+        "chosen": "c",
+        "rejected": "r",
+    },
+    "nothing": lambda row: None,
+    "fails": lambda row: row["absent"],
+    "other": lambda row: 5,
+    "surrogate": lambda row: ("p", "\ud800", "r"),
+}
+
+
+def test_a_function_of_the_user_makes_pairs_or_says_none(monkeypatch: pytest.MonkeyPatch):
+    module = types.ModuleType("made_here")
+    vars(module).update(MADE)
+    monkeypatch.setitem(sys.modules, "made_here", module)
+    assert one({"q": "p"}, "made_here:as_tuple") == ("p", "c", "r")
+    assert one({"q": "p"}, "made_here:as_dict") == ("p", "c", "r")
+    assert isinstance(one({"q": "p"}, "made_here:as_chat"), ChatPair)
+    for name, reason in (
+        ("nothing", "user_function: made_here:nothing gave None"),
+        ("fails", "user_function: KeyError"),
+        ("other", "wrong_type: made_here:other gave int"),
+        ("surrogate", "unreadable"),
+    ):
+        with pytest.raises(Dropped, match=reason):
+            one({"q": "p"}, f"made_here:{name}")
+    with pytest.raises(Refused, match="has no attribute 'absent'"):
+        load_function("made_here:absent")
+    with pytest.raises(Refused, match="No module named"):
+        check_source(SourceConfig(path="a"), "absent_module:f")
+
+
+@pytest.mark.parametrize(
+    ("format_name", "source"),
+    [
+        ("triple", {"ranked_pairs": "all"}),
+        ("votes", {"margin": 1.0}),
+        ("triple", {"vote_values": {"x": "first"}}),
+        ("json:loads", {"fields": {"prompt": "q"}}),
+    ],
+)
+def test_a_setting_that_a_format_does_not_use_is_refused(format_name: str, source: dict):
+    with pytest.raises(Refused, match=f"--source.{next(iter(source))}=.* has no effect on the format {format_name}"):
+        check_source(SourceConfig(path="a", **source), format_name)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import PreprocessConfig, SourceConfig
 from pipeline.drops import Dropped
-from pipeline.formats import PreferencePair
+from pipeline.pairs import PreferencePair
 from pipeline.tokenization import tokenize_batch
 from pipeline.tokenizer import TextTokenizer
 
@@ -35,14 +35,18 @@ def test_hh_is_accounted_for_row_by_row(shared: Path, run: Callable, command: Ca
         assert len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"])) <= 512
 
 
-@pytest.mark.parametrize("name", ["llama3ish-bos", "qwen2ish-nobos", "gpt2ish-boseqeos", "spmish-bos"])
+TRAINED = ["llama3ish-bos", "qwen2ish-nobos", "gpt2ish-boseqeos", "spmish-bos"]
+REAL = ["llama-3", "qwen2", "phi-3-mini", "minimind-chatml"]
+
+
+@pytest.mark.parametrize("name", [*TRAINED, *REAL])
 def test_ids_equal_trl_where_no_merge_crosses_the_boundary_and_nothing_is_cut(shared: Path, name: str):
     golden = shared / "golden/tokenization"
     rows = [json.loads(line) for line in gzip.decompress((golden / "rows.jsonl.gz").read_bytes()).split(b"\n") if line]
     outs = [
         json.loads(line) for line in gzip.decompress((golden / f"{name}.jsonl.gz").read_bytes()).split(b"\n") if line
     ]
-    tokenizer = TextTokenizer(shared / "golden/tokenizers" / name)
+    tokenizer = TextTokenizer(shared / ("data" if name in REAL else "golden") / "tokenizers" / name)
     config = PreprocessConfig(source=SourceConfig(path="a"), tokenizer="t", output="o", max_length=4096)
     usable = [
         (row, out["out"]["C6"])

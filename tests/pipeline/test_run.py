@@ -45,6 +45,7 @@ def test_every_row_of_a_dirty_file_is_a_pair_or_a_reject(run: Callable, write_ro
         "rows_in": len(rows) - blank,
         "pairs_out": len(rows) - blank - len(expected),
         "drops": dict(Counter(expected.values())),
+        "extra_pairs": 0,
     }
     assert len(result.pairs(capsys)) == ledger["pairs_out"]
     assert result.manifest["counts"]["exact_duplicates"] == 1
@@ -128,7 +129,7 @@ def test_exact_duplicates_are_kept_and_counted_or_dropped_and_shown(
     assert kept.manifest["counts"]["exact_duplicates"] == 5
     assert any("--dedup=exact" in line for line in kept.lines)
     dropped = run("dropped", path, dedup="exact")
-    assert dropped.manifest["ledger"] == {"rows_in": 25, "pairs_out": 20, "drops": {"duplicate": 5}}
+    assert dropped.manifest["ledger"] == {"rows_in": 25, "extra_pairs": 0, "pairs_out": 20, "drops": {"duplicate": 5}}
     assert [reject["row"] for reject in dropped.rejects] == [20, 21, 22, 23, 24]
     assert json.loads(dropped.rejects[0]["raw"]) == triples(1)[0]
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from pipeline import PreprocessConfig, SourceConfig
 from pipeline.drops import Dropped, DropReason
-from pipeline.formats import PreferencePair
-from pipeline.tokenization import PairIds, add_special_tokens, fit, split_at_boundary, tokenize_batch
+from pipeline.pairs import PairIds, PreferencePair
+from pipeline.tokenization import add_special_tokens, fit, split_at_boundary, tokenize_batch
 from pipeline.tokenizer import TextTokenizer
 from schemas.record import Truncated
 
-B, E, S = 1, 2, 3  # BOS, EOS, a token of white space
+B, E, S, T = 1, 2, 3, 4  # BOS, EOS, a token of white space, the end of a turn
 
 
 def config(**changes: Any) -> PreprocessConfig:
@@ -21,7 +21,8 @@ def config(**changes: Any) -> PreprocessConfig:
 
 
 def specials(bos_id: int | None = B) -> TextTokenizer:
-    return cast(TextTokenizer, SimpleNamespace(bos_id=bos_id, eos_id=E, is_space=lambda token: token == S))
+    ids = {"bos_id": bos_id, "eos_id": E, "end_of_turn_id": T}
+    return cast(TextTokenizer, SimpleNamespace(**ids, is_space=lambda token: token == S))
 
 
 def sides(ids: PairIds) -> tuple[list[int], list[int], list[int]]:
@@ -79,6 +80,9 @@ def test_bos_stands_once_at_the_head(prompt: list[int], bos_id: int | None, expe
         ([E, 20], [E, 20, E]),
         ([S], [S, E]),
         ([E], [E]),
+        ([20, T], [20, T]),
+        ([20, T, S], [20, T, S]),
+        ([T, 20], [T, 20, E]),
     ],
 )
 def test_eos_stands_once_at_the_end(answer: list[int], expected: list[int]):

@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 from huggingface_hub import constants
 
-from pipeline.tokenizer import TextTokenizer, copy_tokenizer, find_tokenizer
+from pipeline.tokenizer import TextTokenizer, find_tokenizer
 from schemas.errors import Refused
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -80,7 +80,7 @@ def test_the_digest_of_the_template_follows_the_file_where_there_is_one(
 
 
 def test_a_copy_is_the_same_tokenizer(tokenizer_folder: Path, tmp_path: Path):
-    copy_tokenizer(tokenizer_folder, tmp_path / "copy")
+    TextTokenizer(tokenizer_folder).copy(tmp_path / "copy")
     assert TextTokenizer(tmp_path / "copy").summary() == TextTokenizer(tokenizer_folder).summary()
 
 

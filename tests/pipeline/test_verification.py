@@ -15,7 +15,7 @@ def dataset(run: Callable, write_rows: Callable, triples: Callable) -> Path:
 def test_a_sound_dataset_passes_line_by_line(dataset: Path, command: Callable):
     code, out, err = command("verify", dataset)
     assert (code, err) == (0, "")
-    assert out.count("ok  ") == 6
+    assert out.count("ok  ") == 8
     assert "holds 60 pairs" in out
 
 
@@ -84,6 +84,22 @@ def test_a_prompt_in_both_splits_is_found(dataset: Path, command: Callable):
     code, _, err = command("verify", dataset)
     assert code == 2
     assert "prompts are in both splits" in err
+
+
+def test_a_dropped_row_that_rejects_lacks_is_found(
+    run: Callable, write_rows: Callable, triples: Callable, command: Callable
+):
+    rows = [*triples(20), {"prompt": "no answers"}, {"prompt": "nor here"}, b"broken"]
+    folder = run("dropped", write_rows("rows.jsonl", rows)).folder
+    assert command("verify", folder)[0] == 0
+    (rejects,) = (folder / "rejects").iterdir()
+    lines = rejects.read_bytes().splitlines(keepends=True)
+    rejects.write_bytes(b"".join(lines[1:]))
+    code, _, err = command("verify", folder)
+    assert code == 2
+    assert "rejects/ has 1 rows for missing_field, the ledger 2" in err
+    rejects.write_bytes(lines[0] + lines[1] + b"{}\n")
+    assert f"rejects/{rejects.name}, line 3: 'file'" in command("verify", folder)[2]
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path, command: Callable):

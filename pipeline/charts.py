@@ -1,0 +1,46 @@
+"""Numbers for the report's bars: how values fall into bins. Pure functions."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+NUM_BARS = 40
+
+
+class Bar(NamedTuple):
+    """How many values there are from `low` up to and with `high`; `height` is that over the largest of the bars."""
+
+    low: int
+    high: int
+    number: int
+    height: float
+
+
+def histogram(values: np.ndarray, *, num_bars: int = NUM_BARS) -> list[Bar]:
+    """Integers in bars of equal width, at most `num_bars` and one more: no bar has values on both sides of 0.
+
+    Values outside of the middle 99.8%, where these are few against the width, fall into the outermost bars, which
+    then say so by their bounds.
+    """
+    if not len(values):
+        return []
+    least, most = int(values.min()), int(values.max())
+    low, high = (int(np.floor(np.percentile(values, 0.1))), int(np.ceil(np.percentile(values, 99.9))))
+    width = max(1, -(-(high - low + 1) // num_bars))
+    first = low // width * width  # so that 0 begins a bar
+    starts = list(range(first, high + 1, width))
+    index = np.clip((values - first) // width, 0, len(starts) - 1)
+    numbers = np.bincount(index, minlength=len(starts))
+    bounds = [(start, start + width - 1) for start in starts]
+    bounds[0] = (least, bounds[0][1])
+    bounds[-1] = (bounds[-1][0], most)
+    return [
+        Bar(*bound, int(number), int(number) / int(numbers.max()))
+        for bound, number in zip(bounds, numbers, strict=True)
+    ]
+
+
+def bar_shares(parts: dict[str, int]) -> list[tuple[str, float]]:
+    """Each part's share of the whole."""
+    whole = sum(parts.values())
+    return [(name, number / whole if whole else 0.0) for name, number in parts.items()]

@@ -1,0 +1,98 @@
+"""What a run on Google Cloud Dataflow needs beside the options given: our package and its libraries on the workers."""
+
+import atexit
+import importlib.metadata
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.filesystems import is_remote
+from schemas.errors import Refused
+
+_PROJECT = Path(__file__).parent.parent / "pyproject.toml"
+_EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
+
+
+def dataflow_defaults(flags: Sequence[str], options: dict[str, Any]) -> list[str]:
+    """The options to add to those given; each only where it is not given.
+
+    Args:
+      flags: the options given.
+      options: Beam's view of them.
+
+    Raises:
+      Refused: an option that Dataflow needs is missing, or there is nothing that the workers could install.
+    """
+    for name in ("project", "region", "temp_location"):
+        if not options.get(name):
+            raise Refused(f"DataflowRunner needs --{name}; see docs/howto/run_on_dataflow.md")
+    given = {flag.removeprefix("--").partition("=")[0] for flag in flags if flag.startswith("--")}
+    added: list[str] = []
+    if "number_of_worker_harness_threads" not in given:
+        # Dataflow starts a process for each core. A thread more in it would hold a shard more in memory, and no
+        # more would be done: the tokenizer works outside the interpreter lock already.
+        added.append("--number_of_worker_harness_threads=1")
+    if "job_name" not in given:
+        added.append("--job_name=oddsmill-preprocess")
+    if not given & {"sdk_container_image", "setup_file", "extra_package", "requirements_file"}:
+        if not _PROJECT.is_file():
+            raise Refused(
+                "DataflowRunner: this oddsmill was not started from a checkout, so there is no package to send to the "
+                "workers; give --sdk_container_image (see Dockerfile), or start from a checkout"
+            )
+        added.append(f"--setup_file={_PROJECT}")
+        added.append(f"--requirements_file={_write_requirements()}")
+        # The workers fetch them, for their own platform; the launcher would fetch them for its own.
+        added.append("--requirements_cache=skip")
+    return added
+
+
+def check_reachable(paths: Sequence[str]) -> None:
+    """Refuses files that workers on other machines cannot read or write.
+
+    Raises:
+      Refused: as said.
+    """
+    for path in paths:
+        if not is_remote(path):
+            raise Refused(f"DataflowRunner: {path} is on this machine, where no worker sees it; copy it to gs://")
+
+
+def worker_requirements() -> list[str]:
+    """What a worker installs: the libraries of stage one, at the versions here, since bytes depend on them.
+
+    Beam itself is in the worker's image.
+    """
+    names = set()
+    for line in importlib.metadata.requires("oddsmill") or []:
+        requirement, _, marker = line.partition(";")
+        extra = _EXTRA.search(marker)
+        if extra is None or extra.group(1) == "pipeline":
+            names.add(re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0])
+    return [f"{name}=={importlib.metadata.version(name)}" for name in sorted(names - {"apache-beam", "oddsmill"})]
+
+
+def check_libraries(versions: dict[str, str]) -> None:
+    """Refuses a worker whose libraries are not those that the manifest will name.
+
+    Raises:
+      Refused: as said.
+    """
+    found = {name: importlib.metadata.version(name) for name in versions}
+    if found != versions:
+        raise Refused(
+            f"a worker has {found}, the launcher {versions}: the bytes may differ. Build the worker image of the "
+            "launcher's versions (Dockerfile)"
+        )
+
+
+def _write_requirements() -> str:
+    folder = tempfile.mkdtemp(prefix="oddsmill-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = os.path.join(folder, "requirements.txt")
+    Path(path).write_text("".join(f"{line}\n" for line in worker_requirements()), encoding="utf-8")
+    return path

@@ -1,0 +1,90 @@
+"""Progress on the console while a run works: counters that the workers raise, and a line that shows them.
+
+The counters live in this module, so they are seen where the workers are threads of the launcher's process: with the
+embedded runner. A worker in another process raises counters that nobody reads; a bundle that is tried again counts
+twice. So they are for the eyes alone: the numbers of the manifest come from the data.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+QUIET_S = 3.0
+LINE_EVERY_S = 5.0
+REFRESHES_PER_S = 4
+_lock = threading.Lock()
+_counts: Counter[str] = Counter()
+_last_read = 0.0
+
+
+def count(**numbers: int) -> None:
+    """Raises counters: rows_read, pairs, drops, rows_written. Cheap, but meant for batches."""
+    global _last_read
+    with _lock:
+        _counts.update(numbers)
+        if "rows_read" in numbers:
+            _last_read = time.monotonic()
+
+
+@contextlib.contextmanager
+def shown(
+    stream: TextIO | None = None, *, quiet_s: float = QUIET_S, line_every_s: float = LINE_EVERY_S
+) -> Iterator[None]:
+    """Shows the counters from 0 while the body runs: in place on a terminal, else by a line now and then.
+
+    A run that ends within `quiet_s` shows nothing.
+
+    Args:
+      stream: standard error, if not given, whatever becomes of it inside the body.
+    """
+    with _lock:
+        _counts.clear()
+    console = Console(file=stream or sys.stderr, highlight=False)
+    done = threading.Event()
+    arguments = (console, done, time.monotonic(), quiet_s, line_every_s)
+    thread = threading.Thread(target=_show, args=arguments, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def line(started: float) -> str:
+    """The counters, for people; the rate is that of reading.
+
+    Args:
+      started: by `time.monotonic`.
+    """
+    with _lock:
+        counts, last_read = _counts.copy(), _last_read
+    rate = counts["rows_read"] / max(last_read - started, 1e-3) if counts["rows_read"] else 0.0
+    return (
+        f"{counts['rows_read']:,} rows read ({rate:,.0f}/s), {counts['pairs']:,} pairs, {counts['drops']:,} dropped, "
+        f"{counts['rows_written']:,} rows written, {time.monotonic() - started:.0f} s"
+    )
+
+
+def _show(console: Console, done: threading.Event, started: float, quiet_s: float, line_every_s: float) -> None:
+    if done.wait(quiet_s):
+        return
+    if not console.is_terminal:
+        console.print(line(started), soft_wrap=True)
+        while not done.wait(line_every_s):
+            console.print(line(started), soft_wrap=True)
+        return
+    # What others print belongs to them: the streams are left alone.
+    with Live(
+        console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as live:
+        while not done.wait(1 / REFRESHES_PER_S):
+            live.update(Text(line(started), overflow="ellipsis", no_wrap=True), refresh=True)

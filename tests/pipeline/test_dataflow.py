@@ -1,0 +1,92 @@
+"""What is sent to Dataflow, as its runner writes it without a network."""
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import PreprocessConfig, SourceConfig
+from pipeline.dataflow import check_libraries, worker_requirements
+from pipeline.plan import make_plan
+from pipeline.runner import make_pipeline, run_graph
+from schemas.errors import Refused
+
+# Needs [dataflow], eighty packages that the first minute of a newcomer shall not wait for: make test-slow has it.
+pytestmark = pytest.mark.slow
+
+NEEDED = ("--runner=DataflowRunner", "--project=my-project", "--region=us-central1", "--temp_location=gs://bucket/tmp")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> tuple[dict[str, Any], Path]:
+    """The job specification of a run, and the folder with what is staged for the workers."""
+    folder = tmp_path_factory.mktemp("job")
+    staging = folder / "staging"
+    staging.mkdir()  # Beam tries for seven minutes to write to a folder that is not there
+    rows = folder / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "Tell me", "chosen": " a story", "rejected": " no"}) + "\n")
+    config = PreprocessConfig(
+        source=SourceConfig(path=str(rows)), tokenizer=str(tokenizer_folder), output="gs://bucket/out"
+    )
+    arguments = [
+        *NEEDED[:3],
+        "--no_auth",
+        "--dataflow_endpoint=http://localhost:1",  # "localhost" lets Beam stage to a local folder
+        f"--staging_location={staging}",
+        f"--temp_location={folder}",
+        f"--template_location={folder / 'job.json'}",
+    ]
+    run_graph(make_pipeline(config, arguments), make_plan(config))
+    return json.loads((folder / "job.json").read_text()), staging
+
+
+def test_the_workers_get_our_package_its_libraries_and_nothing_of_the_trainer(job):
+    _, staging = job
+    (package,) = staging.rglob("workflow.tar.gz")
+    with tarfile.open(package) as archive:
+        names = {Path(name).relative_to(Path(name).parts[0]).as_posix() for name in archive.getnames()}
+    assert {"pipeline/build.py", "schemas/record.py", "pyproject.toml"} <= names
+    (requirements,) = staging.rglob("requirements.txt")
+    lines = requirements.read_text().split()
+    assert lines == worker_requirements()
+    assert {"tokenizers", "array-record", "pyarrow", "numpy"} <= {line.partition("==")[0] for line in lines}
+    assert all("==" in line for line in lines)
+    assert not {"jax", "jaxlib", "flax", "grain", "apache-beam"} & {line.partition("==")[0] for line in lines}
+
+
+def test_workers_hold_one_shard_a_process_and_get_no_pickled_session(job):
+    specification, staging = job
+    (pool,) = specification["environment"]["workerPools"]
+    options = specification["environment"]["sdkPipelineOptions"]["options"]
+    assert pool["numThreadsPerWorker"] == 1
+    assert options["job_name"] == "oddsmill-preprocess"
+    assert not options["save_main_session"]
+    assert not list(staging.rglob("*main_session*"))
+
+
+@pytest.mark.parametrize("missing", NEEDED[1:])
+def test_an_option_that_dataflow_needs_is_asked_for(missing: str, tokenizer_folder: Path):
+    config = PreprocessConfig(source=SourceConfig(path="x"), tokenizer="x", output="gs://bucket/out")
+    name = missing.partition("=")[0]
+    with pytest.raises(Refused, match=f"DataflowRunner needs {name};"):
+        make_pipeline(config, [option for option in NEEDED if option != missing])
+
+
+def test_files_of_this_machine_are_refused(
+    command: Callable, write_rows: Callable, triples: Callable, tokenizer_folder: Path
+):
+    path = write_rows("rows.jsonl", triples(3))
+    settings = [f"--source.path={path}", f"--tokenizer={tokenizer_folder}", f"--output={path.parent / 'out'}"]
+    offline = ["--no_auth", "--dataflow_endpoint=http://localhost:1", f"--temp_location={path.parent}"]
+    code, _, message = command("run", *settings, "--", *NEEDED[:3], *offline)
+    assert code == 2
+    assert "is on this machine, where no worker sees it; copy it to gs://" in message
+    assert not (path.parent / "out").exists()
+
+
+def test_a_worker_with_other_versions_is_refused():
+    with pytest.raises(Refused, match="the bytes may differ"):
+        check_libraries({"pyarrow": "0.1"})
