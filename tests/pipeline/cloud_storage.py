@@ -10,7 +10,6 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-
 OBJECT = re.compile(r"/(?:download/)?storage/v1/b/([^/]+)/o(?:/(.+))?$")
 TIME = "2026-01-01T00:00:00.000Z"
 

@@ -10,7 +10,6 @@ import pytest
 from pipeline import PreprocessConfig, SourceConfig, preprocess
 from tests.pipeline.cloud_storage import FakeStorage
 
-
 # Needs [dataflow], which make test-slow has.
 pytestmark = pytest.mark.slow
 
