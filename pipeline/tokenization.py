@@ -22,6 +22,7 @@ from pipeline.rendering import (
     shorter_prompts,
     template_options,
 )
+from pipeline.safe_cut import last_safe_cut
 from pipeline.tokenizer import TextTokenizer
 from schemas.record import Truncated
 
@@ -92,9 +93,18 @@ def finish(encoded: Encoded, tokenizer: TextTokenizer, config: PreprocessConfig)
 
 
 def encode_sides(pairs: Sequence[PreferencePair], tokenizer: TextTokenizer) -> Iterator[tuple[list[int], ...]]:
-    """The ids of prompt, prompt + chosen and prompt + rejected of each pair."""
-    encoded = iter(tokenizer.encode_batch([text for p, c, r in pairs for text in (p, p + c, p + r)]))
-    return zip(encoded, encoded, encoded, strict=True)
+    """The ids of prompt, prompt + chosen and prompt + rejected of each pair.
+
+    Where the tokenizer allows it, the most part of a prompt is encoded once (pipeline/safe_cut.py).
+    """
+    texts = []
+    for prompt, chosen, rejected in pairs:
+        cut = last_safe_cut(prompt) if tokenizer.cuts_are_safe else 0
+        tail = prompt[cut:]
+        texts += [prompt[:cut], tail, tail + chosen, tail + rejected]
+    encoded = iter(tokenizer.encode_batch(texts))
+    for head, *tails in zip(encoded, encoded, encoded, encoded, strict=True):
+        yield tuple(head + ids for ids in tails)
 
 
 def split_at_boundary(prompt: list[int], with_chosen: list[int], with_rejected: list[int], *, has_bos: bool) -> PairIds:

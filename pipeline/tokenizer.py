@@ -16,6 +16,7 @@ from pipeline.chat_template import TEMPLATE_FILE, TEMPLATE_FOLDER, ChatTemplate,
 from pipeline.drops import Dropped
 from pipeline.filesystems import is_remote
 from pipeline.remote import fetch_folder
+from pipeline.safe_cut import cuts_are_safe
 from schemas.errors import Refused
 from schemas.manifest import TokenizerSummary, file_sha256
 
@@ -55,6 +56,7 @@ class TextTokenizer:
             raise Refused(f"{path}: not a tokenizer.json ({error})") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self.cuts_are_safe = cuts_are_safe(self._tokenizer)
         self.bos_id = self._special_id("bos_token")
         eos_id = self._special_id("eos_token")
         if eos_id is None:
