@@ -12,6 +12,7 @@ from pipeline.transforms import (
     ParseRows,
     ReadRows,
     TokenizePairs,
+    WriteEmptyShard,
     WriteManifest,
     WriteRejects,
     WriteShard,
@@ -39,13 +40,19 @@ def build(p: beam.Pipeline, plan: Plan) -> None:
     pairs = rows.rows | "Parse" >> beam.ParDo(ParseRows(plan)).with_outputs("rejects", "seen", main="pairs")
     placed = pairs.pairs | "Tokenize" >> beam.ParDo(TokenizePairs(plan)).with_outputs("rejects", main="placed")
 
-    every_shard = [((split, index), b"") for split, count in plan.num_shards.items() for index in range(count)]
     shards = (
-        (placed.placed, p | "EveryShard" >> beam.Create(every_shard))  # a shard with no pair exists too
-        | "Placed" >> beam.Flatten()
+        placed.placed
         | "ByShard" >> beam.GroupByKey()
         | "WriteShard" >> beam.ParDo(WriteShard(plan)).with_outputs("rejects", main="reports")
     )
+    # A shard that no pair fell to exists too. Not by a Flatten before the GroupByKey: the embedded runner would hold
+    # all pairs twice.
+    empty = (
+        p
+        | "EveryShard" >> beam.Create([(split, index) for split, n in plan.num_shards.items() for index in range(n)])
+        | "WriteEmptyShard" >> beam.ParDo(WriteEmptyShard(plan), AsList(shards.reports))
+    )
+    reports = (shards.reports, empty) | "Reports" >> beam.Flatten()
     drops = (
         (
             pairs.rejects | "BlockUnparsed" >> beam.ParDo(BlockRejects(plan)),
@@ -60,5 +67,5 @@ def build(p: beam.Pipeline, plan: Plan) -> None:
     _ = (
         p
         | "Last" >> beam.Create([None])
-        | "WriteManifest" >> beam.ParDo(WriteManifest(plan), AsSingleton(seen), AsList(shards.reports), AsList(drops))
+        | "WriteManifest" >> beam.ParDo(WriteManifest(plan), AsSingleton(seen), AsList(reports), AsList(drops))
     )

@@ -16,7 +16,7 @@ from pipeline.dataflow import check_libraries
 from pipeline.drops import Dropped, Reject
 from pipeline.formats import parse_row
 from pipeline.ledger import RejectBlocks, write_rejects
-from pipeline.output import publishing
+from pipeline.output import publishing, shard_name
 from pipeline.pairs import Pair
 from pipeline.plan import Plan
 from pipeline.readers import Part
@@ -187,19 +187,39 @@ class WriteShard(beam.DoFn):
         check_libraries(self._plan.libraries)
 
     def process(self, element: tuple[ShardKey, Iterable[bytes]]) -> Iterator[Any]:
-        (split, index), blocks = element
-        report, rejects = write_shard(
-            filter(None, blocks),
-            split=split,
-            index=index,
-            count=self._plan.num_shards[split],
-            config=self._plan.config,
-            tokenizer=self._plan.tokenizer,
-            paths=self._plan.paths,
-        )
+        shard, blocks = element
+        report, rejects = _write_shard(self._plan, shard, blocks)
         yield report
         for block in rejects:
             yield TaggedOutput("rejects", block)
+
+
+class WriteEmptyShard(beam.DoFn):
+    """A shard -> its file without a row and a `ShardReport`, where no report says that it is written."""
+
+    def __init__(self, plan: Plan):
+        self._plan = plan
+
+    def setup(self) -> None:
+        check_libraries(self._plan.libraries)
+
+    def process(self, shard: ShardKey, reports: list[ShardReport]) -> Iterator[ShardReport]:
+        split, index = shard
+        if shard_name(split, index, self._plan.num_shards[split]) not in {report.shard.name for report in reports}:
+            yield _write_shard(self._plan, shard, [])[0]
+
+
+def _write_shard(plan: Plan, shard: ShardKey, blocks: Iterable[bytes]) -> tuple[ShardReport, Iterable[Any]]:
+    split, index = shard
+    return write_shard(
+        blocks,
+        split=split,
+        index=index,
+        count=plan.num_shards[split],
+        config=plan.config,
+        tokenizer=plan.tokenizer,
+        paths=plan.paths,
+    )
 
 
 class BlockRejects(beam.DoFn):

@@ -257,3 +257,11 @@ def test_the_manifest_says_nothing_of_where_the_run_took_place(
 def test_prompts_that_leave_no_room_are_announced(run: Callable, write_rows: Callable, triples: Callable):
     lines = run("out", write_rows("rows.jsonl", triples(9)), max_prompt_length=64).lines
     assert sum("prompts are not cut below max_prompt_length=64" in line for line in lines) == 1
+
+
+def test_a_shard_that_no_pair_fell_to_exists_and_holds_nothing(run: Callable, write_rows: Callable, triples: Callable):
+    result = run("out", write_rows("rows.jsonl", triples(5)), num_shards=12, eval_share=0.0)
+    shards = result.manifest["splits"]["train"]["shards"]
+    assert [shard["name"] for shard in shards] == [f"train-{index:05d}-of-00012.arrayrecord" for index in range(12)]
+    assert sum(shard["records"] == 0 for shard in shards) >= 7
+    assert set(result.digests) == {shard["name"] for shard in shards} | {"manifest.json"}
