@@ -3,7 +3,6 @@
 import enum
 import json
 from array import array
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline.drops import Dropped, DropReason
@@ -73,14 +72,8 @@ def chat_pair(
     return ChatPair(*texts)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairIds:
-    """The ids of a pair.
-
-    Attributes:
-      boundary_merged: a token spans the end of the prompt's text in one of the answers, so that the
-        prompt's ids are fewer than those of its text alone.
-    """
+class PairIds(NamedTuple):
+    """The ids of a pair."""
 
     prompt: list[int]
     chosen: list[int]
@@ -90,6 +83,10 @@ class PairIds:
 
     @property
     def boundary_merged(self) -> bool:
+        """A token spans the end of the prompt's text in one of the answers.
+
+        The prompt's ids are then fewer than those of its text alone.
+        """
         return Notes.BOUNDARY_MERGED in self.notes
 
     def as_bytes(self) -> bytes:

@@ -163,11 +163,12 @@ def _make_row(
     members: list[int], pairs: Items, lengths: np.ndarray, config: PreprocessConfig, tokenizer: TokenizerSummary
 ) -> Row:
     dtype = token_dtype(tokenizer.vocab_size)
-    size = dtype.itemsize * lengths.sum(axis=1)
-    ids = b"".join(pairs.payload(member)[: size[member]] for member in members)
+    lengths = lengths[members]
+    sizes = (dtype.itemsize * lengths.sum(axis=1)).tolist()
+    ids = b"".join(pairs.payload(member)[:size] for member, size in zip(members, sizes, strict=True))
     return lay_row(
         np.frombuffer(ids, dtype),
-        lengths=lengths[members],
+        lengths=lengths,
         pair_ids=pairs.columns["id"][members],
         truncated=pairs.columns["truncated"][members].astype(np.uint8),
         row_length=config.slots,

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from pipeline.checks import count_stored
 from schemas.manifest import Shard, SplitSummary, TokenizerSummary
 from schemas.record import Row, Truncated
@@ -31,8 +33,7 @@ class Tally:
             lengths = getattr(row, f"{side}_lengths").tolist()
             self.tokens[side] += sum(lengths)
             self.lengths[side].update(1 << (length - 1).bit_length() for length in lengths)
-            flag = Truncated[side.upper()]
-            self.truncated[side] += sum(1 for flags in row.truncated.tolist() if flags & flag)
+            self.truncated[side] += np.count_nonzero(row.truncated & np.uint8(Truncated[side.upper()]))
 
     def merge(self, other: "Tally") -> None:
         self.rows += other.rows

@@ -5,7 +5,6 @@ at the head; EOS once at the end of each answer; then what is too long is cut or
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -102,7 +101,10 @@ def encode_sides(pairs: Sequence[PreferencePair], tokenizer: TextTokenizer) -> I
         cut = last_safe_cut(prompt) if tokenizer.cuts_are_safe else 0
         tail = prompt[cut:]
         texts += [prompt[:cut], tail, tail + chosen, tail + rejected]
-    encoded = iter(tokenizer.encode_batch(texts))
+    # Pairs share prompts, and prompts ("\n\nAssistant:") their tails: each text is encoded once.
+    ids_of = dict.fromkeys(texts)
+    ids_of.update(zip(ids_of, tokenizer.encode_batch(list(ids_of)), strict=True))
+    encoded = map(ids_of.__getitem__, texts)
     for head, *tails in zip(encoded, encoded, encoded, encoded, strict=True):
         yield tuple(head + ids for ids in tails)
 
@@ -135,8 +137,8 @@ def add_special_tokens(ids: PairIds, tokenizer: TextTokenizer) -> PairIds:
     prompt = ids.prompt
     if tokenizer.bos_id is not None and prompt[:1] != [tokenizer.bos_id]:
         prompt = [tokenizer.bos_id, *prompt]
-    return replace(
-        ids, prompt=prompt, chosen=_with_eos(ids.chosen, tokenizer), rejected=_with_eos(ids.rejected, tokenizer)
+    return ids._replace(
+        prompt=prompt, chosen=_with_eos(ids.chosen, tokenizer), rejected=_with_eos(ids.rejected, tokenizer)
     )
 
 
@@ -164,7 +166,7 @@ def drop_turns(pair: ChatPair, ids: PairIds, tokenizer: TextTokenizer, config: P
             continue
         fits = len(candidate.prompt) <= _prompt_limit(candidate, config)
         if fits or len(candidate.prompt) < len(best.prompt):
-            best = replace(candidate, truncated=Truncated.PROMPT, notes=candidate.notes | Notes.TURNS_DROPPED)
+            best = candidate._replace(truncated=Truncated.PROMPT, notes=candidate.notes | Notes.TURNS_DROPPED)
         low, high = (low, middle - 1) if fits else (middle + 1, high)
     return best
 
@@ -208,7 +210,7 @@ def fit(ids: PairIds, config: PreprocessConfig, *, bos_id: int | None) -> PairId
     slots = len(prompt) + len(chosen) + len(rejected)
     if slots > config.slots:
         raise Dropped(DropReason.PAIR_TOO_LONG, f"{slots} tokens, a row has {config.slots}")
-    return replace(ids, prompt=prompt, chosen=chosen, rejected=rejected, truncated=truncated)
+    return ids._replace(prompt=prompt, chosen=chosen, rejected=rejected, truncated=truncated)
 
 
 def _render(pair: Pair, tokenizer: TextTokenizer, config: PreprocessConfig) -> Rendered | Dropped:
@@ -222,7 +224,9 @@ def _render(pair: Pair, tokenizer: TextTokenizer, config: PreprocessConfig) -> R
 
 def _split(encoded: tuple[list[int], ...], rendered: Rendered, tokenizer: TextTokenizer) -> PairIds:
     ids = split_at_boundary(*encoded, has_bos=tokenizer.bos_id is not None)
-    return add_special_tokens(replace(ids, notes=rendered.notes | ids.notes), tokenizer)
+    if rendered.notes:
+        ids = ids._replace(notes=rendered.notes | ids.notes)
+    return add_special_tokens(ids, tokenizer)
 
 
 def _prompt_limit(ids: PairIds, config: PreprocessConfig) -> int:

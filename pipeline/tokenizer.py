@@ -6,17 +6,17 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from pipeline.chat_template import TEMPLATE_FILE, TEMPLATE_FOLDER, ChatTemplate, given_template, read_templates
 from pipeline.drops import Dropped
 from pipeline.filesystems import is_remote
 from pipeline.remote import fetch_folder
 from pipeline.safe_cut import cuts_are_safe
+from schemas.chat_template import TEMPLATE_FILE, TEMPLATE_FOLDER, ChatTemplate, given_template, read_templates
 from schemas.errors import Refused
 from schemas.manifest import TokenizerSummary, file_sha256
 
@@ -51,11 +51,9 @@ class TextTokenizer:
                 "AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER)"
             )
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            self._tokenizer = _load(path.read_bytes())
         except Exception as error:  # the binding raises plain Exception
             raise Refused(f"{path}: not a tokenizer.json ({error})") from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         self.cuts_are_safe = cuts_are_safe(self._tokenizer)
         self.bos_id = self._special_id("bos_token")
         eos_id = self._special_id("eos_token")
@@ -163,6 +161,15 @@ class TextTokenizer:
         if token_id is None and required:
             raise Refused(f"{self._folder / file_name}: {name} {token!r} is not in the vocabulary")
         return token_id
+
+
+@lru_cache(maxsize=1)
+def _load(content: bytes) -> tokenizers.Tokenizer:
+    """A tokenizer.json, parsed once a process: that takes a third of a second, and the launcher's is the workers'."""
+    tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def find_tokenizer(name: str, revision: str | None) -> Path:
