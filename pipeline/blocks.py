@@ -1,6 +1,6 @@
 """Items on their way through the shuffle: compressed blocks, thawed into an index and a file of bytes.
 
-A runner may hold the whole shuffle in memory (Beam's embedded one does), so blocks are compressed. The worker that
+The shuffle is the one place where all of a dataset is at a time, so blocks are compressed. The worker that
 sorts what it was given holds the index alone: the bytes of the items lie in a temporary file.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from schemas.errors import Refused
+from pipeline.spill import no_room
 
 # At level 1, ids take half of their bytes and text a third, at 500 MB/s.
 _OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
@@ -65,8 +65,7 @@ def _append(file: Any, payload: pa.Buffer | None) -> None:
         file.write(memoryview(payload) if payload else b"")
         file.flush()
     except OSError as error:
-        folder = tempfile.gettempdir()
-        raise Refused(f"{folder}: cannot be written ({error.strerror}); set TMPDIR to a folder with space") from error
+        raise no_room(error) from error
 
 
 @contextmanager

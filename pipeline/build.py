@@ -20,11 +20,14 @@ from pipeline.transforms import (
 )
 
 
-def build(p: beam.Pipeline, plan: Plan) -> None:
+def build(p: beam.Pipeline, plan: Plan, spill: int | None = None) -> None:
     """Adds the graph of a run to a pipeline.
 
     Rows travel in batches up to the tokenizer, then as blocks of pairs keyed by shard. What a pair's shard and
     place there are is decided by a hash of its texts; each shard is sorted and packed by one worker.
+
+    Args:
+      spill: where the workers are threads of this process, a key of `spilling`: the blocks wait on disk.
     """
     rows = (
         p
@@ -38,7 +41,7 @@ def build(p: beam.Pipeline, plan: Plan) -> None:
         | "Read" >> beam.ParDo(ReadRows()).with_outputs("seen", main="rows")
     )
     pairs = rows.rows | "Parse" >> beam.ParDo(ParseRows(plan)).with_outputs("rejects", "seen", main="pairs")
-    placed = pairs.pairs | "Tokenize" >> beam.ParDo(TokenizePairs(plan)).with_outputs("rejects", main="placed")
+    placed = pairs.pairs | "Tokenize" >> beam.ParDo(TokenizePairs(plan, spill)).with_outputs("rejects", main="placed")
 
     shards = (
         placed.placed

@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import progress
 from pipeline.config import PreprocessConfig
-from pipeline.dataflow import dataflow_defaults
+from pipeline.dataflow import dataflow_defaults, names_dataflow
 from pipeline.plan import Plan
+from pipeline.spill import spilling
 from schemas.errors import Refused, find_refusal
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
 EMBEDDED_RUNNER = "FnApiRunner"
-DATAFLOW_RUNNER = "DataflowRunner"
 # These talk to a job service that may know more options than Beam does here.
 _RUNNERS_WITH_OWN_OPTIONS = ("PortableRunner", "FlinkRunner", "SparkRunner")
+
+
+def beam_flags(config: PreprocessConfig, beam_arguments: Sequence[str]) -> list[str]:
+    """The options of Beam, as on a command line; of one that is given twice the last counts."""
+    return [*_as_flags(config.beam_options), *beam_arguments]
 
 
 def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "beam.Pipeline":
@@ -35,11 +40,11 @@ def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "b
     with _quiet():
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
-    flags = [*_as_flags(config.beam_options), *beam_arguments]
+    flags = beam_flags(config, beam_arguments)
     options = _parse_options(flags)
     # Named, because Beam's default runner first tries to download a program to run on, which can hang.
     runner = options["runner"] or EMBEDDED_RUNNER
-    if runner == DATAFLOW_RUNNER:
+    if names_dataflow(flags):
         flags += dataflow_defaults(flags, options)
     if runner == EMBEDDED_RUNNER:
         if options["direct_num_workers"] != 1 and not any("direct_running_mode" in flag for flag in flags):
@@ -52,10 +57,6 @@ def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "b
         raise Refused(f"Beam: {' '.join(str(error).split())}") from error
 
 
-def runs_on_dataflow(p: "beam.Pipeline") -> bool:
-    return type(p.runner).__name__ == DATAFLOW_RUNNER
-
-
 def run_graph(p: "beam.Pipeline", plan: Plan) -> None:
     """Runs a plan to its end on a pipeline of `make_pipeline`.
 
@@ -64,15 +65,16 @@ def run_graph(p: "beam.Pipeline", plan: Plan) -> None:
     """
     from pipeline.build import build
 
-    embedded = type(p.runner).__name__ == EMBEDDED_RUNNER
+    embedded, spill = type(p.runner).__name__ == EMBEDDED_RUNNER, None
     try:
         with contextlib.ExitStack() as console:
             if embedded:  # other runners show their own
                 if _in_threads(p):
+                    spill = console.enter_context(spilling())
                     console.enter_context(progress.shown())
                 console.enter_context(_quiet())
             with p:
-                build(p, plan)
+                build(p, plan, spill)
     except Exception as error:
         message = find_refusal(error)
         if message is None:

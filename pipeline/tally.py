@@ -33,7 +33,7 @@ class Tally:
             lengths = getattr(row, f"{side}_lengths").tolist()
             self.tokens[side] += sum(lengths)
             self.lengths[side].update(1 << (length - 1).bit_length() for length in lengths)
-            self.truncated[side] += np.count_nonzero(row.truncated & np.uint8(Truncated[side.upper()]))
+            self.truncated[side] += int(np.count_nonzero(row.truncated & np.uint8(Truncated[side.upper()])))
 
     def merge(self, other: "Tally") -> None:
         self.rows += other.rows

@@ -23,6 +23,7 @@ from pipeline.readers import Part
 from pipeline.remote import fetch_folder
 from pipeline.shards import PlacedPair, ShardReport, freeze_pairs, write_shard
 from pipeline.sources import Input, RawRow, count_part, divide, number_parts, read_batches
+from pipeline.spill import Travelling, fetch, put_away
 from pipeline.summary import Seen, make_manifest
 from pipeline.tokenization import tokenize_batch
 from pipeline.tokenizer import TextTokenizer
@@ -106,8 +107,8 @@ class TokenizePairs(beam.DoFn):
     interpreter lock, has the cores.
     """
 
-    def __init__(self, plan: Plan):
-        self._config, self._num_shards, self._shared = plan.config, plan.num_shards, Shared()
+    def __init__(self, plan: Plan, spill: int | None):
+        self._config, self._num_shards, self._shared, self._spill = plan.config, plan.num_shards, Shared(), spill
         self._vocab_size = plan.tokenizer.vocab_size
 
     def setup(self) -> None:
@@ -171,10 +172,10 @@ class TokenizePairs(beam.DoFn):
         if self._bytes >= _BLOCK_BYTES:
             yield from self._flush()
 
-    def _flush(self) -> Iterator[tuple[ShardKey, bytes]]:
+    def _flush(self) -> Iterator[tuple[ShardKey, Travelling]]:
         blocks, self._blocks, self._bytes = self._blocks, defaultdict(list), 0
         for key, pairs in blocks.items():
-            yield key, freeze_pairs(pairs, vocab_size=self._vocab_size)
+            yield key, put_away(freeze_pairs(pairs, vocab_size=self._vocab_size), self._spill)
 
 
 class WriteShard(beam.DoFn):
@@ -186,9 +187,9 @@ class WriteShard(beam.DoFn):
     def setup(self) -> None:
         check_libraries(self._plan.libraries)
 
-    def process(self, element: tuple[ShardKey, Iterable[bytes]]) -> Iterator[Any]:
+    def process(self, element: tuple[ShardKey, Iterable[Travelling]]) -> Iterator[Any]:
         shard, blocks = element
-        report, rejects = _write_shard(self._plan, shard, blocks)
+        report, rejects = _write_shard(self._plan, shard, map(fetch, blocks))
         yield report
         for block in rejects:
             yield TaggedOutput("rejects", block)
