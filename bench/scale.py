@@ -51,7 +51,7 @@ def resident_bytes(root: int) -> int:
 def measure(command: list[str]) -> tuple[float, int]:
     """Seconds, and the peak of the resident bytes."""
     started, peak = time.perf_counter(), 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
             peak = max(peak, resident_bytes(process.pid))
             time.sleep(SAMPLE_S)

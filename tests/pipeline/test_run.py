@@ -82,6 +82,15 @@ def test_bytes_do_not_depend_on_order_files_workers_or_retries(
         assert run(output, *paths, beam=beam, **settings).digests == first.digests, output
 
 
+def test_blocks_on_disk_and_blocks_in_the_shuffle_give_the_same_bytes(
+    run: Callable, write_rows: Callable, triples: Callable
+):
+    path = write_rows("rows.jsonl", triples(30))
+    threads = run("threads", path, dedup="exact")  # its blocks wait on disk
+    processes = run("processes", path, dedup="exact", beam=("--direct_running_mode=multi_processing",))
+    assert processes.digests == threads.digests
+
+
 def test_parquet_gives_the_ids_of_the_same_rows_in_json(
     run: Callable, write_rows: Callable, triples: Callable, tmp_path: Path
 ):
