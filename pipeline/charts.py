@@ -44,3 +44,36 @@ def bar_shares(parts: dict[str, int]) -> list[tuple[str, float]]:
     """Each part's share of the whole."""
     whole = sum(parts.values())
     return [(name, number / whole if whole else 0.0) for name, number in parts.items()]
+
+
+class LengthBias(NamedTuple):
+    """How chosen and rejected answers differ in length; the bars are of chosen - rejected where
+    that is not 0, in tokens."""
+
+    chosen_longer: float
+    equal: float
+    rejected_longer: float
+    mean_chosen: float
+    mean_rejected: float
+    median_difference: float
+    bars: list[Bar]
+
+
+def length_bias(lengths: np.ndarray) -> LengthBias:
+    """Of [pairs, 3] lengths, cut answers as they are stored."""
+    difference = lengths[:, 1] - lengths[:, 2]
+    return LengthBias(
+        chosen_longer=float((difference > 0).mean()),
+        equal=float((difference == 0).mean()),
+        rejected_longer=float((difference < 0).mean()),
+        mean_chosen=float(lengths[:, 1].mean()),
+        mean_rejected=float(lengths[:, 2].mean()),
+        median_difference=float(np.median(difference)),
+        bars=_difference_bars(difference[difference != 0]),
+    )
+
+
+def _difference_bars(values: np.ndarray) -> list[Bar]:
+    """Bars of differences other than 0, none of them with values of both signs."""
+    bars = histogram(values - (values > 0))
+    return [bar if bar.low < 0 else bar._replace(low=bar.low + 1, high=bar.high + 1) for bar in bars]

@@ -11,10 +11,11 @@ from schemas.record import Row
 
 # Counted from stored rows, and so again by `verify`.
 STORED = {
-    "bos_not_once": "pairs that do not begin with BOS and hold it nowhere else; 0 where the tokenizer has none",
-    "chosen_ends_in_eos": "chosen answers whose last token is EOS",
-    "rejected_ends_in_eos": "rejected answers whose last token is EOS",
-    "eos_inside_answer": "pairs with EOS before the last token of an answer",
+    "bos_not_once": "pairs that do not begin with BOS, or hold it elsewhere too; where BOS begins the turns of the "
+    "template as well, pairs that do not begin with one, or begin with two; 0 where the tokenizer has none",
+    "chosen_ends_in_eos": "chosen answers that end in EOS or in the template's end of a turn",
+    "rejected_ends_in_eos": "rejected answers that end in EOS or in the template's end of a turn",
+    "eos_inside_answer": "pairs with EOS before the end of an answer, but for one that ends a turn before another",
     "chosen_longer": "pairs whose chosen answer has more tokens than the rejected one",
     "rejected_longer": "pairs whose rejected answer has more tokens than the chosen one",
 }
@@ -31,47 +32,76 @@ MEANINGS = STORED | {
 def count_stored(row: Row, tokenizer: TokenizerSummary) -> dict[str, int]:
     """How many pairs of a row each name of `STORED` holds of."""
     lengths = np.stack([row.prompt_lengths, row.chosen_lengths, row.rejected_lengths], axis=1).astype(np.int64)
-    side_ends = np.cumsum(lengths.ravel()).reshape(-1, 3)
-    side_starts = side_ends - lengths
-    tokens = row.tokens[: side_ends[-1, 2]]
-
-    def held(token_id: int) -> np.ndarray:
-        """[n, 3]: how often each side holds a token."""
-        return np.add.reduceat((tokens == token_id).astype(np.int64), side_starts.ravel()).reshape(-1, 3)
-
-    ends_in_eos = tokens[side_ends - 1] == tokenizer.eos_id
-    eos_inside = held(tokenizer.eos_id)[:, 1:] > ends_in_eos[:, 1:]
-    bos_not_once = np.zeros(len(row), bool)
-    if tokenizer.bos_id is not None:
-        bos = held(tokenizer.bos_id)
-        if tokenizer.bos_id == tokenizer.eos_id:
-            bos = bos[:, :1]  # in an answer it is an EOS
-        bos_not_once = (tokens[side_starts[:, 0]] != tokenizer.bos_id) | (bos.sum(axis=1) != 1)
-    _, chosen, rejected = lengths.T
+    ends = np.cumsum(lengths.ravel()).reshape(-1, 3)
+    starts = ends - lengths
+    tokens = row.tokens[: ends[-1, 2]]
+    endings = [tokenizer.eos_id, *tokenizer.turn_end[:1]]
+    # A template may write on after the end of a turn, as ChatML does a newline.
+    trailing = np.isin(tokens, [token for token in tokenizer.turn_end if token not in endings])
+    last = ends - 1
+    for _ in tokenizer.turn_end:
+        last = np.where(trailing[last] & (last > starts), last - 1, last)
+    ended = np.isin(tokens[last], endings)
     found = {
-        "bos_not_once": bos_not_once,
-        "chosen_ends_in_eos": ends_in_eos[:, 1],
-        "rejected_ends_in_eos": ends_in_eos[:, 2],
-        "eos_inside_answer": eos_inside.any(axis=1),
-        "chosen_longer": chosen > rejected,
-        "rejected_longer": rejected > chosen,
+        "bos_not_once": _bos_not_once(tokens, starts, tokenizer),
+        "chosen_ends_in_eos": ended[:, 1],
+        "rejected_ends_in_eos": ended[:, 2],
+        "eos_inside_answer": _eos_inside(tokens, trailing, ends, np.where(ended, last, ends), tokenizer),
+        "chosen_longer": lengths[:, 1] > lengths[:, 2],
+        "rejected_longer": lengths[:, 2] > lengths[:, 1],
     }
     return {name: int(pairs.sum()) for name, pairs in found.items()}
 
 
-def describe(counts: dict[str, int], pairs: int, *, bos_id: int | None) -> list[str]:
+def _bos_not_once(tokens: np.ndarray, starts: np.ndarray, tokenizer: TokenizerSummary) -> np.ndarray:
+    """[n] bool."""
+    if tokenizer.bos_id is None:
+        return np.zeros(len(starts), bool)
+    is_bos = tokens == tokenizer.bos_id
+    begins = is_bos[starts[:, 0]]
+    if tokenizer.bos_id == tokenizer.turn_start_id:
+        second = np.minimum(starts[:, 0] + 1, starts[:, 1] - 1)  # of a prompt of one token, that token
+        return ~begins | (is_bos[second] & (second > starts[:, 0]))
+    held = np.add.reduceat(is_bos.astype(np.int64), starts.ravel()).reshape(-1, 3)
+    if tokenizer.bos_id == tokenizer.eos_id:
+        held = held[:, :1]  # in an answer it is an EOS
+    return ~begins | (held.sum(axis=1) != 1)
+
+
+def _eos_inside(
+    tokens: np.ndarray, trailing: np.ndarray, ends: np.ndarray, last: np.ndarray, tokenizer: TokenizerSummary
+) -> np.ndarray:
+    """[n] bool; `last` is the place of the token that ends a side."""
+    places = np.flatnonzero(tokens == tokenizer.eos_id)
+    sides = np.searchsorted(ends.ravel(), places, side="right")
+    inside = (sides % 3 > 0) & (places < last.ravel()[sides])
+    if tokenizer.turn_start_id is not None and tokenizer.eos_id in tokenizer.turn_end[:1]:
+        following = places + 1
+        bound = len(tokens) - 1
+        for _ in tokenizer.turn_end:
+            following = following + trailing[np.minimum(following, bound)]
+        begins_turn = tokens[np.minimum(following, bound)] == tokenizer.turn_start_id
+        inside &= ~(begins_turn & (following < ends.ravel()[sides]))
+    found = np.zeros(len(ends), bool)
+    found[sides[inside] // 3] = True
+    return found
+
+
+def describe(counts: dict[str, int], pairs: int, tokenizer: TokenizerSummary) -> list[str]:
     """The checks of a dataset for people, one line each: those that say something.
 
     Args:
       pairs: of the dataset.
     """
     lines = []
-    if bos_id is not None:
-        wrong = counts.get("bos_not_once", 0)
-        lines.append(f"BOS exactly once in {pairs - wrong:,} of {pairs:,} pairs")
+    if tokenizer.bos_id is not None:
+        right = f"{pairs - counts.get('bos_not_once', 0):,} of {pairs:,} pairs"
+        marks_turns = tokenizer.bos_id == tokenizer.turn_start_id
+        lines.append(f"BOS, which begins turns too, begins {right}" if marks_turns else f"BOS exactly once in {right}")
     if "chosen_ends_in_eos" in counts:
+        what = "EOS or the end of a turn" if tokenizer.turn_end else "EOS"
         lines.append(
-            f"EOS ends {counts['chosen_ends_in_eos'] / pairs:.1%} of the chosen answers, "
+            f"{what} ends {counts['chosen_ends_in_eos'] / pairs:.1%} of the chosen answers, "
             f"{counts['rejected_ends_in_eos'] / pairs:.1%} of the rejected"
         )
         lines.append(

@@ -7,14 +7,42 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.filesystems import is_remote
+from pipeline.filesystems import check_access, is_remote
 from schemas.errors import Refused
 
 _PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 _EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
+
+
+def names_dataflow(flags: Sequence[str]) -> bool:
+    """Whether options of Beam ask for Dataflow; told without Beam, which takes the names in several forms."""
+    runners = [
+        flag.partition("=")[2] if "=" in flag else after
+        for flag, after in pairwise([*flags, ""])
+        if flag.partition("=")[0] == "--runner"
+    ]
+    return bool(runners) and "dataflow" in runners[-1].lower()
+
+
+def check_launch(flags: Sequence[str], paths: Sequence[str]) -> None:
+    """Refuses at once what Beam and Google's clients would find out in minutes.
+
+    Args:
+      flags: the options of Beam.
+      paths: what the workers read and write.
+
+    Raises:
+      Refused: a file that workers on other machines cannot reach, no network or no credentials.
+    """
+    for path in paths:
+        if not is_remote(path):
+            raise Refused(f"DataflowRunner: {path} is on this machine, where no worker sees it; copy it to gs://")
+    if "--no_auth" not in flags:
+        check_access(["gs://", *paths], anonymous=False)
 
 
 def dataflow_defaults(flags: Sequence[str], options: dict[str, Any]) -> list[str]:
@@ -49,17 +77,6 @@ def dataflow_defaults(flags: Sequence[str], options: dict[str, Any]) -> list[str
         # The workers fetch them, for their own platform; the launcher would fetch them for its own.
         added.append("--requirements_cache=skip")
     return added
-
-
-def check_reachable(paths: Sequence[str]) -> None:
-    """Refuses files that workers on other machines cannot read or write.
-
-    Raises:
-      Refused: as said.
-    """
-    for path in paths:
-        if not is_remote(path):
-            raise Refused(f"DataflowRunner: {path} is on this machine, where no worker sees it; copy it to gs://")
 
 
 def worker_requirements() -> list[str]:

@@ -128,7 +128,7 @@ def read_variables(row: Row) -> dict[str, Any]:
 
 
 def _parse(row: Row, read: Callable[[Any], Message]) -> ChatPair:
-    chosen, rejected = (_read_side(row.value(side), read) for side in ("chosen", "rejected"))
+    chosen, rejected = (_read_side(side, row.value(side), read) for side in ("chosen", "rejected"))
     prompt = _read_prompt(row, read)
     if isinstance(chosen, str) and isinstance(rejected, str) and not isinstance(prompt, list):
         raise Dropped(DropReason.WRONG_TYPE, "prompt, chosen and rejected are strings, not messages")
@@ -143,17 +143,17 @@ def _read_prompt(row: Row, read: Callable[[Any], Message]) -> list[Message] | st
     if "prompt" not in row.names and not any(name in row.values for name in ("prompt", *_PROMPT_NAMES)):
         return None
     value = row.value("prompt", instead=_PROMPT_NAMES)
-    return None if value is None else _read_side(value, read)
+    return None if value is None else _read_side("the prompt", value, read)
 
 
-def _read_side(value: Any, read: Callable[[Any], Message]) -> list[Message] | str:
+def _read_side(name: str, value: Any, read: Callable[[Any], Message]) -> list[Message] | str:
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
         return [read(value)]
     if isinstance(value, list):
         return [read(message) for message in value]
-    raise Dropped(DropReason.WRONG_TYPE, f"a side is {kind_of(value)}, not a list of messages")
+    raise Dropped(DropReason.WRONG_TYPE, f"{name} is {kind_of(value)}, not a list of messages")
 
 
 def _whole(prompt: list[Message] | str | None, side: list[Message]) -> list[Message]:

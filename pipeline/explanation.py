@@ -17,11 +17,11 @@ from pipeline.inspection import BRANCH_STYLES, shown_token, side_text
 from pipeline.output import shard_name
 from pipeline.pairs import ChatPair, Notes, PairIds
 from pipeline.plan import Plan, make_plan
-from pipeline.sampling import numbered_parts
-from pipeline.sources import RawRow, read_batches
+from pipeline.sampling import find_row
+from pipeline.sources import RawRow
 from pipeline.tokenization import Encoded, add_special_tokens, encode_pairs, finish, split_at_boundary
 from pipeline.tokenizer import TextTokenizer
-from schemas.errors import Refused, require
+from schemas.errors import require
 from schemas.layout import derive
 from schemas.record import Pair, make_row
 
@@ -60,41 +60,11 @@ def print_explanation(config: ExplainConfig, console: Console | None = None) -> 
     """
     plan = make_plan(config)
     tokenizer = TextTokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
-    raw = find_row(plan, config)
+    raw = find_row(plan.inputs, config.row, config.file)
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 140  # a pipe has no width of its own, and a rule's name is to stay in one line
     Explainer(plan, tokenizer, console).explain(raw)
-
-
-def find_row(plan: Plan, config: ExplainConfig) -> RawRow:
-    """The row that the settings name.
-
-    Raises:
-      Refused: no such file or row, or a number that several files have.
-    """
-    name, _, text = config.row.rpartition(":")
-    number = int(text)
-    named = [index for index, path in enumerate(plan.paths) if path == name or path.endswith(f"/{name}")]
-    files = "; ".join(f"{index} {path}" for index, path in enumerate(plan.paths))
-    if name:
-        if len(named) != 1:
-            problem = "several inputs end so" if named else "no such input"
-            raise Refused(f"--row={config.row}: {problem}; there are {files}")
-        index = named[0]
-    elif config.file is None and len(plan.inputs) > 1:
-        raise Refused(f"--row={number}: there are {len(plan.inputs)} inputs; say which by --file: {files}")
-    else:
-        index = config.file or 0
-        if not 0 <= index < len(plan.inputs):
-            raise Refused(f"--file={index}: there are {files}")
-    for part in numbered_parts(plan.inputs):
-        first = part.first_row or 0
-        if part.file != index or first > number or (part.rows is not None and number >= first + part.rows):
-            continue
-        for batch in read_batches(part):
-            for row in batch:
-                if row.origin.row == number:
-                    return row
-    raise Refused(f"--row={config.row}: {plan.paths[index]} has no row {number}, or it is a blank line")
 
 
 class Explainer:

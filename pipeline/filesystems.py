@@ -5,13 +5,14 @@ only once a path asks for them.
 """
 
 import contextlib
+import functools
 import glob
 import hashlib
 import importlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from schemas.errors import Refused
@@ -23,6 +24,7 @@ _LIBRARIES = {
     "s3": ("boto3", "pip install 'apache-beam[aws]'"),
 }
 _HUB = "hf"
+_PATIENCE_S = 10
 
 
 def scheme_of(path: str) -> str | None:
@@ -54,6 +56,46 @@ def open_file(path: str) -> Iterator[BinaryIO]:
     with file:
         # The clients of stores read a line byte by byte unless there is a buffer before them.
         yield cast(BinaryIO, io.BufferedReader(file, 1 << 20) if is_remote(path) else file)
+
+
+def check_access(paths: Sequence[str], *, anonymous: bool = True) -> None:
+    """Asks Google once, before its clients do, which try again for minutes where there is no answer.
+
+    Args:
+      paths: nothing is asked where none of them is on gs://.
+      anonymous: whether it may go on without credentials, as it can where a bucket is open to all.
+
+    Raises:
+      Refused: there is no network, or no credentials, or they are not taken.
+    """
+    path = next((path for path in paths if scheme_of(path) == "gs"), None)
+    if path is None or os.environ.get("STORAGE_EMULATOR_HOST"):
+        return
+    try:
+        import google.auth
+        from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
+        from google.auth.transport.requests import Request
+    except ImportError:
+        return  # opening the path says what to install
+    ask = functools.partial(Request(), timeout=_PATIENCE_S)
+    key_file = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    login = "log in by gcloud auth application-default login, or let GOOGLE_APPLICATION_CREDENTIALS name a key file"
+    try:
+        try:
+            credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        except DefaultCredentialsError as error:
+            if key_file:
+                raise Refused(f"GOOGLE_APPLICATION_CREDENTIALS={key_file}: {_one_line(error)}") from error
+            if not anonymous:
+                raise Refused(f"there are no credentials for Google Cloud; {login}") from error
+            ask("https://storage.googleapis.com/")
+        else:
+            credentials.refresh(ask)
+    except TransportError as error:
+        problem = _one_line(error).rpartition(": ")[2].rstrip("'\")")
+        raise Refused(f"{path}: Google Cloud cannot be reached ({problem}); is there a network?") from error
+    except GoogleAuthError as error:
+        raise Refused(f"{path}: Google Cloud does not take the credentials ({_one_line(error)}); {login}") from error
 
 
 def size_of(path: str) -> int:

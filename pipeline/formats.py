@@ -68,7 +68,7 @@ def parse_row(raw: RawRow, *, format_name: str, source: SourceConfig, compat: st
     """
     values = raw.values()
     if not isinstance(values, dict):
-        raise Dropped(DropReason.WRONG_TYPE, f"the row is {type(values).__name__}, not an object")
+        raise Dropped(DropReason.WRONG_TYPE, f"the row is {kind_of(values)}, not an object")
     row = Row(values, source.fields)
     if compat == "trl" and format_name in trl_rules.FORMATS:
         return [trl_rules.parse_pair(row)]
@@ -119,9 +119,11 @@ def detect_format(rows: Iterable[RawRow], *, source: SourceConfig, compat: str |
     """The format under which most of the rows become pairs.
 
     Raises:
-      Refused: none of the rows becomes a pair under any format.
+      Refused: there are no rows, or none becomes a pair under any format.
     """
     sample = list(rows)
+    if not sample:
+        raise Refused(f"--source.path={source.path}: the input has no rows")
     for rules in dict.fromkeys((None, compat)):  # TRL's read more, and do not tell formats apart
         counts = dict.fromkeys(FORMATS, 0)
         for name in counts:
@@ -132,15 +134,18 @@ def detect_format(rows: Iterable[RawRow], *, source: SourceConfig, compat: str |
         best = max(counts, key=lambda name: counts[name])
         if counts[best]:
             return best
-    values = _first_values(sample)
-    if isinstance(values, dict) and "label" in values and "rejected" not in values:
+    first = next((raw for raw in sample if _fields(raw)), sample[0])
+    known = _fields(first)
+    fields = "fields: " + ", ".join(map(repr, known[:12]))
+    if "label" in known and "rejected" not in known:
         raise Refused(
-            f"the rows are unpaired ({_describe(sample)}): a label says of one answer whether it is good, and ORPO "
+            f"the rows are unpaired ({fields}): a label says of one answer whether it is good, and ORPO "
             "compares two answers to a prompt. Pair them, for instance with --source.format=module:function"
         )
+    problems = [fields] * bool(known) + _problems(first, source)
     names = ", ".join([*FORMATS][:-1]) + f" or {[*FORMATS][-1]}"
     raise Refused(
-        f"none of the first {len(sample)} rows reads as {names} ({_describe(sample)}); "
+        f"none of the first {len(sample)} rows reads as {names} ({'; '.join(problems)}); "
         "say --source.format, and --source.fields where the fields have other names"
     )
 
@@ -185,23 +190,21 @@ def _call(name: str, values: dict[str, Any], source: SourceConfig) -> list[Any]:
     return parse_messages(row, source)
 
 
-def _first_values(sample: list[RawRow]) -> Any:
-    """The first row that can be read."""
-    for raw in sample:
+def _fields(raw: RawRow) -> list[str]:
+    """The names of a row's fields; none where it is no object that can be read."""
+    with suppress(Dropped):
+        values = raw.values()
+        return list(values) if isinstance(values, dict) else []
+    return []
+
+
+def _problems(raw: RawRow, source: SourceConfig) -> list[str]:
+    """Why a row is no pair, format by format; said once where that is not a matter of the format."""
+    problems: dict[str, str] = {}
+    for name in FORMATS:
         try:
-            return raw.values()
-        except Dropped:
-            continue
-    return None
-
-
-def _describe(sample: list[RawRow]) -> str:
-    if not sample:
-        return "there are none"
-    try:
-        values = sample[0].values()
-    except Dropped as dropped:
-        return f"the first is unreadable: {dropped.detail}"
-    if not isinstance(values, dict):
-        return f"the first is {type(values).__name__}, not an object"
-    return "fields of the first: " + ", ".join(map(repr, list(values)[:12]))
+            parse_row(raw, format_name=name, source=source)
+        except Dropped as dropped:
+            problems[f"{name}: {dropped.detail}"] = str(dropped)
+    reasons = list(dict.fromkeys(problems.values()))
+    return reasons if len(reasons) == 1 else list(problems)

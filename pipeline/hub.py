@@ -5,6 +5,7 @@ The `datasets` library finds the files and knows slices; the rows are read by ou
 
 import glob
 import json
+import logging
 import os
 import posixpath
 import re
@@ -147,6 +148,8 @@ def _load_builder(path: str, dataset: str, name: str | None, revision: str | Non
     from datasets import disable_progress_bars, load_dataset_builder
 
     disable_progress_bars()
+    # It tells of each of its attempts, for 25 s where there is no network; the refusal says it once.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return load_dataset_builder(dataset, name, revision=revision)
     except (ValueError, OSError, RuntimeError, ImportError) as error:

@@ -5,16 +5,18 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from os.path import join
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.output import load_manifest
 from pipeline.reading import read_provenance, read_shard
+from pipeline.remote import fetch_folder
 from pipeline.tokenizer import TextTokenizer
 from schemas.errors import Refused, require
-from schemas.manifest import TOKENIZER_FOLDER, Manifest, Split, read_manifest
+from schemas.manifest import TOKENIZER_FOLDER, Manifest, Split
 from schemas.record import Pair, Row, Truncated
 
 ROWS_FOR_EYES = 3
@@ -31,7 +33,7 @@ class InspectConfig:
     """Settings of `python -m pipeline inspect OUT`.
 
     Attributes:
-      dataset: Folder of a finished dataset.
+      dataset: Folder of a finished dataset, on this machine or of a store such as gs://.
       split: The split to show. Unset: all.
       num_rows: Rows of each split to show. Unset: 3, or with --json all.
       json: One JSON object a pair, in stored order, on standard output.
@@ -61,7 +63,7 @@ def inspect_dataset(config: InspectConfig) -> None:
     Raises:
       Refused: no dataset there, no such split, or a damaged record.
     """
-    manifest = read_manifest(config.dataset)
+    manifest = load_manifest(config.dataset)
     splits = [config.split] if config.split else list(manifest.splits)
     for split in splits:
         if split not in manifest.splits:
@@ -100,7 +102,7 @@ def _print_json(rows: Iterator[StoredRow]) -> None:
 
 
 def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
-    tokenizer = TextTokenizer(Path(folder, TOKENIZER_FOLDER))
+    tokenizer = TextTokenizer(fetch_folder(join(folder, TOKENIZER_FOLDER)))
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     legend = Text("branches: ")
     for side, (style, _) in BRANCH_STYLES.items():

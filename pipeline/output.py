@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.filesystems import is_file, is_remote, open_file, size_of
+from pipeline.filesystems import check_access, is_file, is_remote, open_file, size_of
 from pipeline.remote import files_under, remove, upload
 from schemas.errors import Refused
 from schemas.manifest import (
@@ -103,7 +103,10 @@ def load_manifest(folder: str) -> Manifest:
     """
     if not is_remote(folder):
         return read_manifest(folder)
+    check_access([folder])
     path = os.path.join(folder, MANIFEST_NAME)
+    if not is_file(path):
+        raise Refused(f"{folder} has no {MANIFEST_NAME}: there is no dataset, or preprocessing did not finish")
     with open_file(path) as file:
         return parse_manifest(file.read().decode("utf-8", "replace"), path=path)
 
@@ -153,8 +156,9 @@ def finish(folder: str, run: dict[str, Any]) -> None:
 
 def abandon(folder: str) -> None:
     """Removes what a failed run wrote, but for its rejects: they say why."""
-    clear(folder, keep=REJECTS_FOLDER)
-    if REJECTS_FOLDER not in _names(folder):
+    kept = bool(files_under(os.path.join(folder, REJECTS_FOLDER)))
+    clear(folder, keep=REJECTS_FOLDER if kept else None)
+    if not kept:
         _delete(folder, UNFINISHED_NAME)
 
 

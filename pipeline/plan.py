@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.config import PreprocessConfig
 from pipeline.drops import Dropped
-from pipeline.filesystems import is_remote
+from pipeline.filesystems import check_access, is_remote
 from pipeline.formats import check_source, detect_format, parse_row
 from pipeline.pairs import Pair
 from pipeline.rendering import check_rendering
@@ -58,6 +58,7 @@ def make_plan(config: PreprocessConfig) -> Plan:
     Raises:
       Refused: a file is missing or unreadable, the format cannot be told, the tokenizer cannot be used.
     """
+    check_access([*config.source.paths, config.tokenizer])
     inputs = find_inputs(config.source)
     folder = find_tokenizer(config.tokenizer, config.tokenizer_revision)
     tokenizer = TextTokenizer(folder, chat_template=config.chat_template)
@@ -99,7 +100,7 @@ def differences(plan: Plan, manifest: Manifest, inputs: list[dict[str, Any]]) ->
     ]
     if manifest.tokenizer != plan.tokenizer:
         names = sorted(manifest.tokenizer.sha256.items() ^ plan.tokenizer.sha256.items())
-        lines.append("tokenizer: another " + ", ".join(dict.fromkeys(name for name, _ in names)))
+        lines.append("tokenizer: another " + (", ".join(dict.fromkeys(name for name, _ in names)) or "reading of it"))
     order = sorted if plan.config.shuffle else list  # source order is the files' order
     if order(file["digest"] for file in inputs) != order(file.digest for file in plan.inputs):
         lines.append(f"input: other files, or other contents ({len(inputs)} -> {len(plan.inputs)} files)")

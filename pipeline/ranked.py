@@ -41,7 +41,8 @@ def parse_ranked(row: Row, source: SourceConfig) -> list[Pair]:
         best, worst = totals.index(max(totals)), totals.index(min(totals))
         better = [(best, worst)] if best != worst and margins[best, worst] > source.margin else []
     if not better:
-        raise Dropped(DropReason.TIE, f"no two scores differ by more than {source.margin:g}")
+        by_more = f" by more than {source.margin:g}" if source.margin else ""
+        raise Dropped(DropReason.TIE, f"no two scores differ{by_more}")
     return [make_pair(row, answers[i], answers[j]) for i, j in better]
 
 
@@ -83,9 +84,10 @@ def make_pair(row: Row, chosen: Any, rejected: Any) -> Pair:
         return PreferencePair(row.text("prompt"), *texts)
     prompt = [read_message(message) for message in value] if isinstance(value, list) else row.text("prompt")
     sides: list[list[Message]] = []
-    for side in (chosen, rejected):
+    for name, side in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(side, str | dict | list):
-            raise Dropped(DropReason.WRONG_TYPE, f"a completion is {kind_of(side)}, not a text or messages")
+            problem = f"the {name} completion is {kind_of(side)}, not a text or messages"
+            raise Dropped(DropReason.WRONG_TYPE, problem)
         messages = [side] if isinstance(side, dict) else side
         sides.append(as_answer(messages if isinstance(messages, str) else list(map(read_message, messages))))
     return split_dialogues(prompt, sides[0], sides[1])

@@ -1,14 +1,18 @@
-"""Reading a finished dataset back: its records in stored order, and where each pair comes from."""
+"""Reading a finished dataset back, wherever it lies: its records in stored order, and where each pair comes from."""
 
 import json
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader
 
+from pipeline.filesystems import is_file, open_file
 from pipeline.output import REJECTS_FOLDER, provenance_path
+from pipeline.remote import files_under, local_file
+from schemas.errors import Refused
 from schemas.manifest import Manifest, Shard
 from schemas.record import Row, check_row, decode_row
 
@@ -33,12 +37,22 @@ class Provenance(NamedTuple):
 
 
 def read_shard(folder: str, shard: Shard, manifest: Manifest, *, max_pairs: int) -> Iterator[Row]:
-    """The rows of a shard, each checked.
+    """The rows of a shard, each checked; a shard of a store lies on this machine meanwhile.
 
     Raises:
-      ValueError: a record is damaged or breaks an invariant; says which.
+      Refused: it is not there.
+      ValueError: it is no shard, or a record is damaged or breaks an invariant; says which.
     """
-    reader = ArrayRecordReader(os.path.join(folder, shard.name), _READER_OPTIONS)
+    path = os.path.join(folder, shard.name)
+    if not is_file(path):
+        raise Refused(f"{path} is missing")
+    with local_file(path) as local:
+        yield from read_records(local, shard, manifest, max_pairs=max_pairs)
+
+
+def read_records(path: str, shard: Shard, manifest: Manifest, *, max_pairs: int) -> Iterator[Row]:
+    """As `read_shard`, of a file of this machine."""
+    reader = ArrayRecordReader(path, _READER_OPTIONS)
     try:
         for index in range(reader.num_records()):
             try:
@@ -52,16 +66,25 @@ def read_shard(folder: str, shard: Shard, manifest: Manifest, *, max_pairs: int)
             except (ValueError, RuntimeError, IndexError) as error:
                 raise ValueError(f"{shard.name}, record {index}: {error}") from error
             yield row
-    finally:
         reader.close()
+    except RuntimeError as error:  # of a file that it cannot open it says so only when it is closed
+        raise ValueError(f"{shard.name}: {error}") from error
 
 
 def read_provenance(folder: str, shard: Shard) -> list[Provenance]:
-    """Where the pairs of a shard come from, in stored order; empty where the file is not there."""
+    """Where the pairs of a shard come from, in stored order; empty where the file is not there.
+
+    Raises:
+      ValueError: it is damaged.
+    """
     path = provenance_path(folder, shard.name)
-    if not os.path.isfile(path):
+    if not is_file(path):
         return []
-    table = pq.read_table(path)
+    try:
+        with open_file(path) as file:
+            table = pq.read_table(file)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: {error}") from error
     columns = [table.column(name).to_pylist() for name in ("id", "prompt_id", "file", "file_row")]
     return [Provenance(pair, prompt, f"{file}:{row}") for pair, prompt, file, row in zip(*columns, strict=True)]
 
@@ -73,8 +96,8 @@ def read_rejects(folder: str) -> Iterator[Rejected]:
       ValueError: a line is damaged; says which.
     """
     rejects = os.path.join(folder, REJECTS_FOLDER)
-    for name in sorted(os.listdir(rejects)) if os.path.isdir(rejects) else ():
-        with open(os.path.join(rejects, name), "rb") as file:
+    for name in files_under(rejects):
+        with open_file(os.path.join(rejects, name)) as file:
             for number, line in enumerate(file):
                 try:
                     fields = json.loads(line)

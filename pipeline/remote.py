@@ -1,4 +1,4 @@
-"""Writing to stores such as gs://, by Beam's file systems: an object appears whole when its upload ends, or not at all.
+"""Whole files to and from stores such as gs://, by Beam's file systems: what is uploaded appears whole, or not at all.
 
 Beam is imported here, in 2.5 s, only once a path asks for it. Reading is `pipeline/filesystems.py`.
 """
@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pipeline.filesystems import find_matches, is_remote, open_file
@@ -28,7 +29,9 @@ def upload(local: str, path: str) -> None:
 
 
 def files_under(folder: str) -> list[str]:
-    """The names of all files below a folder of a store, relative to it; empty if there is no such folder."""
+    """The names of all files below a folder, relative to it, in order; none if there is no such folder."""
+    if not is_remote(folder):
+        return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
     prefix = folder.rstrip("/") + "/"
     return [path.removeprefix(prefix) for path in find_matches(prefix + "**")]
 
@@ -54,9 +57,33 @@ def fetch_folder(folder: str) -> str:
     for name in files_under(folder):
         target = os.path.join(copy, name)
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open_file(f"{folder.rstrip('/')}/{name}") as source, open(target, "wb") as file:
-            shutil.copyfileobj(source, file, _CHUNK_BYTES)
+        _download(f"{folder.rstrip('/')}/{name}", target)
     return copy
+
+
+@contextmanager
+def local_file(path: str) -> Iterator[str]:
+    """A path on this machine with the content of a file: the file itself, or a copy that lasts as long as the body.
+
+    Raises:
+      Refused: it cannot be read, or there is no space for the copy.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="oddsmill-") as folder:
+        copy = os.path.join(folder, os.path.basename(path))
+        _download(path, copy)
+        yield copy
+
+
+def _download(path: str, target: str) -> None:
+    with open_file(path) as source:
+        try:
+            with open(target, "wb") as file:
+                shutil.copyfileobj(source, file, _CHUNK_BYTES)
+        except OSError as error:
+            raise Refused(f"{target}, a copy of {path}: cannot be written ({error.strerror or error})") from error
 
 
 def _file_systems() -> Any:

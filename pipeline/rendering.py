@@ -1,16 +1,16 @@
 """From the messages of a pair to its texts: what the template writes for the prompt, and what follows it."""
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from pipeline.chat_template import ChatTemplate
 from pipeline.config import PreprocessConfig
 from pipeline.dialogues import SYSTEM_ROLES
 from pipeline.drops import Dropped, DropReason
 from pipeline.pairs import NOTHING, ChatPair, Message, Notes, Pair, PreferencePair
+from schemas.chat_template import ChatTemplate, TemplateFailed
 from schemas.errors import Refused
 
 
@@ -19,6 +19,15 @@ class Rendered(NamedTuple):
 
     texts: PreferencePair
     notes: Notes = NOTHING
+
+
+@contextmanager
+def _a_template_that_fails_drops_the_row() -> Iterator[None]:
+    try:
+        yield
+    except TemplateFailed as failure:
+        # From the template's own error: a refusal in the chain of causes would end the run (schemas/errors.py).
+        raise Dropped(DropReason.TEMPLATE_ERROR, str(failure)) from failure.__cause__
 
 
 def render_pair(pair: Pair, template: ChatTemplate | None, config: PreprocessConfig) -> Rendered:
@@ -35,6 +44,7 @@ def render_pair(pair: Pair, template: ChatTemplate | None, config: PreprocessCon
     return render_messages(prompt, chosen, rejected, needed(template), options)
 
 
+@_a_template_that_fails_drops_the_row()
 def render_messages(
     prompt: list[Message],
     chosen: list[Message],
@@ -65,6 +75,7 @@ def render_messages(
     return Rendered(texts, NOTHING if generation_prompt else Notes.SPLIT_AT_TURN)
 
 
+@_a_template_that_fails_drops_the_row()
 def render_as_trl(pair: ChatPair, template: ChatTemplate, config: PreprocessConfig) -> PreferencePair:
     """TRL's rendering: the prompt is the characters that three renderings have in common.
 

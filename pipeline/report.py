@@ -9,16 +9,18 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 
-from pipeline.charts import Bar, bar_shares, histogram
+from pipeline.charts import bar_shares, histogram, length_bias
 from pipeline.checks import MEANINGS, STORED
 from pipeline.drops import DropReason
+from pipeline.filesystems import is_remote
 from pipeline.inspection import BRANCH_STYLES, shown_token
-from pipeline.output import REPORT_NAME, publishing
+from pipeline.output import REPORT_NAME, load_manifest, publishing
 from pipeline.plan import flat
 from pipeline.reading import Provenance, Rejected, read_provenance, read_rejects, read_shard
+from pipeline.remote import fetch_folder
 from pipeline.tokenizer import TextTokenizer
 from schemas.errors import Refused, require
-from schemas.manifest import TOKENIZER_FOLDER, Manifest, SplitSummary, read_manifest
+from schemas.manifest import TOKENIZER_FOLDER, Manifest, SplitSummary
 from schemas.record import Pair, Truncated
 
 SIDES = tuple(BRANCH_STYLES)
@@ -32,7 +34,7 @@ class ReportConfig:
     """Settings of `python -m pipeline report OUT`.
 
     Attributes:
-      dataset: Folder of a finished dataset.
+      dataset: Folder of a finished dataset, on this machine or of a store such as gs://.
       out: The HTML file to write. Unset: report.html in the folder of the dataset.
       num_rows: Rows of each split that are shown.
     """
@@ -83,16 +85,19 @@ def write_report(config: ReportConfig, *, say: Callable[[str], None] = print) ->
     Raises:
       Refused: no dataset there, a damaged record, or the page cannot be written.
     """
-    manifest = read_manifest(config.dataset)
+    manifest = load_manifest(config.dataset)
     try:
-        tokenizer = TextTokenizer(Path(config.dataset, TOKENIZER_FOLDER))
+        tokenizer = TextTokenizer(fetch_folder(os.path.join(config.dataset, TOKENIZER_FOLDER)))
         contents = {name: read_split(config, manifest, name, tokenizer) for name in manifest.splits}
     except (ValueError, RuntimeError) as error:
         raise Refused(f"{error}. Run python -m pipeline verify {config.dataset}") from error
     page = render(config.dataset, manifest, contents)
     target = config.out or os.path.join(config.dataset, REPORT_NAME)
     try:
-        with publishing(os.path.abspath(target)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        with (
+            publishing(target if is_remote(target) else os.path.abspath(target)) as temporary,
+            open(temporary, "w", encoding="utf-8") as file,
+        ):
             file.write(page)
     except OSError as error:
         raise Refused(f"{target}: cannot write there ({error.strerror})") from error
@@ -151,39 +156,6 @@ def render(folder: str, manifest: Manifest, contents: dict[str, SplitContents]) 
         checks=list(_checks(manifest, contents)),
         settings=flat(manifest.settings),
     )
-
-
-class LengthBias(NamedTuple):
-    """How chosen and rejected answers differ in length; the bars are of chosen - rejected where
-    that is not 0, in tokens."""
-
-    chosen_longer: float
-    equal: float
-    rejected_longer: float
-    mean_chosen: float
-    mean_rejected: float
-    median_difference: float
-    bars: list[Bar]
-
-
-def length_bias(lengths: np.ndarray) -> LengthBias:
-    """Of [pairs, 3] lengths, cut answers as they are stored."""
-    difference = lengths[:, 1] - lengths[:, 2]
-    return LengthBias(
-        chosen_longer=float((difference > 0).mean()),
-        equal=float((difference == 0).mean()),
-        rejected_longer=float((difference < 0).mean()),
-        mean_chosen=float(lengths[:, 1].mean()),
-        mean_rejected=float(lengths[:, 2].mean()),
-        median_difference=float(np.median(difference)),
-        bars=_difference_bars(difference[difference != 0]),
-    )
-
-
-def _difference_bars(values: np.ndarray) -> list[Bar]:
-    """Bars of differences other than 0, none of them with values of both signs."""
-    bars = histogram(values - (values > 0))
-    return [bar if bar.low < 0 else bar._replace(low=bar.low + 1, high=bar.high + 1) for bar in bars]
 
 
 def prompts_in_both(contents: dict[str, SplitContents]) -> int | None:

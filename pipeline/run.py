@@ -12,10 +12,11 @@ from typing import Any
 
 from pipeline import checks, output
 from pipeline.config import PreprocessConfig
-from pipeline.dataflow import check_reachable
+from pipeline.dataflow import check_launch, names_dataflow
 from pipeline.drops import DropReason
+from pipeline.filesystems import check_access
 from pipeline.plan import Plan, differences, flat, make_plan
-from pipeline.runner import make_pipeline, run_graph, runs_on_dataflow
+from pipeline.runner import beam_flags, make_pipeline, run_graph
 from pipeline.tokenizer import TextTokenizer
 from schemas.errors import Refused
 from schemas.manifest import TOKENIZER_FOLDER, Manifest
@@ -37,15 +38,18 @@ def preprocess(
       RunFailed: the run began and could not end well.
     """
     started = time.monotonic()
+    p = None
+    if names_dataflow(flags := beam_flags(config, beam_arguments)):
+        check_launch(flags, [config.output, *config.source.paths])
+        p = make_pipeline(config, beam_arguments)  # what its options lack shows before the store is read
+    check_access([config.output])
     plan = make_plan(config)
     _announce(plan, say)
     finished = _finished(plan)
     if finished:
         say(f"nothing changed: {config.output} already holds this dataset")
         return finished
-    p = make_pipeline(config, beam_arguments)
-    if runs_on_dataflow(p):
-        check_reachable([config.output, *plan.paths])
+    p = p or make_pipeline(config, beam_arguments)
     run = _record(plan, beam_arguments)
     output.begin(config.output, run)
     try:
@@ -55,11 +59,11 @@ def preprocess(
             output.put_folder(copy, os.path.join(config.output, TOKENIZER_FOLDER))
         run_graph(p, plan)
         manifest = output.load_manifest(config.output)
+        seconds = time.monotonic() - started
+        output.finish(config.output, run | {"seconds": round(seconds, 3), "manifest_sha256": manifest.sha256})
     except BaseException:
         output.abandon(config.output)
         raise
-    seconds = time.monotonic() - started
-    output.finish(config.output, run | {"seconds": round(seconds, 3), "manifest_sha256": manifest.sha256})
     _summarize(manifest, config, seconds, say)
     return manifest
 
@@ -133,7 +137,7 @@ def _summarize(manifest: Manifest, config: PreprocessConfig, seconds: float, say
             f"{name:<10} {split.pairs:>9,} pairs in {split.rows:,} rows of {manifest.row_length:,} slots, "
             f"{tokens:,} tokens, {split.padding_share:.1%} padding" + (f"; cut: {cut}" if cut else "")
         )
-    for line in checks.describe(manifest.counts, ledger.pairs_out, bos_id=manifest.tokenizer.bos_id):
+    for line in checks.describe(manifest.counts, ledger.pairs_out, manifest.tokenizer):
         say(f"check      {line}")
     if "eval" in manifest.splits and not manifest.splits["eval"].pairs:
         say("note       no prompt fell to the eval split; a higher --eval_share gives it some")

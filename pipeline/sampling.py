@@ -1,10 +1,11 @@
-"""A sample of rows, spread evenly over the input. The same input gives the same sample."""
+"""Rows picked from the input: a sample, spread evenly, the same for the same input; or one row by its number."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.readers import Part, count_rows
 from pipeline.sources import Input, RawRow, count_part, divide, number_parts, read_batches
+from schemas.errors import Refused
 
 # Parts are at most 32 MB of text: so many are read in seconds, whatever the size of the input.
 PARTS_READ = 32
@@ -39,6 +40,43 @@ def sample_rows(inputs: list[Input], size: int, *, parts_read: int = PARTS_READ)
         before += len(spans[index])
     # A blank line has a number and is no row.
     return Sample(rows, round(numbers * len(rows) / taken) if taken else 0)
+
+
+def find_row(inputs: list[Input], wanted: str, file: int | None) -> RawRow:
+    """One row of the input.
+
+    Args:
+      wanted: its number in its file, from 0, or FILE:NUMBER.
+      file: the file's number, where `wanted` names none.
+
+    Raises:
+      Refused: no such file or row, or a number that several files have.
+    """
+    paths = [each.path for each in inputs]
+    name, _, text = wanted.rpartition(":")
+    number = int(text)
+    named = [index for index, path in enumerate(paths) if path == name or path.endswith(f"/{name}")]
+    files = "; ".join(f"{index} {path}" for index, path in enumerate(paths))
+    if name:
+        if len(named) != 1:
+            problem = "several inputs end so" if named else "no such input"
+            raise Refused(f"--row={wanted}: {problem}; there are {files}")
+        index = named[0]
+    elif file is None and len(inputs) > 1:
+        raise Refused(f"--row={number}: there are {len(inputs)} inputs; say which by --file: {files}")
+    else:
+        index = file or 0
+        if not 0 <= index < len(inputs):
+            raise Refused(f"--file={index}: there are {files}")
+    for part in numbered_parts(inputs):
+        first = part.first_row or 0
+        if part.file != index or first > number or (part.rows is not None and number >= first + part.rows):
+            continue
+        for batch in read_batches(part):
+            for row in batch:
+                if row.origin.row == number:
+                    return row
+    raise Refused(f"--row={wanted}: {paths[index]} has no row {number}, or it is a blank line")
 
 
 def numbered_parts(inputs: list[Input]) -> list[Part]:

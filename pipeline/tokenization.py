@@ -102,8 +102,8 @@ def encode_sides(pairs: Sequence[PreferencePair], tokenizer: TextTokenizer) -> I
         tail = prompt[cut:]
         texts += [prompt[:cut], tail, tail + chosen, tail + rejected]
     # Pairs share prompts, and prompts ("\n\nAssistant:") their tails: each text is encoded once.
-    ids_of = dict.fromkeys(texts)
-    ids_of.update(zip(ids_of, tokenizer.encode_batch(list(ids_of)), strict=True))
+    distinct = list(dict.fromkeys(texts))
+    ids_of = dict(zip(distinct, tokenizer.encode_batch(distinct), strict=True))
     encoded = map(ids_of.__getitem__, texts)
     for head, *tails in zip(encoded, encoded, encoded, encoded, strict=True):
         yield tuple(head + ids for ids in tails)

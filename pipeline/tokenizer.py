@@ -101,6 +101,8 @@ class TextTokenizer:
             eos_id=self.eos_id,
             pad_id=self.pad_id,
             vocab_size=self.vocab_size,
+            turn_end=self._turns[0],
+            turn_start_id=self._turns[1],
         )
 
     def copy(self, target: Path) -> None:
@@ -116,19 +118,33 @@ class TextTokenizer:
         if self._given_template is not None:
             (target / TEMPLATE_FILE).write_bytes(self._given_template.encode())
 
-    @cached_property
+    @property
     def end_of_turn_id(self) -> int | None:
         """The token that the chat template writes after an answer; None without a template, or where it is text."""
+        return self._turns[0][0] if self._turns[0] else None
+
+    @cached_property
+    def _turns(self) -> tuple[list[int], int | None]:
+        """What the template writes after an answer, from the token that ends its turn on, and the token that begins
+        the next turn; each only where it is a token of its own."""
         if self.chat_template is None:
-            return None
+            return [], None
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-        try:
-            _, _, tail = self.chat_template.render(turns, date="2000-01-01").rpartition("answer")
-        except (Dropped, Refused):  # it fails on these turns, or cannot be used: that is said when it is needed
-            return None
-        written = [token for token in self.encode_batch([tail])[0] if not self.is_space(token)]
         added = self._tokenizer.get_added_tokens_decoder()
-        return next((token for token in written if token in added), None)
+
+        def after_answer(messages: list[dict[str, str]]) -> list[int]:
+            assert self.chat_template is not None
+            text = self.chat_template.render(messages, date="2000-01-01").rpartition("answer")[2].partition("next")[0]
+            ids = self.encode_batch([text])[0]
+            return ids[next((place for place, token in enumerate(ids) if token in added), len(ids)) :]
+
+        try:
+            end = after_answer(turns)
+            rest = after_answer([*turns, {"role": "user", "content": "next"}])
+        except (Dropped, Refused):  # it fails on these turns, or cannot be used: that is said when it is needed
+            return [], None
+        begin = next((token for token in rest[1:] if not self.is_space(token)), None)
+        return end, begin if begin in added and begin not in end else None
 
     def _file_digests(self) -> dict[str, str]:
         digests = {str(path.relative_to(self._folder)): file_sha256(path) for path in tokenizer_files(self._folder)}
@@ -201,30 +217,19 @@ def _is_template(path: Path) -> bool:
 
 def _download(name: str, revision: str | None) -> Path:
     import huggingface_hub  # slow to import, and needed for a hub id only
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    folder = None
-    for file_name in TOKENIZER_FILES:
-        try:
-            path = Path(huggingface_hub.hf_hub_download(name, file_name, revision=revision))
-        except (EntryNotFoundError, OSError, ValueError) as error:
-            unreachable = isinstance(error, LocalEntryNotFoundError) and not _offline()
-            if folder and isinstance(error, EntryNotFoundError) and not unreachable:
-                continue  # the model does not have this file
-            raise Refused(
-                f"--tokenizer={name}: no such local folder, and {file_name} cannot be had from the hub: "
-                + " ".join(str(error).split())
-            ) from error
-        folder = path.parent
-        revision = folder.name  # the commit: the other files must come from the same one
-    assert folder is not None
+    try:
+        patterns = [*TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja"]
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise Refused(f"--tokenizer={name}: no such local folder, and not to be had from the hub: {problem}") from error
+    if not (folder / TOKENIZER_FILES[0]).is_file():
+        raise Refused(
+            f"--tokenizer={name}: the model has no {TOKENIZER_FILES[0]} on the hub, or in the cache where there is no "
+            "connection. Save its tokenizer with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER)"
+        )
     return folder
-
-
-def _offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

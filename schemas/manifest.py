@@ -56,7 +56,12 @@ class SplitSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSummary:
-    """The tokenizer the ids come from; its files stand in `tokenizer/` beside the manifest."""
+    """The tokenizer the ids come from; its files stand in `tokenizer/` beside the manifest.
+
+    Attributes:
+      turn_end: what the chat template writes after an answer, from the token that ends the turn on.
+      turn_start_id: the token that begins a turn; None where text does.
+    """
 
     sha256: dict[str, str]
     chat_template_sha256: str | None
@@ -64,6 +69,8 @@ class TokenizerSummary:
     eos_id: int
     pad_id: int
     vocab_size: int
+    turn_end: list[int] = field(default_factory=list)
+    turn_start_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,9 +62,11 @@ def _spell_out_flags(arguments: Sequence[str], settings_class: type) -> list[str
 def _setting_types(settings_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting's dotted name with its type."""
     for name, annotation in typing.get_type_hints(settings_class).items():
-        if dataclasses.is_dataclass(annotation):
-            yield from _setting_types(typing.cast(type, annotation), f"{prefix}{name}.")
-        else:
+        # A group of settings, or one that may be null.
+        groups = [part for part in (annotation, *typing.get_args(annotation)) if dataclasses.is_dataclass(part)]
+        for group in groups:
+            yield from _setting_types(typing.cast(type, group), f"{prefix}{name}.")
+        if annotation not in groups:
             yield prefix + name, annotation
 
 
@@ -81,6 +83,9 @@ def _type_name(annotation: Any) -> str:
 
 def _explain(message: str, setting_types: dict[str, Any]) -> str:
     """Says what the settings library found wrong: the setting, what it wants, the nearest known name."""
+    refused = re.search(r"^\s*- (--[\w.]+=.*)$", message, re.MULTILINE)
+    if refused:  # by the checks of a group that may be null: the library lists it beside "Expected NoneType"
+        return refused.group(1)
     stray = re.search(r"unrecognized arguments: ([^-\s]\S*)", message)
     if stray:
         return f"unexpected argument {stray.group(1)!r}: settings are given as --key=value"
@@ -91,7 +96,7 @@ def _explain(message: str, setting_types: dict[str, Any]) -> str:
     )
     if unknown:
         name = unknown.group(1)
-        group = re.search(r"[Gg]roup '([^']+)'", message)
+        group = re.search(r"[Gg]roup '([^']+)'", message) or re.search(r'Parser key "([^"]+)"', message)
         if group and not name.startswith(group.group(1)):
             name = f"{group.group(1)}.{name}"
         # A name without its group is a common slip: `path` for `source.path`.
@@ -104,9 +109,10 @@ def _explain(message: str, setting_types: dict[str, Any]) -> str:
     )
     if missing:
         return f"--{missing.group(1)} is needed: give it on the command line or in the --config file"
-    wrong = re.search(r'Parser key "([^"]+)"', message)
-    given = re.search(r"(?:Given|Got) value: (.*)", message)
-    if wrong and given and wrong.group(1) in setting_types:
-        wanted = _type_name(setting_types[wrong.group(1)])
-        return f"--{wrong.group(1)}={given.group(1)}: expected {wanted}"
+    # One key inside the other, where a group may be null.
+    keys = list(re.finditer(r'Parser key "([^"]+)"', message))
+    wrong = ".".join(key.group(1) for key in keys)
+    given = re.search(r"(?:Given|Got) value: (.*)", message[keys[-1].end() :] if keys else "")
+    if given and wrong in setting_types:
+        return f"--{wrong}={given.group(1)}: expected {_type_name(setting_types[wrong])}"
     return re.sub(r"\s*\n\s*", " ", message)

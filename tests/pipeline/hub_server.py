@@ -1,4 +1,4 @@
-"""A Hugging Face hub for tests: one dataset repository, served from a folder on this machine."""
+"""A Hugging Face hub for tests: one repository, of a dataset or a model, served from a folder on this machine."""
 
 import hashlib
 import json
@@ -18,11 +18,12 @@ class FakeHub(ThreadingHTTPServer):
     Args:
       folder: the repository's files.
       repository: its id, as "org/name"; every other one is unknown.
+      kind: "datasets" or "models".
     """
 
-    def __init__(self, folder: Path, repository: str):
+    def __init__(self, folder: Path, repository: str, *, kind: str = "datasets"):
         super().__init__(("localhost", 0), _Handler)
-        self.folder, self.repository, self.asked = folder, repository, list[str]()
+        self.folder, self.repository, self.kind, self.asked = folder, repository, kind, list[str]()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -49,11 +50,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.asked.append(f"{self.command} {path}")
-        repository = re.escape(self.server.repository)
-        if re.fullmatch(rf"/api/datasets/{repository}(/revision/(main|{COMMIT}))?", path):
-            files = [{"rfilename": entry["path"]} for entry in self.server.entries()]
-            self._json({"id": self.server.repository, "sha": COMMIT, "private": False, "siblings": files})
-        elif match := re.fullmatch(rf"/api/datasets/{repository}/tree/(?:main|{COMMIT})(?:/(.*))?", path):
+        repository, kind = re.escape(self.server.repository), self.server.kind
+        files = "" if kind == "models" else f"/{kind}"
+        if re.fullmatch(rf"/api/{kind}/{repository}(/revision/(main|{COMMIT}))?", path):
+            names = [{"rfilename": entry["path"]} for entry in self.server.entries() if entry["type"] == "file"]
+            self._json({"id": self.server.repository, "sha": COMMIT, "private": False, "siblings": names})
+        elif match := re.fullmatch(rf"/api/{kind}/{repository}/tree/(?:main|{COMMIT})(?:/(.*))?", path):
             folder = Path(match[1] or ".")
             everything = "recursive=true" in self.path.lower()
             self._json(
@@ -63,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
                     if (folder in Path(entry["path"]).parents if everything else Path(entry["path"]).parent == folder)
                 ]
             )
-        elif match := re.fullmatch(rf"/datasets/{repository}/resolve/(?:main|{COMMIT})/(.*)", path):
+        elif match := re.fullmatch(rf"{files}/{repository}/resolve/(?:main|{COMMIT})/(.*)", path):
             self._file(self.server.folder / match[1])
         else:
             code = "RevisionNotFound" if repository.replace("\\", "") in path else "RepoNotFound"

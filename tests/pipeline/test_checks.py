@@ -2,13 +2,19 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.checks import MEANINGS, STORED, count_stored, describe
+from pipeline.config import PreprocessConfig, SourceConfig
+from pipeline.pairs import PairIds, chat_pair
+from pipeline.tokenization import tokenize_batch
+from pipeline.tokenizer import TextTokenizer
 from schemas.manifest import TokenizerSummary
-from schemas.record import Pair, make_row
+from schemas.record import Pair, Truncated, make_row
 
 BOS, EOS = 1, 2
 
@@ -98,8 +104,62 @@ def test_the_manifest_holds_the_counts_of_the_stored_pairs_on_any_number_of_work
 
 def test_people_are_not_told_of_bos_where_there_is_none():
     counts = dict.fromkeys(MEANINGS, 0)
-    assert not any("BOS" in line for line in describe(counts, 5, bos_id=None))
-    assert "BOS exactly once in 5 of 5 pairs" in describe(counts, 5, bos_id=1)
+    assert not any("BOS" in line for line in describe(counts, 5, summary(bos_id=None)))
+    assert "BOS exactly once in 5 of 5 pairs" in describe(counts, 5, summary())
+
+
+START, NEWLINE, END = 3, 4, 5
+# As ChatML where EOS ends the turns and BOS begins them; as Phi-3, where another token ends them, and EOS may follow.
+CHATML = replace(summary(bos_id=START), turn_end=[EOS, NEWLINE], turn_start_id=START)
+PHI = replace(summary(), turn_end=[END, NEWLINE], turn_start_id=START)
+CLEAN = dict.fromkeys(STORED, 0) | {"chosen_ends_in_eos": 1, "rejected_ends_in_eos": 1}
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "pair", "changes"),
+    [
+        (CHATML, ([START, 9], [9, EOS, NEWLINE], [8, 8, EOS]), {}),
+        (CHATML, ([START, 9, EOS, NEWLINE, START, 9], [9, EOS, NEWLINE, NEWLINE], [8, 8, 8, EOS]), {}),
+        # another turn in the answer, after a newline or at once
+        (CHATML, ([START, 9], [9, EOS, NEWLINE, START, 9, EOS, NEWLINE], [8, EOS, START, 8, 8, EOS, NEWLINE]), {}),
+        (CHATML, ([START, 9], [9, EOS, 9, EOS], [8, 8, 8, EOS]), {"eos_inside_answer": 1}),
+        (CHATML, ([START, 9], [9, EOS, NEWLINE, EOS], [8, 8, 8, EOS]), {"eos_inside_answer": 1}),
+        # the turn that follows is the other side's
+        (CHATML, ([START, 9], [9, EOS, 9, EOS], [START, 8, 8, EOS]), {"eos_inside_answer": 1}),
+        (CHATML, ([START, 9], [9, 9, EOS, NEWLINE], [8, EOS, NEWLINE, 8]), {"eos_inside_answer": 1, "rejected": 0}),
+        (CHATML, ([START, START, 9], [9, EOS], [8, EOS]), {"bos_not_once": 1}),
+        (CHATML, ([9, START, 9], [9, EOS], [8, EOS]), {"bos_not_once": 1}),
+        (CHATML, ([START], [START, EOS], [START, EOS]), {}),
+        (PHI, ([BOS, 9], [9, END, NEWLINE], [8, EOS, 8]), {"eos_inside_answer": 1, "rejected": 0}),
+        (PHI, ([BOS, 9], [9, END, NEWLINE, EOS], [8, 8, END, EOS]), {}),
+        (PHI, ([BOS, 9], [9, 9, END], [8, NEWLINE, NEWLINE]), {"rejected": 0}),
+        (PHI, ([BOS, 9], [NEWLINE], [9]), {"chosen": 0, "rejected": 0}),
+    ],
+)
+def test_tokens_that_mark_turns_are_not_misread(tokenizer: TokenizerSummary, pair: tuple, changes: dict[str, int]):
+    found = count(pair, tokenizer=tokenizer)
+    names = {"chosen": "chosen_ends_in_eos", "rejected": "rejected_ends_in_eos"}
+    expected = CLEAN | {names.get(name, name): number for name, number in changes.items()}
+    _, chosen, rejected = map(len, pair)
+    assert found == expected | {"chosen_longer": int(chosen > rejected), "rejected_longer": int(rejected > chosen)}
+
+
+@pytest.mark.parametrize("name", ["llama-3", "minimind-chatml", "phi-3-mini", "phi-3-vision-bos", "qwen2"])
+def test_an_answer_of_a_real_template_ends_unless_it_was_cut(shared: Path, name: str):
+    folder = shared / "data" / "tokenizers" / name
+    tokenizer = TextTokenizer(folder)
+    config = PreprocessConfig(source=SourceConfig(path="x"), tokenizer=str(folder), output="x", max_length=64)
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    answers = [[turns[1] | {"content": "word " * count}] for count in (1, 3, 99)]
+    answers.append([turns[1], *turns])
+    pairs = [chat_pair([*turns, turns[0]], answer, [turns[1] | {"content": "No!"}]) for answer in answers]
+    for ids in tokenize_batch(pairs, tokenizer, config):
+        assert isinstance(ids, PairIds)
+        stored = Pair(prompt=ids.prompt, chosen=ids.chosen, rejected=ids.rejected, id=1)
+        row = make_row([stored], row_length=256, pad_id=0, vocab_size=tokenizer.vocab_size)
+        found = count_stored(row, tokenizer.summary())
+        assert found["chosen_ends_in_eos"] == (Truncated.CHOSEN not in ids.truncated)
+        assert (found["rejected_ends_in_eos"], found["eos_inside_answer"], found["bos_not_once"]) == (1, 0, 0)
 
 
 @pytest.mark.parametrize("name", [*STORED, "exact_duplicates"])

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,47 @@ def test_files_of_this_machine_are_refused(
 def test_a_worker_with_other_versions_is_refused():
     with pytest.raises(Refused, match="the bytes may differ"):
         check_libraries({"pyarrow": "0.1"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "there are no credentials for Google Cloud; log in by gcloud auth application-default login"),
+        ({"GOOGLE_APPLICATION_CREDENTIALS": "nowhere"}, "GOOGLE_APPLICATION_CREDENTIALS=nowhere: "),
+        ({"GOOGLE_APPLICATION_CREDENTIALS": "KEY"}, "Google Cloud cannot be reached ("),
+    ],
+)
+def test_without_credentials_or_network_the_refusal_comes_at_once(
+    command: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    message: str,
+    tokenizer_folder: Path,
+):
+    key = tmp_path / "key.json"
+    user = {"type": "authorized_user", "client_id": "a", "client_secret": "b", "refresh_token": "c"}
+    key.write_text(json.dumps(user))
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))  # no login of this machine's user
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("HTTPS_PROXY", "http://localhost:1")  # nobody answers there
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.replace("KEY", str(key)))
+    settings = ["--source.path=gs://bucket/*.jsonl", f"--tokenizer={tokenizer_folder}", "--output=gs://bucket/out"]
+    started = time.monotonic()
+    code, _, err = command("run", *settings, "--", *NEEDED)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert time.monotonic() - started < 10
+
+
+def test_a_store_that_does_not_answer_is_refused_at_once(command: Callable, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("HTTPS_PROXY", "http://localhost:1")
+    started = time.monotonic()
+    code, _, err = command("verify", "gs://bucket/out")
+    assert code == 2
+    assert err.startswith("refused: gs://bucket/out: Google Cloud cannot be reached (")
+    assert time.monotonic() - started < 10

@@ -27,7 +27,12 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStorage]:
 
 
 def test_on_the_store_bytes_are_those_on_the_disk(
-    run: Callable, storage: FakeStorage, write_rows: Callable, triples: Callable, tokenizer_folder: Path
+    run: Callable,
+    storage: FakeStorage,
+    write_rows: Callable,
+    triples: Callable,
+    tokenizer_folder: Path,
+    command: Callable,
 ):
     rows = write_rows("rows.jsonl", [*triples(60), {"prompt": "x"}])
     settings = {"num_shards": 2, "eval_share": 0.2, "max_length": 64, "max_prompt_length": 32}
@@ -51,6 +56,14 @@ def test_on_the_store_bytes_are_those_on_the_disk(
     names = {key.removeprefix("bucket/out/") for key in storage.objects if key.startswith("bucket/out/")}
     folders = {name for name in local.names if (local.folder / name).is_dir()}
     assert names == local.names - folders
+
+    for arguments in (["inspect", "--json"], ["verify"], ["report"]):
+        code, out, err = command(*arguments[:1], "gs://bucket/out", *arguments[1:])
+        here = command(*arguments[:1], local.folder, *arguments[1:])
+        assert (code, err) == (0, "")
+        sources = out.replace("gs://bucket/out", str(local.folder)).replace("gs://bucket/in", str(rows.parent))
+        assert sources == here[1]
+    assert storage.objects["bucket/out/report.html"].startswith(b"<!DOCTYPE html>")
 
     lines: list[str] = []
     preprocess(config, say=lines.append)

@@ -53,6 +53,7 @@ def test_fields_may_have_other_names():
         (b"{", DropReason.UNREADABLE, "broken JSON"),
         (b'{"prompt": "\\ud800", "chosen": "c", "rejected": "r"}', DropReason.UNREADABLE, "lone surrogate at"),
         ([1], DropReason.WRONG_TYPE, "the row is list, not an object"),
+        (None, DropReason.WRONG_TYPE, "the row is null, not an object"),
         ({"prompt": "p", "chosen": "c"}, DropReason.MISSING_FIELD, "no field 'rejected'"),
         (GOOD | {"chosen": None}, DropReason.WRONG_TYPE, "field 'chosen' is null, not a string"),
         (GOOD | {"chosen": ["c"]}, DropReason.WRONG_TYPE, "field 'chosen' is list"),
@@ -121,10 +122,21 @@ def test_the_format_is_the_one_under_which_rows_become_pairs():
 
 
 def test_a_format_that_cannot_be_told_is_refused_with_the_fields_there_are():
-    with pytest.raises(Refused, match=r"ranked or votes \(fields of the first: 'question', 'a'\)"):
+    with pytest.raises(Refused, match=r"ranked or votes \(fields: 'question', 'a'; triple: no field 'prompt'; "):
         detect([{"question": "x", "a": "y"}])
-    with pytest.raises(Refused, match="there are none"):
+    with pytest.raises(Refused, match="the input has no rows"):
         detect([])
+    with pytest.raises(Refused, match="unreadable: broken JSON at character 1"):
+        detect([b"{", b"{}}"])
+
+
+def test_a_refusal_says_what_each_format_misses_in_the_first_row_that_can_be_read():
+    whole = {"chosen": "[1]", "rejected": "[2]"}  # dialogues written as JSON text, as a CSV file holds them
+    with pytest.raises(Refused) as refused:
+        detect([b"{", whole])
+    for problem in ("triple: no field 'prompt'", "messages: prompt, chosen and rejected are strings, not messages"):
+        assert problem in str(refused.value)
+    assert "fields: 'chosen', 'rejected'" in str(refused.value)
 
 
 def test_unpaired_rows_are_refused_as_what_they_are():

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import PreprocessConfig, SourceConfig
-from pipeline.chat_template import ChatTemplate
 from pipeline.drops import Dropped, DropReason
 from pipeline.pairs import ChatPair, Notes, PairIds, PreferencePair, chat_pair
 from pipeline.rendering import check_rendering, render_pair, shorter_prompts
 from pipeline.tokenization import tokenize_batch
 from pipeline.tokenizer import TextTokenizer
+from schemas.chat_template import ChatTemplate
 from schemas.errors import Refused
 from schemas.record import Truncated
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.report import ReportConfig, length_bias, prompts_in_both, read_split
+from pipeline.charts import length_bias
+from pipeline.report import ReportConfig, prompts_in_both, read_split
 from pipeline.tokenizer import TextTokenizer
 from schemas.manifest import read_manifest
 

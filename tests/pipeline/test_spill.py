@@ -56,5 +56,5 @@ def test_a_full_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with spill.spilling() as key:
         monkeypatch.setattr("os.pwrite", no_space)
-        with pytest.raises(Refused, match="No space left on device.*TMPDIR"):
+        with pytest.raises(Refused, match=r"No space left on device.*TMPDIR"):
             spill.put_away(b"block", key)

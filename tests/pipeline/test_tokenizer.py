@@ -1,6 +1,5 @@
-import threading
+import shutil
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,7 @@ from huggingface_hub import constants
 
 from pipeline.tokenizer import TextTokenizer, find_tokenizer
 from schemas.errors import Refused
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from tests.pipeline.hub_server import COMMIT, FakeHub
 
 
 def test_special_tokens_come_from_the_configuration(make_tokenizer: Callable[..., Path], tmp_path: Path):
@@ -116,70 +114,54 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path):
 
 
 @pytest.fixture
-def hub(tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A local stand-in for the hub with one model, `org/name`. Yields the paths asked for."""
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            asked.append(self.path)
-            model, _, rest = self.path.removeprefix("/").partition("/resolve/")
-            revision, _, name = rest.partition("/")
-            known = model == "org/name" and revision in ("main", COMMIT)
-            file = tokenizer_folder / name
-            self.send_response(200 if known and file.is_file() else 404)
-            self.send_header("X-Repo-Commit", COMMIT)
-            if not known:
-                self.send_header("X-Error-Code", "RepoNotFound" if model != "org/name" else "RevisionNotFound")
-            elif file.is_file():
-                self.send_header("ETag", f'"{name}"')
-                self.send_header("Content-Length", str(file.stat().st_size))
-            else:
-                self.send_header("X-Error-Code", "EntryNotFound")
-            self.end_headers()
-
-        def do_GET(self) -> None:
-            self.do_HEAD()
-            file = tokenizer_folder / self.path.rpartition("/")[2]
-            if file.is_file():
-                self.wfile.write(file.read_bytes())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+def hub(tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub with one model, `org/name`: a tokenizer with two templates, and weights."""
+    model = Path(shutil.copytree(tokenizer_folder, tmp_path / "model"))
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    (model / "model.safetensors").write_bytes(b"weights")
+    server = FakeHub(model, "org/name", kind="models")
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    yield asked
+    yield server
     server.shutdown()
     server.server_close()
 
 
-def test_a_model_of_the_hub_gives_the_tokenizer_of_one_commit(hub: list[str], tokenizer_folder: Path):
+def test_a_model_of_the_hub_gives_the_tokenizer_of_one_commit(hub: FakeHub):
     folder = find_tokenizer("org/name", None)
-    assert TextTokenizer(folder).summary() == TextTokenizer(tokenizer_folder).summary()
-    revisions = {path.split("/")[4] for path in hub if "/resolve/" in path and not path.endswith("/tokenizer.json")}
-    assert revisions == {COMMIT}
+    assert TextTokenizer(folder).summary() == TextTokenizer(hub.folder).summary()
+    names = {path.removeprefix(f"/org/name/resolve/{COMMIT}/") for path in (line.split()[1] for line in hub.asked)}
+    assert {name for name in names if not name.startswith("/api/")} == {
+        "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "additional_chat_templates/tool_use.jinja",
+    }  # fmt: skip
 
 
-def test_what_was_downloaded_once_serves_offline(
-    hub: list[str], tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
-):
-    find_tokenizer("org/name", None)
-    hub.clear()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert TextTokenizer(find_tokenizer("org/name", None)).eos_id == TextTokenizer(tokenizer_folder).eos_id
-    assert not hub
+@pytest.mark.parametrize("gone", ["offline", "unreachable"])
+def test_what_was_downloaded_once_serves_without_a_connection(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, gone: str):
+    online = TextTokenizer(find_tokenizer("org/name", None)).summary()
+    hub.asked.clear()
+    if gone == "offline":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://localhost:1")
+    folder = find_tokenizer("org/name", None)
+    assert TextTokenizer(folder).summary() == online
+    assert (folder / "additional_chat_templates" / "tool_use.jinja").is_file()
+    assert not hub.asked
 
 
-def test_a_model_or_a_revision_that_the_hub_lacks_is_refused(hub: list[str]):
-    with pytest.raises(
-        Refused, match=r"--tokenizer=org/other: no such local folder, and tokenizer\.json cannot be had"
-    ):
+def test_a_model_or_a_revision_that_the_hub_lacks_is_refused(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(Refused, match=r"--tokenizer=org/other: no such local folder, and not to be had from the hub"):
         find_tokenizer("org/other", None)
-    with pytest.raises(Refused, match=r"--tokenizer=org/name: .*cannot be had"):
+    with pytest.raises(Refused, match=r"--tokenizer=org/name: .*not to be had"):
         find_tokenizer("org/name", "no-such-tag")
+    (hub.folder / "tokenizer.json").unlink()
+    with pytest.raises(Refused, match=r"--tokenizer=org/name: the model has no tokenizer\.json on the hub"):
+        find_tokenizer("org/name", None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(Refused, match=r"--tokenizer=org/never: .*not to be had"):
+        find_tokenizer("org/never", None)

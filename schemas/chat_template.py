@@ -11,13 +11,16 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pipeline.drops import Dropped, DropReason
-from pipeline.pairs import Message
 from schemas.errors import Refused
 
+Message = dict[str, Any]
 TEMPLATE_FILE, TEMPLATE_FOLDER = "chat_template.jinja", "additional_chat_templates"
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 _OPEN_END = "CONTINUE_FINAL_MESSAGE_TAG "
+
+
+class TemplateFailed(Refused):
+    """The template raised on these messages, or left out what it must write; the message says what."""
 
 
 class ChatTemplate:
@@ -58,7 +61,7 @@ class ChatTemplate:
           variables: what else the template sees; `tools` selects the template `tool_use`, if there is one.
 
         Raises:
-          Dropped: the template raises.
+          TemplateFailed: the template raises.
           Refused: it does not compile, or needs a date and there is none.
         """
         variables = {"tools": None, "documents": None} | self._special_tokens | dict(variables or {})
@@ -73,20 +76,20 @@ class ChatTemplate:
             raise
         except Exception as error:  # a template is a program of its author's, and may raise anything
             problem = " ".join(str(error).split()) or type(error).__name__
-            raise Dropped(DropReason.TEMPLATE_ERROR, problem) from error
+            raise TemplateFailed(problem) from error
 
     def render_open(self, messages: list[Message], **options: Any) -> str:
         """The text of a dialogue up to the end of its last message's content (`continue_final_message`).
 
         Raises:
-          Dropped: as `render`, or the content does not stand in the text.
+          TemplateFailed: as `render`, or the content does not stand in the text.
         """
         last = messages[-1].get("content")
         if not isinstance(last, str):
-            raise Dropped(DropReason.TEMPLATE_ERROR, "the last message has no text to continue")
+            raise TemplateFailed("the last message has no text to continue")
         text = self.render([*messages[:-1], messages[-1] | {"content": last + _OPEN_END}], **options)
         if last.strip() not in text or _OPEN_END.strip() not in text:
-            raise Dropped(DropReason.TEMPLATE_ERROR, "the last message's content is not in the rendered text")
+            raise TemplateFailed("the last message's content is not in the rendered text")
         at = text.rindex(_OPEN_END.strip())
         if text[at : at + len(_OPEN_END)] == _OPEN_END:
             return text[:at]
