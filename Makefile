@@ -22,9 +22,12 @@ VENV := .venv
 RUN_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DATAFLOW_INSTALLED := $(VENV)/.installed-dataflow
+PARITY_VENV := .venv-parity
+PARITY_PYTHON := $(PARITY_VENV)/bin/python
+PARITY_INSTALLED := $(PARITY_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help preprocess train test test-slow check bench clean lock
+.PHONY: help preprocess train test test-slow test-parity check bench clean lock
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +45,14 @@ $(DATAFLOW_INSTALLED): requirements-dataflow.lock $(INSTALLED)
 	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements-dataflow.lock
 	@touch $@
 
+# PyTorch and transformers stay out of .venv: nothing but tests/parity may need them
+$(PARITY_INSTALLED): requirements.lock pyproject.toml
+	@echo "Setting up $(PARITY_VENV): some minutes, once"
+	@$(PYTHON) -m venv $(PARITY_VENV)
+	@$(PARITY_PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(PARITY_PYTHON) -m pip install -qq --disable-pip-version-check --no-build-isolation --editable '.[parity]'
+	@touch $@
+
 preprocess: $(if $(filter DataflowRunner,$(RUNNER)),$(DATAFLOW_INSTALLED),$(INSTALLED))  ## Text to packed rows: recipes/RECIPE/preprocess.yaml -> DATA
 	@$(RUN_PYTHON) -m pipeline run --config recipes/$(RECIPE)/preprocess.yaml --output=$(DATA) \
 	  $(if $(SOURCE),--source.path='$(SOURCE)') $(WITH_BEAM)
@@ -50,10 +61,13 @@ train: preprocess  ## Rows to weights: recipes/RECIPE/train.yaml -> RUN (preproc
 	@$(RUN_PYTHON) -m train run --config recipes/$(RECIPE)/train.yaml --data=$(DATA) --run_dir=$(RUN) $(TRAIN)
 
 test: $(INSTALLED)  ## The tests, but for the slow ones
-	@$(RUN_PYTHON) -m pytest -m "not slow" --numprocesses=2
+	@$(RUN_PYTHON) -m pytest -m "not slow and not parity" --numprocesses=2
 
 test-slow: $(DATAFLOW_INSTALLED)  ## The slow proofs
-	@$(RUN_PYTHON) -m pytest -m slow
+	@$(RUN_PYTHON) -m pytest -m "slow and not parity"
+
+test-parity: $(PARITY_INSTALLED)  ## Beside live torch, transformers and peft, in an environment of their own
+	@$(PARITY_PYTHON) -m pytest -m parity tests/parity
 
 check: $(INSTALLED)  ## Format, lint and types
 	@$(VENV)/bin/ruff format --check .
@@ -73,6 +87,6 @@ lock:  ## Resolve the two lock files anew (needs uv)
 	grep -oE '^[a-zA-Z0-9._-]+==[^ ;\\]+' requirements-dataflow.lock > build/constraints.txt
 	$(RESOLVE) --constraint build/constraints.txt --output-file requirements.lock
 
-clean:  ## Remove what was made (not .venv)
+clean:  ## Remove what was made (not the environments)
 	rm -rf out runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

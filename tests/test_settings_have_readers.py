@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import PreprocessConfig, SourceConfig
-from train.config import ModelConfig, TrainConfig
+from train.config import LoraConfig, ModelConfig, TrainConfig
+from train.generate_command import GenerateConfig
+from train.sampling import SamplingConfig
 from train.sharding import MeshConfig
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +28,9 @@ def code_of(stage: str) -> str:
         ("pipeline", SourceConfig),
         ("train", TrainConfig),
         ("train", ModelConfig),
+        ("train", LoraConfig),
         ("train", MeshConfig),
+        ("train", GenerateConfig),
     ],
 )
 def test_every_setting_has_a_reader(stage, settings):
@@ -36,6 +40,16 @@ def test_every_setting_has_a_reader(stage, settings):
 
 
 def test_every_setting_is_documented():
-    for settings in (PreprocessConfig, SourceConfig, TrainConfig, ModelConfig, MeshConfig):
-        documented = re.findall(r"^ {6}(\w+): ", settings.__doc__ or "", re.MULTILINE)
+    for settings in (
+        PreprocessConfig,
+        SourceConfig,
+        TrainConfig,
+        ModelConfig,
+        LoraConfig,
+        MeshConfig,
+        SamplingConfig,
+        GenerateConfig,
+    ):
+        texts = [kind.__doc__ or "" for kind in reversed(settings.__mro__) if dataclasses.is_dataclass(kind)]
+        documented = re.findall(r"^ {6}(\w+): ", "\n".join(texts), re.MULTILINE)
         assert documented == [field.name for field in dataclasses.fields(settings)]

@@ -1,4 +1,4 @@
-"""`python -m train run`: reads the settings and calls one function."""
+"""`python -m train`: reads the settings and calls one function."""
 
 import os
 import sys
@@ -10,7 +10,9 @@ from schemas.settings import load_settings
 _USAGE = """usage: python -m train VERB [--config FILE.yaml] [--key=value ...]
 
 verbs:
-  run    train on preprocessed rows; the same command again goes on where it stopped
+  run         train on preprocessed rows; the same command again goes on where it stopped
+  generate    answer prompts with a model; a line of JSON an answer
+  export      write a checkpoint of a run as a Hugging Face folder
 
 python -m train VERB --help lists the settings of a verb."""
 
@@ -21,7 +23,7 @@ def run(arguments: Sequence[str]) -> None:
 
     config = load_settings(TrainConfig, arguments, command="python -m train run")
     from train.curves import CURVES_NAME
-    from train.loop import EXPORT_FOLDER, train
+    from train.loop import ADAPTER_FOLDER, EXPORT_FOLDER, train
     from train.metrics import METRICS_NAME
     from train.samples import SAMPLES_NAME, side_by_side
 
@@ -34,18 +36,36 @@ def run(arguments: Sequence[str]) -> None:
             f"\nheld out   reward accuracy {evaluation['eval/rewards/accuracies']:.3f}, "
             f"loss {evaluation['eval/loss']:.4f}, log_odds_chosen {evaluation['eval/log_odds_chosen']:+.4f}"
         )
-    made = {"model": EXPORT_FOLDER, "curves": CURVES_NAME, "metrics": METRICS_NAME}
+    export = config.lora.export if config.lora else "merged"
+    made = {"model": EXPORT_FOLDER} if export != "adapter" else {}
+    made |= {"adapter": ADAPTER_FOLDER} if export != "merged" else {}
+    made |= {"curves": CURVES_NAME, "metrics": METRICS_NAME}
     if samples:
         made["samples"] = SAMPLES_NAME
     for name, file in made.items():
         print(f"{name:<10} {os.path.join(config.run_dir, file)}")
 
 
+def generate(arguments: Sequence[str]) -> None:
+    """Answers prompts, a line of JSON an answer."""
+    from train.generate_command import GenerateConfig, run_generate
+
+    run_generate(load_settings(GenerateConfig, arguments, command="python -m train generate"))
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Writes a checkpoint of a run as a Hugging Face folder."""
+    from train.export_command import ExportConfig, export_run
+
+    config = load_settings(ExportConfig, arguments, command="python -m train export")
+    print(f"model      {config.out} (step {export_run(config)})")
+
+
 def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if arguments else 2
-    verbs = {"run": run}
+    verbs = {"run": run, "generate": generate, "export": export}
 
     def command() -> None:
         if arguments[0] not in verbs:

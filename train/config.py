@@ -1,5 +1,6 @@
 """The settings of a training run. Names are those of EasyDeL's ORPOConfig and of TRL wherever they have one."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,6 +10,8 @@ from train.sharding import MeshConfig
 
 # From a trained model: what the published ORPO runs used (Mistral-ORPO). Random weights need a larger step.
 FINE_TUNING_LEARNING_RATE = 5e-6
+# Adapters want about ten times the rate of full fine-tuning (Schulman et al. 2025, LoRA Without Regret).
+LORA_LEARNING_RATE = 5e-5
 FROM_SCRATCH_LEARNING_RATE = 1e-3
 
 
@@ -42,6 +45,47 @@ class ModelConfig:
         )
 
 
+def is_pattern(pattern: str) -> bool:
+    """Whether it is a regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters; the weights of the model itself stay as they are. Names are PEFT's.
+
+    Args:
+      rank: of every adapter.
+      alpha: what an adapter adds is scaled by alpha / rank.
+      dropout: share of an adapter's inputs that a training step leaves out.
+      target_modules: the linear layers that have one, by the end of their name (`q_proj`) or by a regular
+        expression of all of it (`model.layers.0.self_attn.q_proj`). null: all of attention and MLP.
+      use_rslora: scales by alpha / sqrt(rank) instead.
+      export: what a run leaves: `merged`, a model with the adapters added into its weights; `adapter`, a
+        folder that PEFT loads beside the model; or `both`.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: list[str] | None = None
+    use_rslora: bool = False
+    export: Literal["merged", "adapter", "both"] = "merged"
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 1, "lora.rank", self.rank, "must be at least 1")
+        require(self.alpha > 0, "lora.alpha", self.alpha, "must be positive")
+        require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "must be in [0, 1)")
+        targets = self.target_modules
+        require(targets is None or len(targets) > 0, "lora.target_modules", targets, "names nothing; null is all")
+        for target in targets or []:
+            require(is_pattern(target), "lora.target_modules", target, "neither a name nor a regular expression")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Trains on preprocessed rows with the ORPO loss.
@@ -50,10 +94,14 @@ class TrainConfig:
       data: the folder that `python -m pipeline run` wrote.
       run_dir: where checkpoints, metrics and the exported model go. The same command again goes on from there.
       model: which model.
+      lora: trains low-rank adapters instead of the model's own weights; null trains these.
+      frozen_parameters: weights that are not trained: regular expressions, each found in their Hugging Face names.
+      frozen_dtype: what frozen weights (with lora all of the model's own) are kept in. null: what they are stored
+        in; with model.config the param_dtype.
       mesh: how devices are arranged.
       beta: weight of the odds-ratio term (the paper's lambda).
       nll_scope: tokens of the NLL term: `full` is prompt and chosen answer, `response` the answer alone.
-      learning_rate: the peak. null: 5e-6 with model.path, 1e-3 with model.config.
+      learning_rate: the peak. null: 5e-6 with model.path, 5e-5 with lora, 1e-3 with model.config.
       learning_rate_end: what the linear decay ends at.
       warmup_steps: steps of linear warmup from zero.
       weight_decay: decoupled; norms and biases are left out.
@@ -67,7 +115,7 @@ class TrainConfig:
       max_steps: optimizer steps.
       seed: of the initial weights and of the order of rows.
       shuffle_train_dataset: a new permutation of the rows each epoch; false keeps the stored order.
-      param_dtype: what weights and optimizer state are kept in.
+      param_dtype: what trained weights and optimizer state are kept in.
       compute_dtype: what matrix products take; reductions are float32.
       gradient_checkpointing: recompute each layer in the backward pass; less memory, a little more time.
       logging_steps: metrics are written every so many steps.
@@ -82,6 +130,9 @@ class TrainConfig:
     data: str
     run_dir: str
     model: ModelConfig
+    lora: LoraConfig | None = None
+    frozen_parameters: list[str] = field(default_factory=list)
+    frozen_dtype: Literal["float32", "bfloat16"] | None = None
     mesh: MeshConfig = MeshConfig()
     beta: float = 0.1
     nll_scope: NllScope = "full"
@@ -126,6 +177,26 @@ class TrainConfig:
             require(0 <= value < 1, name, value, "must be in [0, 1)")
         require(self.seed >= 0, "seed", self.seed, "must not be negative")
         require(
+            self.lora is None or self.model.path is not None,
+            "lora.rank",
+            self.lora and self.lora.rank,
+            "lora adapts trained weights; give --model.path instead of --model.config",
+        )
+        for pattern in self.frozen_parameters:
+            require(is_pattern(pattern), "frozen_parameters", pattern, "not a regular expression")
+        require(
+            self.lora is None or not self.frozen_parameters,
+            "frozen_parameters",
+            self.frozen_parameters,
+            "with lora all weights of the model are frozen already",
+        )
+        require(
+            self.frozen_dtype is None or self.lora is not None or len(self.frozen_parameters) > 0,
+            "frozen_dtype",
+            self.frozen_dtype,
+            "nothing is frozen; it goes with lora or frozen_parameters",
+        )
+        require(
             self.max_steps is None or self.warmup_steps < self.max_steps,
             "warmup_steps",
             self.warmup_steps,
@@ -142,6 +213,8 @@ class TrainConfig:
     def peak_learning_rate(self) -> float:
         if self.learning_rate is not None:
             return self.learning_rate
+        if self.lora is not None:
+            return LORA_LEARNING_RATE
         return FINE_TUNING_LEARNING_RATE if self.model.path else FROM_SCRATCH_LEARNING_RATE
 
     @property

@@ -1,4 +1,4 @@
-"""The trained model as a Hugging Face folder: weights, config, tokenizer, generation config."""
+"""The trained model as a Hugging Face folder: weights, config, tokenizer, generation config, model card."""
 
 import json
 import os
@@ -6,42 +6,119 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from schemas.manifest import TOKENIZER_FOLDER, Manifest
+import jax
+import jax.numpy as jnp
+
+from schemas.errors import Refused, RunFailed
+from schemas.manifest import TOKENIZER_FOLDER, TokenizerSummary
+from train.config import TrainConfig
+from train.model_card import model_card
+from train.setup import Run
 from train.weights import save_params
+
+# Those that a preprocessed dataset has no use for; tokenizer.json says the same, but some tools read them.
+_FURTHER_TOKENIZER_FILES = ("added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json")
 
 
 def export_model(
     folder: str | Path,
     *,
     params: dict[str, Any],
-    config: dict[str, Any],
-    num_layers: int,
-    data: str | Path,
-    manifest: Manifest,
+    config: TrainConfig,
+    run: Run,
+    step: int,
+    dtype: str | None = None,
+    max_shard_size: str = "5GB",
 ) -> None:
-    """Writes `folder` whole or not at all.
+    """Writes `folder` whole or not at all, in place of one that stands there. Every process calls it, one writes.
+
+    config.json goes out as it came in, but for the dtype of the weights where that is another.
 
     Args:
-      config: the config.json that the model came with; it goes out with the dtype of the weights and the
-        ids of the tokenizer that the data was made with.
-      data: the preprocessed dataset; its tokenizer files are copied.
+      params: all weights of the model, without adapters.
+      step: after which the weights are what they are.
+      dtype: what weights are cast to; None leaves each as it is.
+
+    Raises:
+      RunFailed: it cannot be written.
     """
     folder = Path(folder)
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    save_params(params, unfinished, num_layers=num_layers)
-    tokenizer = manifest.tokenizer
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    dtype = str(params["norm"]["weight"].dtype)
-    # transformers 5 reads `dtype`, 4 reads `torch_dtype`: the one that came in goes out.
-    dtype_name = "torch_dtype" if "torch_dtype" in config else "dtype"
-    _write_json(unfinished / "config.json", {**config, **ids, dtype_name: dtype})
-    _write_json(unfinished / "generation_config.json", ids)
-    for file in sorted((Path(data) / TOKENIZER_FOLDER).iterdir()):
-        shutil.copyfile(file, unfinished / file.name)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(unfinished, folder)
+    unfinished, former = (folder.with_name(folder.name + suffix) for suffix in (".unfinished", ".former"))
+    num_layers = run.decoder_config.num_hidden_layers
+    try:
+        if run.is_writer:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            written = jnp.dtype(dtype or jnp.result_type(*jax.tree.leaves(params)))
+            _write_json(unfinished / "config.json", with_dtype(run.hf_config, str(written)))
+            _write_tokenizer(unfinished, Path(config.data) / TOKENIZER_FOLDER, run.model_folder)
+            generation = generation_config(run.model_folder, run.hf_config, run.manifest.tokenizer)
+            _write_json(unfinished / "generation_config.json", generation)
+            card = model_card(config, run.manifest, run.decoder_config, step=step)
+            (unfinished / "README.md").write_text(card, encoding="utf-8")
+        save_params(
+            params,
+            unfinished,
+            num_layers=num_layers,
+            max_shard_size=max_shard_size,
+            dtype=dtype,
+            is_writer=run.is_writer,
+        )
+        if run.is_writer:
+            shutil.rmtree(former, ignore_errors=True)
+            if folder.exists():
+                os.replace(folder, former)
+            os.replace(unfinished, folder)
+            shutil.rmtree(former, ignore_errors=True)
+    except OSError as error:
+        raise RunFailed(
+            f"the model could not be exported to {folder} ({error}). The checkpoint is there: make room or give "
+            f"another folder, then python -m train export --run_dir={config.run_dir} --out=FOLDER"
+        ) from error
+    finally:
+        if run.is_writer:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """A config.json that says what the weights are: `dtype` is transformers 5's field, `torch_dtype` that of 4.
+
+    The one that came in goes out. Where there was none it is the older, which both read, and vLLM too.
+    """
+    names = [name for name in ("dtype", "torch_dtype") if name in config] or ["torch_dtype"]
+    return {**config, **dict.fromkeys(names, dtype)}
+
+
+def generation_config(folder: Path, config: dict[str, Any], tokenizer: TokenizerSummary) -> dict[str, Any]:
+    """The model's own generation_config.json, or the ids of its config.json and, where it has none, of the tokenizer.
+
+    The token that ended the answers of the training is always among those that end a generation.
+    """
+    path = folder / "generation_config.json"
+    if path.is_file():
+        try:
+            content = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise Refused(f"{path} cannot be read as a JSON object ({error}); correct or remove it") from error
+    else:
+        own = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+        ids = {f"{name}_token_id": (config.get(f"{name}_token_id"), known) for name, known in own.items()}
+        content = {name: known if given is None else given for name, (given, known) in ids.items()}
+        content = {name: value for name, value in content.items() if value is not None}
+    ends = content.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if tokenizer.eos_id not in ends:
+        content["eos_token_id"] = [*ends, tokenizer.eos_id] if ends else tokenizer.eos_id
+    return content
+
+
+def _write_tokenizer(folder: Path, of_data: Path, model_folder: Path) -> None:
+    """The tokenizer and the chat template that the data was made with: those of the model, or one that was given."""
+    shutil.copytree(of_data, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    if (model_folder / "tokenizer.json").is_file():  # the same as the data's: train/setup.py
+        for name in _FURTHER_TOKENIZER_FILES:
+            if (model_folder / name).is_file():
+                shutil.copyfile(model_folder / name, folder / name)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 from schemas.errors import Refused
 
 # Never pickled weights, never code.
-_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"]
+_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
+_FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"]
+_FILES += ["added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json"]
 
 
 def find_model(name: str, revision: str | None) -> Path:

@@ -18,6 +18,8 @@ from train.config import TrainConfig
 from train.curves import plot_curves
 from train.data import DEVICE_ARRAYS, eval_batches, train_batches
 from train.export import export_model
+from train.frozen import digest, join_params
+from train.lora import merge_lora, save_adapter
 from train.loss import metrics
 from train.metrics import Metrics, last_evaluation
 from train.samples import Samples
@@ -25,7 +27,8 @@ from train.setup import Run, prepare
 from train.sharding import put_on_mesh
 from train.step import eval_step, train_step
 
-EXPORT_FOLDER, CHECKPOINT_FOLDER, SETTINGS_NAME = "export", "checkpoints", "settings.yaml"
+EXPORT_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FOLDER = "export", "adapter", "checkpoints"
+SETTINGS_NAME = "settings.yaml"
 
 
 def train(config: TrainConfig) -> dict[str, float]:
@@ -53,12 +56,18 @@ def train(config: TrainConfig) -> dict[str, float]:
         seed=config.seed,
     )
     first_step = checkpoints.latest_step or 0
+    params: dict[str, Any] = {}
+    frozen: dict[str, Any] = {}
+    if first_step == 0 or run.has_frozen_weights:
+        params, frozen = run.initial_weights()
+    frozen_digest = digest(frozen)
     if first_step:
         left = "nothing to do" if first_step == run.num_steps else f"{run.num_steps - first_step} steps to go"
         print(f"going on from the checkpoint of step {first_step}: {left}")
-        state = checkpoints.restore(run.abstract_state, batches)
+        del params  # the checkpoint's take their place
+        state = checkpoints.restore(run.abstract_state, batches, frozen_digest=frozen_digest)
     else:
-        state = run.initial_state()
+        state = run.initial_state(params)
     samples = Samples(config, run)
     step_fn = jax.jit(
         partial(
@@ -76,11 +85,11 @@ def train(config: TrainConfig) -> dict[str, float]:
         Metrics(config, first_step=first_step, num_steps=run.num_steps, is_writer=run.is_writer) as sink,
     ):
         if first_step == 0:
-            samples.write(0, state["params"])
+            samples.write(0, join_params(state["params"], frozen))
         report = StepReport(config, run, sink)
         for step in range(first_step, run.num_steps):
             batch = next(batches)
-            state, step_metrics = step_fn(state, put_on_mesh({n: batch[n] for n in DEVICE_ARRAYS}, run.mesh))
+            state, step_metrics = step_fn(state, put_on_mesh({n: batch[n] for n in DEVICE_ARRAYS}, run.mesh), frozen)
             done = step + 1  # steps taken: the only count that users see
             last = done == run.num_steps
             # Metrics are fetched one step late, so that the device never waits for the host.
@@ -88,24 +97,29 @@ def train(config: TrainConfig) -> dict[str, float]:
             # Evaluation comes before the save: a run killed between the two takes both again, and alike.
             if evaluate and (last or due(done, config.eval_steps)):
                 report.flush()
-                sink.write(done, evaluate(state["params"]))
+                sink.write(done, evaluate(join_params(state["params"], frozen)))
             if last or due(done, config.save_steps):
                 report.flush()
-                checkpoints.save(done, state, batches)
+                checkpoints.save(done, state, batches, frozen_digest=frozen_digest)
         report.flush()
-        samples.write(run.num_steps, state["params"])
+        samples.write(run.num_steps, join_params(state["params"], frozen))
         checkpoints.close()
         batches.close()
-        if run.is_writer:
-            export_model(
-                run_dir / EXPORT_FOLDER,
-                params=state["params"],
-                config=run.hf_config,
-                num_layers=run.decoder_config.num_hidden_layers,
-                data=config.data,
-                manifest=run.manifest,
-            )
-            plot_curves(run_dir)
+    # Out of the mesh: what is brought to the host is computed on single devices.
+    if config.lora and config.lora.export in ("adapter", "both"):
+        save_adapter(
+            run_dir / ADAPTER_FOLDER,
+            state["params"],
+            config.lora,
+            num_layers=run.decoder_config.num_hidden_layers,
+            base_model=config.model,
+            is_writer=run.is_writer,
+        )
+    if not config.lora or config.lora.export in ("merged", "both"):
+        params = merge_lora(state["params"], frozen, config.lora)
+        export_model(run_dir / EXPORT_FOLDER, params=params, config=config, run=run, step=run.num_steps)
+    if run.is_writer:
+        plot_curves(run_dir)
     return last_evaluation(run_dir)
 
 

@@ -47,15 +47,41 @@ def rotate(x_BLNH: jax.Array, position_BL: jax.Array, frequencies: jax.Array) ->
     return turned.astype(x_BLNH.dtype)
 
 
+class Adapter(nnx.Module):
+    """LoRA, what a linear layer adds to its result: scaling * dropout(x) A^T B^T. train/lora.py makes them.
+
+    Args:
+      lora_A: [rank, in].
+      lora_B: [out, rank].
+      dropout: the probability with which an element of x is left out; the others are divided by its complement.
+      stream: tells the masks of one adapter of a layer from those of another.
+    """
+
+    def __init__(self, lora_A: jax.Array, lora_B: jax.Array, *, scaling: float, dropout: float, stream: int):
+        self.lora_A, self.lora_B = nnx.Param(lora_A), nnx.Param(lora_B)
+        self.scaling, self.dropout, self.stream = scaling, dropout, stream
+
+    def __call__(self, x: jax.Array, dropout_B: jax.Array | None) -> jax.Array:
+        if dropout_B is not None and self.dropout:
+            keys_B = jax.vmap(jax.random.fold_in, (0, None))(dropout_B, self.stream)
+            kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:]))(keys_B)
+            x = jnp.where(kept, x / (1 - self.dropout), 0)
+        narrow = jnp.einsum("...i,ri->...r", x, self.lora_A[...].astype(x.dtype))
+        return self.scaling * jnp.einsum("...r,or->...o", narrow, self.lora_B[...].astype(x.dtype))
+
+
 class Linear(nnx.Module):
-    """y = x W^T + b, weight [out, in]."""
+    """y = x W^T + b, weight [out, in]; and what the adapter adds, where there is one."""
 
     def __init__(self, in_dim: int, out_dim: int, *, bias: bool, std: float, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.weight = nnx.Param(jax.random.normal(rngs.params(), (out_dim, in_dim), dtype) * std)
         self.bias = nnx.Param(jnp.zeros(out_dim, dtype)) if bias else None
+        self.adapter: Adapter | None = None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, dropout_B: jax.Array | None = None) -> jax.Array:
         y = jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype))
+        if self.adapter is not None:
+            y += self.adapter(x, dropout_B)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -81,20 +107,24 @@ class Turn(NamedTuple):
     Attributes:
       frequencies: [R / 2] of the rotary embedding.
       window: int32 scalar, as in `attention`; None where no layer has one.
+      dropout: [B] keys; None where nothing is dropped.
     """
 
     frequencies: jax.Array
     window: jax.Array | None
+    dropout: jax.Array | None
 
 
-def layer_turns(config: DecoderConfig) -> Turn:
+def layer_turns(config: DecoderConfig, dropout_B: jax.Array | None) -> Turn:
     """Of all layers, stacked."""
+    layers = config.num_hidden_layers
+    dropout = None if dropout_B is None else jax.vmap(lambda key: jax.random.split(key, layers), out_axes=1)(dropout_B)
     frequencies = np.stack([rope_frequencies(rope, config.head_dim) for rope in config.ropes])
     if not any(config.windows):
-        return Turn(jnp.asarray(frequencies), None)
+        return Turn(jnp.asarray(frequencies), None, dropout)
     unlimited = np.iinfo(np.int32).max
     windows = np.array([window or unlimited for window in config.windows], np.int32)
-    return Turn(jnp.asarray(frequencies), jnp.asarray(windows))
+    return Turn(jnp.asarray(frequencies), jnp.asarray(windows), dropout)
 
 
 class Cache(NamedTuple):
@@ -131,21 +161,21 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(dim, config, dtype=dtype) if config.query_key_norm else None
         self.config = config
 
-    def project(self, x_BLD: jax.Array) -> list[jax.Array]:
+    def project(self, x_BLD: jax.Array, dropout_B: jax.Array | None) -> list[jax.Array]:
         """Queries [B, L, N, H], keys and values [B, L, K, H], not yet rotated."""
         config, (batch, length, _) = self.config, x_BLD.shape
         if config.fused_projections:
             query, key_value = (h * config.head_dim for h in (config.num_attention_heads, config.num_key_value_heads))
-            projected = jnp.split(self.qkv_proj(x_BLD), [query, query + key_value], axis=-1)
+            projected = jnp.split(self.qkv_proj(x_BLD, dropout_B), [query, query + key_value], axis=-1)
         else:
-            projected = [self.q_proj(x_BLD), self.k_proj(x_BLD), self.v_proj(x_BLD)]
+            projected = [linear(x_BLD, dropout_B) for linear in (self.q_proj, self.k_proj, self.v_proj)]
         return [x.reshape(batch, length, -1, config.head_dim) for x in projected]
 
     def __call__(
         self, x_BLD: jax.Array, position_BL: jax.Array, keys: Keys, turn: Turn, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
         batch, length, _ = x_BLD.shape
-        query, key, value = self.project(x_BLD)
+        query, key, value = self.project(x_BLD, turn.dropout)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = (rotate(x, position_BL, turn.frequencies) for x in (query, key))
@@ -168,7 +198,7 @@ class Attention(nnx.Module):
             window=turn.window,
             softcap=self.config.attn_logit_softcapping,
         )
-        return self.o_proj(mixed.reshape(batch, length, -1)), cache
+        return self.o_proj(mixed.reshape(batch, length, -1), turn.dropout), cache
 
 
 class MLP(nnx.Module):
@@ -186,9 +216,12 @@ class MLP(nnx.Module):
         self.fused = config.fused_projections
         self.activation = jax.nn.silu if config.hidden_act == "silu" else jax.nn.gelu  # JAX's gelu is the tanh form
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        gate, up = jnp.split(self.gate_up_proj(x), 2, -1) if self.fused else (self.gate_proj(x), self.up_proj(x))
-        return self.down_proj(self.activation(gate) * up)
+    def __call__(self, x: jax.Array, dropout_B: jax.Array | None) -> jax.Array:
+        if self.fused:
+            gate, up = jnp.split(self.gate_up_proj(x, dropout_B), 2, -1)
+        else:
+            gate, up = self.gate_proj(x, dropout_B), self.up_proj(x, dropout_B)
+        return self.down_proj(self.activation(gate) * up, dropout_B)
 
 
 class Layer(nnx.Module):
@@ -209,9 +242,10 @@ class Layer(nnx.Module):
         attended, cache = self.self_attn(self.input_layernorm(x_BLD), position_BL, keys, turn, cache)
         if self.post_norms:  # the name says something else here than in the families without post norms
             x_BLD = x_BLD + self.post_attention_layernorm(attended)
-            return x_BLD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BLD))), cache
+            gated = self.mlp(self.pre_feedforward_layernorm(x_BLD), turn.dropout)
+            return x_BLD + self.post_feedforward_layernorm(gated), cache
         x_BLD = x_BLD + attended
-        return x_BLD + self.mlp(self.post_attention_layernorm(x_BLD)), cache
+        return x_BLD + self.mlp(self.post_attention_layernorm(x_BLD), turn.dropout), cache
 
 
 def softcapped(logits: jax.Array, softcap: float | None) -> jax.Array:
@@ -261,12 +295,28 @@ class Decoder(nnx.Module):
         self.remat = remat
         self.constrain = constrain
 
-    def __call__(self, inputs_BL: jax.Array, position_BL: jax.Array, end_BL: jax.Array) -> jax.Array:
-        """Hidden states [B, L, D] after the last norm, in the compute dtype."""
-        return self.extend(inputs_BL, position_BL, Keys(position=position_BL, end=end_BL), None)[0]
+    def __call__(
+        self,
+        inputs_BL: jax.Array,
+        position_BL: jax.Array,
+        end_BL: jax.Array,
+        dropout_B: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden states [B, L, D] after the last norm, in the compute dtype.
+
+        Args:
+          dropout_B: a key a row, for the dropout of adapters; None drops nothing.
+        """
+        keys = Keys(position=position_BL, end=end_BL)
+        return self.extend(inputs_BL, position_BL, keys, None, dropout_B)[0]
 
     def extend(
-        self, inputs_BL: jax.Array, position_BL: jax.Array, keys: Keys, cache: Cache | None
+        self,
+        inputs_BL: jax.Array,
+        position_BL: jax.Array,
+        keys: Keys,
+        cache: Cache | None,
+        dropout_B: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """As `__call__`, after the tokens whose keys and values are in the cache; returns the longer cache too.
 
@@ -284,7 +334,7 @@ class Decoder(nnx.Module):
         if self.config.scaled_embedding:
             x_BLD *= jnp.asarray(self.config.hidden_size**0.5, self.compute_dtype)
         body = jax.checkpoint(one_layer) if self.remat else one_layer
-        x_BLD, cache = jax.lax.scan(body, self.constrain(x_BLD), (weights, layer_turns(self.config), cache))
+        x_BLD, cache = jax.lax.scan(body, self.constrain(x_BLD), (weights, layer_turns(self.config, dropout_B), cache))
         return self.norm(x_BLD), cache
 
     def logits(self, hidden: jax.Array) -> jax.Array:

@@ -5,14 +5,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from schemas.manifest import TOKENIZER_FOLDER
 from schemas.record import Pair, decode_row
 from train.config import TrainConfig
 from train.data import num_rows, stored_rows
 from train.generate import generate
+from train.sampling import SamplingConfig
 from train.setup import Run
+from train.tokenizer import Tokenizer
 
 SAMPLES_NAME = "samples.jsonl"
 
@@ -33,26 +33,27 @@ class Samples:
             rows = stored_rows(config.data, run.manifest, split)
             count = min(config.generation_num_prompts, len(rows))
             self._pairs = [next(iter(decode_row(rows[index]).pairs())) for index in range(count)]
-            self._tokenizer = Tokenizer.from_file(str(Path(config.data) / TOKENIZER_FOLDER / "tokenizer.json"))
+            self._tokenizer = Tokenizer(Path(config.data) / TOKENIZER_FOLDER)
 
     def write(self, step: int, params: Any) -> None:
         """Answers the prompts with the weights of a step; the file keeps one answer a step."""
         if not self._pairs:
             return
-        answers = generate(
+        generated = generate(
             self._run.generator,
             params,
             self._run.decoder_config,
             [pair.prompt for pair in self._pairs],
-            max_new_tokens=self._config.generation_max_new_tokens,
-            eos_id=self._run.manifest.tokenizer.eos_id,
+            sampling=SamplingConfig(max_new_tokens=self._config.generation_max_new_tokens),
+            stop_ids=sorted(self._tokenizer.stop_ids),
         )
+        answers = [answer.ids for answer in generated]  # every process has a part in them
         if not self._run.is_writer:
             return
         kept = [line for line in read_samples(self._config.run_dir) if line["step"] < step]
         for pair, answer in zip(self._pairs, answers, strict=True):
             texts = {"prompt": pair.prompt, "answer": answer, "chosen": pair.chosen}
-            kept.append({"step": step, **{name: self._tokenizer.decode(list(ids)) for name, ids in texts.items()}})
+            kept.append({"step": step, **{name: self._tokenizer.decode(ids) for name, ids in texts.items()}})
         self._path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
 
 

@@ -13,14 +13,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from schemas.errors import Refused
 from schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
 from train.checkpoint import abstract
 from train.config import FREE_TO_CHANGE, TrainConfig
+from train.frozen import WeightPath, frozen_paths, split_params, stored_dtypes
 from train.hf_config import DecoderConfig, num_parameters, parse_config, read_config
 from train.hub import find_model
+from train.lora import add_adapters, is_adapter
 from train.model import Decoder
 from train.optimizer import learning_rate_schedule, make_optimizer
 from train.sharding import batch_sharding, make_mesh, param_shardings, state_shardings
@@ -34,15 +37,19 @@ class Run:
 
     Attributes:
       hf_config: config.json as it came in.
+      model_folder: where it came from, with or without weights and a tokenizer.
       num_steps: optimizer steps of the whole run.
       identity: flat JSON that a checkpoint must share to be gone on from.
-      initial_state: makes the state of step 0, every array already sharded.
+      initial_weights: makes the weights of step 0, every array already sharded: those that are trained, and the frozen.
+      initial_state: the state of step 0 of the trained weights, which it takes over.
+      has_frozen_weights: some weights are no part of the state.
       generator: the decoder's definition for generation, where a batch is not spread over the mesh.
       is_writer: this process writes files and the console.
     """
 
     manifest: Manifest
     hf_config: dict[str, Any]
+    model_folder: Path
     decoder_config: DecoderConfig
     mesh: Mesh
     objective: Objective
@@ -52,7 +59,9 @@ class Run:
     identity: dict[str, Any]
     abstract_state: State
     state_shardings: Any
-    initial_state: Callable[[], State]
+    initial_weights: Callable[[], tuple[Any, Any]]
+    initial_state: Callable[[Any], State]
+    has_frozen_weights: bool
     generator: nnx.GraphDef
     is_writer: bool
 
@@ -92,20 +101,37 @@ def prepare(config: TrainConfig) -> Run:
 
     rows = batch_sharding(mesh)
 
-    decoder = partial(
-        Decoder,
-        decoder_config,
-        param_dtype=jnp.dtype(config.param_dtype),
-        compute_dtype=jnp.dtype(config.compute_dtype),
-    )
+    layers = decoder_config.num_hidden_layers
+    param_dtype = jnp.dtype(config.param_dtype)
+
+    def decoder(rngs: nnx.Rngs, **options: Any) -> Decoder:
+        compute_dtype = jnp.dtype(config.compute_dtype)
+        plain = Decoder(decoder_config, rngs=rngs, param_dtype=param_dtype, compute_dtype=compute_dtype, **options)
+        return add_adapters(plain, config.lora, param_dtype=param_dtype, rngs=rngs) if config.lora else plain
+
     trained = partial(
         decoder,
         remat=config.gradient_checkpointing,
         constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
     )
-    definition, abstract_weights = nnx.split(nnx.eval_shape(lambda: trained(rngs=nnx.Rngs(0))))
-    abstract_params = nnx.to_pure_dict(abstract_weights)
-    params_on_mesh = param_shardings(abstract_params, mesh)
+    definition, abstract_weights = nnx.split(nnx.eval_shape(lambda: trained(nnx.Rngs(0))))
+    whole_model = nnx.to_pure_dict(abstract_weights)
+    frozen = (
+        {path for path in flatten_dict(whole_model) if not is_adapter(path)}
+        if config.lora
+        else frozen_paths(config.frozen_parameters, whole_model, num_layers=layers)
+    )
+    dtypes: dict[WeightPath, Any] = {}
+    if config.frozen_dtype:
+        dtypes = dict.fromkeys(frozen, jnp.dtype(config.frozen_dtype))
+    elif config.model.path and frozen:
+        dtypes = stored_dtypes(model_path, frozen, num_layers=layers)
+    whole_model = unflatten_dict(
+        {path: leaf.update(dtype=dtypes.get(path, leaf.dtype)) for path, leaf in flatten_dict(whole_model).items()}
+    )
+    abstract_params, _ = split_params(whole_model, frozen)
+    model_on_mesh = param_shardings(whole_model, mesh)
+    params_on_mesh, _ = split_params(model_on_mesh, frozen)
     optimizer = make_optimizer(config, num_steps)
 
     def with_optimizer(params: Any) -> State:
@@ -114,15 +140,27 @@ def prepare(config: TrainConfig) -> Run:
     state_shapes = jax.eval_shape(with_optimizer, abstract_params)
     shardings = state_shardings(state_shapes, params_on_mesh, mesh)
 
-    def initial_state() -> State:
+    def stored_weights() -> dict[str, Any]:
+        shapes, places = (
+            unflatten_dict({path: leaf for path, leaf in flatten_dict(tree).items() if not is_adapter(path)})
+            for tree in (whole_model, model_on_mesh)
+        )
+        return load_params(model_path, shapes, places, num_layers=layers)
+
+    def random_weights(key: jax.Array) -> dict[str, Any]:
+        weights = flatten_dict(nnx.to_pure_dict(nnx.state(decoder(nnx.Rngs(params=key)))))
+        return unflatten_dict({path: leaf.astype(dtypes.get(path, leaf.dtype)) for path, leaf in weights.items()})
+
+    def initial_weights() -> tuple[Any, Any]:
+        key = jax.random.key(config.seed)
+        if config.lora:
+            adapters = jax.jit(lambda key: split_params(random_weights(key), frozen)[0], out_shardings=params_on_mesh)
+            return adapters(key), stored_weights()
         if config.model.path:
-            layers = decoder_config.num_hidden_layers
-            params = load_params(model_path, abstract_params, params_on_mesh, num_layers=layers)
-        else:
-            params = jax.jit(
-                lambda key: nnx.to_pure_dict(nnx.state(decoder(rngs=nnx.Rngs(params=key)))),
-                out_shardings=params_on_mesh,
-            )(jax.random.key(config.seed))
+            return split_params(stored_weights(), frozen)
+        return split_params(jax.jit(random_weights, out_shardings=model_on_mesh)(key), frozen)
+
+    def initial_state(params: Any) -> State:
         return jax.jit(with_optimizer, out_shardings=shardings, donate_argnums=0)(params)
 
     objective = Objective(
@@ -131,18 +169,22 @@ def prepare(config: TrainConfig) -> Run:
         beta=config.beta,
         nll_scope=config.nll_scope,
         max_pairs=manifest.splits["train"].max_pairs_per_row,
+        dropout_seed=config.seed if config.lora and config.lora.dropout else None,
     )
     settings = {
         name: value
         for name, value in dataclasses.asdict(config).items()
         if name not in FREE_TO_CHANGE | {"model", "max_steps", "num_train_epochs"}
     }
+    if config.lora:
+        settings["lora"] = {name: value for name, value in settings["lora"].items() if name != "export"}
     is_writer = jax.process_index() == 0
     if is_writer:
         print(
             f"model {config.model.path or model_path}: {decoder_config.model_type}, "
             f"{num_parameters(decoder_config):,} parameters, "
             f"{'from its weights' if config.model.path else 'from random weights'}\n"
+            f"{describe_frozen(config, abstract_params, decoder_config)}"
             f"data {config.data}: {manifest.splits['train'].pairs:,} pairs in {epoch:,} rows of {manifest.row_length}\n"
             f"{num_steps:,} steps of {config.rows_per_step} rows on {num_shares} device(s), "
             f"learning rate {config.peak_learning_rate:g} to {config.learning_rate_end:g}, "
@@ -151,6 +193,7 @@ def prepare(config: TrainConfig) -> Run:
     return Run(
         manifest=manifest,
         hf_config=hf_config,
+        model_folder=model_path if model_path.is_dir() else model_path.parent,
         decoder_config=decoder_config,
         mesh=mesh,
         objective=objective,
@@ -171,10 +214,24 @@ def prepare(config: TrainConfig) -> Run:
         ),
         abstract_state=abstract(state_shapes, shardings),
         state_shardings=shardings,
+        initial_weights=initial_weights,
         initial_state=initial_state,
-        generator=nnx.split(nnx.eval_shape(lambda: decoder(rngs=nnx.Rngs(0))))[0],
+        has_frozen_weights=bool(frozen),
+        generator=nnx.split(nnx.eval_shape(lambda: decoder(nnx.Rngs(0))))[0],
         is_writer=is_writer,
     )
+
+
+def describe_frozen(config: TrainConfig, trained: Any, decoder: DecoderConfig) -> str:
+    """A line for the console; empty where all is trained."""
+    if not config.lora and not config.frozen_parameters:
+        return ""
+    count = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    share = f"{count:,} parameters are trained ({count / num_parameters(decoder):.2%})"
+    if not config.lora:
+        return f"frozen {', '.join(config.frozen_parameters)}: {share}\n"
+    targets = sorted({path[-3] for path in flatten_dict(trained)})
+    return f"LoRA of rank {config.lora.rank} on {', '.join(targets)}: {share}\n"
 
 
 def check_tokenizer(manifest: Manifest, decoder: DecoderConfig, model_path: Path, *, data: str) -> None:

@@ -22,6 +22,9 @@ _RULES: tuple[tuple[str, tuple[PartitionSpec, ...]], ...] = (
     (r"\.(o_proj|down_proj)\.weight$", (PartitionSpec(None, "fsdp", None),)),
     (r"_proj\.weight$", (PartitionSpec(None, None, "fsdp"),)),
     (r"norm\.weight$|\.bias$", (PartitionSpec(),)),
+    # Adapters are split on the side of the weight that is not the rank.
+    (r"\.lora_A$", (PartitionSpec(None, None, "fsdp"), PartitionSpec())),
+    (r"\.lora_B$", (PartitionSpec(None, "fsdp", None), PartitionSpec())),
 )
 
 

@@ -11,10 +11,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from schemas.layout import PADDING
+from train.frozen import join_params
 from train.head import fused_head_loss
 from train.loss import Denominators, NllScope, Sums, denominators, metrics, row_loss
 
-State = dict[str, Any]  # {"params": tree, "opt_state": tree, "step": int32 scalar}
+State = dict[str, Any]  # {"params": tree of the trained weights, "opt_state": tree, "step": int32 scalar}
 Batch = dict[str, jax.Array]  # each [B, L] int32
 
 
@@ -25,6 +26,7 @@ class Objective:
     Attributes:
       definition: the decoder without its weights.
       max_pairs: the most pairs a row holds.
+      dropout_seed: of the adapters' dropout; None where there is none.
     """
 
     definition: nnx.GraphDef
@@ -32,11 +34,23 @@ class Objective:
     beta: float
     nll_scope: NllScope
     max_pairs: int
+    dropout_seed: int | None = None
 
-    def loss(self, params: Any, batch: Batch, totals: Denominators) -> tuple[jax.Array, Sums]:
-        """The share of these rows in the loss of a batch whose denominators are `totals`."""
-        decoder = nnx.merge(self.definition, params)
-        hidden_BLD = decoder(batch["inputs"], batch["position"], batch["end"])
+    def loss(
+        self, params: Any, batch: Batch, totals: Denominators, frozen: Any = None, step: jax.Array | None = None
+    ) -> tuple[jax.Array, Sums]:
+        """The share of these rows in the loss of a batch whose denominators are `totals`.
+
+        Args:
+          params: the weights; those that are trained alone where the others are `frozen`.
+          step: optimizer steps taken, for the dropout of a training step; None drops nothing.
+        """
+        decoder = nnx.merge(self.definition, join_params(params, frozen or {}))
+        dropout_B = None
+        if self.dropout_seed is not None and step is not None:
+            key = jax.random.fold_in(jax.random.key(self.dropout_seed), step)
+            dropout_B = jax.vmap(jax.random.fold_in, (None, 0))(key, fingerprint(batch["inputs"]))
+        hidden_BLD = decoder(batch["inputs"], batch["position"], batch["end"], dropout_B)
         one_row = partial(row_loss, beta=self.beta, nll_scope=self.nll_scope, max_pairs=self.max_pairs)
         return fused_head_loss(
             hidden_BLD,
@@ -54,13 +68,28 @@ class Objective:
         return denominators(batch["branch"], batch["segment"], self.nll_scope)
 
 
+def fingerprint(inputs_BL: jax.Array) -> jax.Array:
+    """A number of each row's tokens, [B] uint32: dropout keyed by it does not depend on where in a batch a row lies."""
+    place_L = jnp.arange(inputs_BL.shape[1], dtype=jnp.uint32)
+    return jnp.sum(inputs_BL.astype(jnp.uint32) * ((2 * place_L + 1) * jnp.uint32(0x9E3779B1)), 1, dtype=jnp.uint32)
+
+
 def train_step(
-    state: State, batch: Batch, *, objective: Objective, optimizer: optax.GradientTransformation, micro_batches: int
+    state: State,
+    batch: Batch,
+    frozen: Any = None,
+    *,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    micro_batches: int,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One optimizer step.
 
     Gradients and sums of the micro-batches are added up, over denominators of the whole batch: the result
     does not depend on `micro_batches`, but for rounding.
+
+    Args:
+      frozen: the weights that are not in the state.
 
     Returns: the next state and the metrics of the batch before the update, each a scalar.
     """
@@ -68,16 +97,16 @@ def train_step(
     gradient = jax.value_and_grad(objective.loss, has_aux=True)
 
     def one_micro_batch(carry: Any, micro_batch: Batch) -> tuple[Any, None]:
-        (_, sums), gradients = gradient(state["params"], micro_batch, totals)
+        (_, sums), gradients = gradient(state["params"], micro_batch, totals, frozen, state["step"])
         return jax.tree.map(jnp.add, carry, (gradients, sums)), None
 
     if micro_batches == 1:
-        (_, sums), gradients = gradient(state["params"], batch, totals)
+        (_, sums), gradients = gradient(state["params"], batch, totals, frozen, state["step"])
     else:
         # Every micro-batch takes every n-th row, so that rows stay on the device where they lie.
         split = {name: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
         first = jax.tree.map(lambda x: x[0], split)
-        shapes = jax.eval_shape(lambda: gradient(state["params"], first, totals))
+        shapes = jax.eval_shape(lambda: gradient(state["params"], first, totals, frozen, state["step"]))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[1], shapes[0][1]))
         (gradients, sums), _ = jax.lax.scan(one_micro_batch, zeros, split)
     updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])

@@ -7,26 +7,34 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.train.decoders import decoder_config, split_decoder
+from schemas.layout import CHOSEN, PADDING, PROMPT, REJECTED
+from schemas.record import Pair
+from tests.datasets import random_pairs
+from tests.train.decoders import batch_of, decoder_config, split_decoder
 from train.hf_config import num_parameters, parse_config, read_config
 from train.model import Decoder, rope_frequencies
 from train.sharding import MeshConfig, make_mesh, param_shardings
 from train.weights import load_params
 
 MODELS = Path(__file__).parent.parent / "golden" / "models"
+NAMES = sorted(path.name for path in MODELS.iterdir())
+TOLERANCE = {"atol": 5e-5, "rtol": 1e-4}
 
 
-@pytest.mark.parametrize("config_name", ["config.json", "config_v4.json"])
-@pytest.mark.parametrize("name", sorted(path.name for path in MODELS.iterdir()))
-def test_logits_equal_those_of_transformers(name, config_name):
-    folder = MODELS / name
+def load_model(folder, config_name):
     config, unused = parse_config(read_config(folder / config_name), path=config_name)
     assert not unused
     definition, weights = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
     shapes = nnx.to_pure_dict(weights)
     shardings = param_shardings(shapes, make_mesh(MeshConfig()))
-    params = load_params(folder, shapes, shardings, num_layers=config.num_hidden_layers)
+    return definition, load_params(folder, shapes, shardings, num_layers=config.num_hidden_layers)
 
+
+@pytest.mark.parametrize("config_name", ["config.json", "config_v4.json"])
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_equal_those_of_transformers(name, config_name):
+    folder = MODELS / name
+    definition, params = load_model(folder, config_name)
     golden = np.load(folder / "io.npz")
     ids, attended = golden["input_ids"], golden["attention_mask"]
     position = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
@@ -38,7 +46,45 @@ def test_logits_equal_those_of_transformers(name, config_name):
         return decoder.logits(decoder(ids, position, end))
 
     real = attended == 1
-    np.testing.assert_allclose(logits(params)[real], golden["logits"][real], atol=5e-5, rtol=1e-4)
+    np.testing.assert_allclose(logits(params)[real], golden["logits"][real], **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_equal_those_of_transformers_as_pairs_of_a_packed_row(name):
+    """Each golden sequence is a pair's prompt and chosen answer in one row, its prompt and rejected answer in another.
+
+    Between strangers, and long enough a row for blockwise attention. A side's last token is never an input, so each
+    is given one more.
+    """
+    definition, params = load_model(MODELS / name, "config.json")
+    golden = np.load(MODELS / name / "io.npz")
+    lengths = golden["attention_mask"].sum(1)
+    sequences = [ids[:length].tolist() for ids, length in zip(golden["input_ids"], lengths, strict=True)]
+    rng = np.random.default_rng(0)
+    strangers = random_pairs(rng, 4, vocab_size=golden["logits"].shape[-1], longest=9)
+
+    def row(side):
+        pairs = [strangers[0]]
+        for sequence, stranger in zip(sequences, strangers[1:], strict=True):
+            cut = int(rng.integers(1, len(sequence)))
+            answers = {"chosen": stranger.chosen, "rejected": stranger.rejected, side: [*sequence[cut:], 0]}
+            pairs += [Pair(prompt=sequence[:cut], **answers, id=len(pairs)), stranger]
+        return pairs
+
+    batch = batch_of([row("chosen"), row("rejected")], 256, vocab_size=golden["logits"].shape[-1])
+
+    @jax.jit
+    def logits(params):
+        decoder = nnx.merge(definition, params)
+        return decoder.logits(decoder(batch["inputs"], batch["position"], batch["end"]))
+
+    found = np.asarray(logits(params))
+    assert (batch["branch"][:, -1] == PADDING).all()
+    for row_index, branch in enumerate((CHOSEN, REJECTED)):
+        for index, length in enumerate(lengths):
+            own = (batch["segment"] == 2 * index + 2) & np.isin(batch["branch"], (PROMPT, branch))
+            assert batch["inputs"][row_index][own[row_index]].tolist() == sequences[index]
+            np.testing.assert_allclose(found[row_index][own[row_index]], golden["logits"][index, :length], **TOLERANCE)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""README.md of an exported model: what the hub reads of it, what it was trained on, how, and with what result."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCardData
+
+from schemas.manifest import Manifest
+from train.config import TrainConfig
+from train.hf_config import DecoderConfig, num_parameters
+from train.metrics import METRICS_NAME
+
+# Folders of the machine; the rest of the settings is what another one needs to repeat the run.
+_FOLDERS = {"data", "run_dir"}
+
+
+def hub_id(config: TrainConfig) -> str | None:
+    """The id of the model that the run started from, where it came from the hub."""
+    name = config.model.path
+    return name if name and not os.path.isdir(name) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+
+
+def model_card(config: TrainConfig, manifest: Manifest, decoder: DecoderConfig, *, step: int) -> str:
+    """The card of the weights after `step` steps. It holds no path and no time: equal runs give equal cards."""
+    base = hub_id(config)
+    data = ModelCardData(
+        base_model=base,
+        library_name="transformers",
+        license="unknown",  # whoever publishes the model has to know it
+        pipeline_tag="text-generation",
+        tags=["oddsmill", "orpo", "preference"],
+    )
+    if base:
+        start = f"from [{base}](https://huggingface.co/{base})"
+        start += f" at revision `{config.model.revision}`" if config.model.revision else ""
+    else:
+        start = "from the weights of a local folder" if config.model.path else "from random weights"
+    adapted = f", by LoRA adapters of rank {config.lora.rank}, merged here" if config.lora else ""
+    splits = "\n".join(
+        f"| {name} | {split.pairs:,} | {sum(split.tokens.values()):,} |" for name, split in manifest.splits.items()
+    )
+    measured = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics_at(config.run_dir, step).items())
+    settings = yaml.safe_dump(portable_settings(config), sort_keys=False, allow_unicode=True)
+    return f"""---
+{data.to_yaml()}
+---
+
+# {decoder.model_type.capitalize()} trained with ORPO
+
+A {decoder.model_type} decoder of {num_parameters(decoder):,} parameters, trained {start}{adapted} for {step:,} steps
+on pairs of a preferred and a rejected answer, with the loss of
+[ORPO](https://arxiv.org/abs/2403.07691) at beta {config.beta:g}. Made with oddsmill {tool_version()}.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```
+
+## Data
+
+| split | pairs | tokens |
+|---|---|---|
+{splits}
+
+Fingerprint (sha256 of the manifest, which covers every shard): `{manifest.sha256}`
+
+Fingerprint of the rows that it was made from: `{manifest.source_fingerprint}`
+
+## Metrics
+
+The last that were logged up to step {step:,}; `eval/` is the held-out split.
+
+| metric | value |
+|---|---|
+{measured}
+
+## Settings
+
+```yaml
+{settings}```
+"""
+
+
+def metrics_at(run_dir: str | Path, step: int) -> dict[str, float]:
+    """The newest value of every metric up to a step, but for speeds."""
+    newest: dict[str, float] = {}
+    for line in (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        if values["step"] <= step:
+            newest |= values
+    return {name: newest[name] for name in sorted(newest) if name not in ("step", "mfu") and "per_second" not in name}
+
+
+def portable_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings without paths: of a path that is not a hub id, the last part stays."""
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: shorten(inner) for name, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [shorten(inner) for inner in value]
+        if isinstance(value, str) and value != hub_id(config) and os.sep in value:
+            return Path(value).name
+        return value
+
+    return {name: shorten(value) for name, value in dataclasses.asdict(config).items() if name not in _FOLDERS}
+
+
+def tool_version() -> str:
+    try:
+        return importlib.metadata.version("oddsmill")
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed
+        return "(not installed)"
