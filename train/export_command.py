@@ -10,8 +10,8 @@ from schemas.errors import Refused, require
 from schemas.settings import load_settings
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
+from train.digest import digest
 from train.export import export_model
-from train.frozen import digest
 from train.loop import CHECKPOINT_FOLDER, SETTINGS_NAME
 from train.lora import merge_lora
 from train.setup import prepare
@@ -64,16 +64,12 @@ def export_run(config: ExportConfig) -> int:
     # As it lies now: a run's folder may have been moved.
     trained = dataclasses.replace(trained, run_dir=config.run_dir, mesh=config.mesh or trained.mesh)
     run = prepare(trained)
-    checkpoints = Checkpoints(
-        Path(config.run_dir) / CHECKPOINT_FOLDER, identity=run.identity, save_total_limit=trained.save_total_limit
-    )
-    try:
+    folder = Path(config.run_dir) / CHECKPOINT_FOLDER
+    with Checkpoints(folder, identity=run.identity, save_total_limit=None) as checkpoints:
         checkpoints.check_identity()
         step = checkpoints.find_step(config.checkpoint)
         frozen = run.initial_weights()[1] if run.has_frozen_weights else {}
         params = checkpoints.restore_params(step, run.abstract_state["params"], frozen_digest=digest(frozen))
-    finally:
-        checkpoints.close()
     export_model(
         out,
         params=merge_lora(params, frozen, trained.lora),

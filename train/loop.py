@@ -17,8 +17,9 @@ from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.curves import plot_curves
 from train.data import DEVICE_ARRAYS, eval_batches, train_batches
+from train.digest import digest
 from train.export import export_model
-from train.frozen import digest, join_params
+from train.frozen import join_params
 from train.lora import merge_lora, save_adapter
 from train.loss import metrics
 from train.metrics import Metrics, last_evaluation
