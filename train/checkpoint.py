@@ -116,7 +116,7 @@ class Checkpoints:
                 problem = _first_line(error)
             if problem:
                 problems[step] = problem
-                loaded = None
+                loaded = {}  # its arrays make room for the next
                 continue
             self._check_frozen(meta, frozen_digest)
             self._set_aside(problems, step)

@@ -34,10 +34,10 @@ def _drop_lines_after(path: Path, step: int) -> None:
     os.replace(unfinished, path)
 
 
-def last_evaluation(run_dir: str | Path) -> dict[str, float]:
-    """The newest evaluation in a run's metrics.jsonl, keys `eval/…`; empty where there is none."""
-    lines = (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines()
-    evaluations = [line for line in map(json.loads, lines) if "eval/loss" in line]
+def last_evaluation(run_dir: str | Path, *, step: int | None = None) -> dict[str, float]:
+    """The newest evaluation in a run's metrics.jsonl, or that of a step, keys `eval/…`; empty where there is none."""
+    lines = map(json.loads, (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines())
+    evaluations = [line for line in lines if "eval/loss" in line and step in (None, line["step"])]
     return {name: value for name, value in evaluations[-1].items() if name != "step"} if evaluations else {}
 
 
@@ -79,7 +79,8 @@ class Metrics:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the metrics of a step, counted from 1."""
         if self._file:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            finite = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON has no NaN
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
             self._file.flush()
         if self._tensorboard:
             for name, value in values.items():

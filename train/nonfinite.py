@@ -59,11 +59,17 @@ def write_dump(
     return path
 
 
-def blamed_pairs(path: Path) -> list[str]:
-    """Pairs of the rows that are not finite alone; of all rows, where none is or where they were not measured."""
+def describe_failure(path: Path, *, step: int, values: Mapping[str, float]) -> str:
+    """The message that ends the run, from the dump that was written."""
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     blamed = [row for row in rows if not row.get("finite", True)]
-    return [pair for row in blamed or rows for pair in row["pairs"]]
+    whose = "pairs of the rows that are not finite alone" if blamed else "pairs of this step"
+    ids = " ".join(pair for row in blamed or rows for pair in row["pairs"])
+    return (
+        f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}; {whose}: {ids}. "
+        f"python -m pipeline explain --dump={path} shows them. A lower --learning_rate or --max_grad_norm helps where "
+        "the data are sound; --max_skipped_steps leaves such steps out"
+    )
 
 
 def readable(value: float) -> float | str:

@@ -135,7 +135,7 @@ def prepare(config: TrainConfig) -> Run:
     optimizer = make_optimizer(config, num_steps)
 
     def with_optimizer(params: Any) -> State:
-        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}
+        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0), "skipped": jnp.int32(0)}
 
     state_shapes = jax.eval_shape(with_optimizer, abstract_params)
     shardings = state_shardings(state_shapes, params_on_mesh, mesh)

@@ -15,7 +15,8 @@ from train.frozen import join_params
 from train.head import fused_head_loss
 from train.loss import Denominators, NllScope, Sums, denominators, metrics, row_loss
 
-State = dict[str, Any]  # {"params": tree of the trained weights, "opt_state": tree, "step": int32 scalar}
+# {"params": tree of the trained weights, "opt_state": tree, "step": int32 scalar}; of a run also "skipped" (guard.py)
+State = dict[str, Any]
 Batch = dict[str, jax.Array]  # each [B, L] int32
 
 
