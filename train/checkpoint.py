@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -225,10 +226,12 @@ class Checkpoints:
         """Waits for a save that is under way; where the run failed already, that failure is the one that is told."""
         try:
             self.wait()
-            self._checkpointer.close()
-        except Exception:
+        except RunFailed:
             if error is None:
                 raise
+        finally:
+            with suppress(Exception):  # raises what `wait` did, once more
+                self._checkpointer.close()
 
     def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         return self._checkpointer.load_checkpointables(step, wanted)

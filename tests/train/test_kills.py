@@ -61,6 +61,16 @@ def logged(run_dir: Path) -> list[dict]:
     return [{n: v for n, v in json.loads(line).items() if n not in TIMINGS} for line in lines_of(run_dir)]
 
 
+def last_step(run_dir: Path) -> int:
+    """The step of the last whole line of metrics."""
+    for line in reversed(lines_of(run_dir)):
+        try:
+            return json.loads(line)["step"]
+        except ValueError:
+            continue
+    return 0
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -78,23 +88,21 @@ def test_a_run_killed_at_twenty_random_moments_equals_one_that_never_was(tmp_pat
     checkpoints = killed / "checkpoints"
     inside_saves = 0
     for number in range(KILLS):
-        before, seen = lines_of(killed), set(checkpoints.iterdir()) if checkpoints.exists() else set()
+        seen = set(checkpoints.iterdir()) if checkpoints.exists() else set()
+        # Further than the run has been yet; every third as soon as a save begins there, some while it starts.
+        target = last_step(killed) + rng.randint(1, 2 * NUM_STEPS // KILLS - 6)
+        in_save, at_start = number % 3 == 1, number in (5, 14)
         process = runs.start("killed")
-        # Every third as soon as a save has begun; the others some steps after the run has gone on, or while it starts.
-        in_save, at_start = number % 3 == 1, number % 10 == 9
-        steps = rng.randint(1, 25)
-        while process.is_alive():
-            if at_start:
-                time.sleep(rng.uniform(0.2, 3))
-                break
-            now = lines_of(killed)
-            if in_save and len(now) > 1 and any("tmp" in path.name for path in set(checkpoints.iterdir()) - seen):
-                break
-            went_on = len(now) >= steps if number == 0 else now[-1:] != before[-1:] and len(now) > steps
-            if not in_save and went_on:
-                time.sleep(rng.uniform(0, 0.02))
+        if at_start:
+            time.sleep(rng.uniform(0.2, 4))
+        while process.is_alive() and not at_start:
+            reached = last_step(killed) >= target
+            saving = checkpoints.exists() and any("tmp" in path.name for path in set(checkpoints.iterdir()) - seen)
+            if reached and (saving or not in_save):
                 break
             time.sleep(0.0005)
+        if not in_save:
+            time.sleep(rng.uniform(0, 0.02))
         kind = signal.SIGTERM if number % 2 else signal.SIGKILL
         assert process.is_alive(), (tmp_path / "killed.txt").read_text()
         os.kill(process.pid, kind)
