@@ -300,7 +300,8 @@ class StepReport:
         step, device_values, batch = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(device_values).items()}
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+        finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+        if not finite:
             skipped = int(values["skipped_steps"])
             if skipped > self._config.max_skipped_steps:
                 raise self._fail(step, values, batch)
@@ -321,8 +322,8 @@ class StepReport:
         if step == self._run.num_steps or due(step, self._config.logging_steps):
             seconds = time.monotonic() - self._clock
             values |= {
-                # A step that is left out does not count in the schedule.
-                "learning_rate": self._schedule(step - 1 - values["skipped_steps"]),
+                # Steps that were left out before this one do not count in the schedule.
+                "learning_rate": self._schedule(step - 1 - (values["skipped_steps"] - (not finite))),
                 "epoch": step * self._config.rows_per_step / self._run.manifest.splits["train"].rows,
                 "tokens_per_second": self._tokens / seconds,
                 "pairs_per_second": self._pairs / seconds,
