@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -38,6 +39,7 @@ from train.sharding import put_on_mesh
 from train.signals import StopSignals
 from train.step import eval_step, train_step
 from train.wandb_sink import import_wandb
+from train.wishes import SAVE, Clock, Wishes
 
 EXPORT_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FOLDER = "export", "adapter", "checkpoints"
 SETTINGS_NAME = "settings.yaml"
@@ -152,8 +154,9 @@ def train(config: TrainConfig) -> dict[str, float]:
             )
             save_clock.restart()
 
-        report = StepReport(config, run, sink, alarms, fail)
         save_clock = Clock(config.save_interval_minutes)
+        wishes = Wishes(signals, save_clock)
+        report = StepReport(config, run, sink, alarms, wishes, fail)
         samples.drop_after(done)
         if is_new:
             sink.write_samples(0, samples.write(0, join_params(state["params"], frozen)))
@@ -164,13 +167,15 @@ def train(config: TrainConfig) -> dict[str, float]:
             with shards.blamed():
                 batch = next(batches)
             profile.before(done + 1)
-            state, step_metrics = step_fn(state, put_on_mesh({n: batch[n] for n in DEVICE_ARRAYS}, run.mesh), frozen)
+            arrays = {name: batch[name] for name in DEVICE_ARRAYS} | wishes.arrays(len(batch["inputs"]))
+            state, step_metrics = step_fn(state, put_on_mesh(arrays, run.mesh), frozen)
             done += 1
             profile.after(done, step_metrics)
             # Metrics are fetched one step late, so that the device never waits for the host.
             report.add(done, step_metrics, batch)
             checkpoints.check()
-            stop = signals.received
+            wish = wishes.take()
+            stop = signal.Signals(wish) if wish > SAVE else None
             last = done == run.num_steps
             # Evaluation comes before the save: a run killed between the two takes both again, and alike. One that is
             # told to stop has only seconds to save in, and evaluates when it goes on.
@@ -180,9 +185,8 @@ def train(config: TrainConfig) -> dict[str, float]:
                 is_best, evaluation_due = measure(), False
             is_end = last or best.patience_is_over
             if (
-                stop
+                wish
                 or due(done, config.save_steps)
-                or save_clock.is_over()
                 or (is_best and config.load_best_model_at_end)
                 or (is_end and config.do_last_save)
             ):
@@ -220,20 +224,6 @@ def train(config: TrainConfig) -> dict[str, float]:
     if run.is_writer:
         plot_curves(run_dir)
     return last_evaluation(run_dir, step=exported_step)
-
-
-class Clock:
-    """Is over when so many minutes have passed since it was started; never, where there are none."""
-
-    def __init__(self, minutes: float | None):
-        self._minutes = minutes
-        self.restart()
-
-    def restart(self) -> None:
-        self._started = time.monotonic()
-
-    def is_over(self) -> bool:
-        return self._minutes is not None and time.monotonic() - self._started >= 60 * self._minutes
 
 
 def due(done: int, every: int | None) -> bool:
@@ -280,9 +270,11 @@ class StepReport:
         run: Run,
         sink: Metrics,
         alarms: Alarms,
+        wishes: Wishes,
         fail: Callable[[int, dict[str, float], dict[str, np.ndarray]], RunFailed],
     ):
-        self._config, self._run, self._sink, self._alarms, self._fail = config, run, sink, alarms, fail
+        self._config, self._run, self._sink, self._alarms = config, run, sink, alarms
+        self._wishes, self._fail = wishes, fail
         self._pending: tuple[int, Mapping[str, jax.Array], dict[str, np.ndarray]] | None = None
         self._schedule = run.learning_rate
         self._clock = time.monotonic()
@@ -300,6 +292,7 @@ class StepReport:
         step, device_values, batch = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(device_values).items()}
+        self._wishes.hear(values)
         finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
         if not finite:
             skipped = int(values["skipped_steps"])
