@@ -1,14 +1,17 @@
 """Checkpoints by Orbax: trained weights, optimizer, step and the position in the data are one unit."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grain
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from schemas.errors import Refused
+from train.data_order import DataOrder
 from train.step import State
 
 
@@ -66,14 +69,29 @@ class Checkpoints:
                 "give them back their values, or another --run_dir"
             )
 
-    def restore(self, abstract_state: State, batches: grain.DatasetIterator, *, frozen_digest: str | None) -> State:
-        """The newest state, laid out as `abstract_state` says; moves `batches` to where it was then.
+    def restore(
+        self,
+        abstract_state: State,
+        batches: grain.DatasetIterator,
+        order: DataOrder,
+        *,
+        pair_ids_of: Callable[[int], np.ndarray],
+        frozen_digest: str | None,
+    ) -> State:
+        """The newest state, laid out as `abstract_state` says; moves `batches` and `order` to where they were then.
+
+        Args:
+          pair_ids_of: a step -> [rows, N] uint64, the pairs that the loader gives for it now.
 
         Raises:
-          Refused: it was trained beside other frozen weights than those of `frozen_digest`.
+          Refused: it was trained beside other frozen weights than those of `frozen_digest`, or its last step
+            on other pairs.
         """
         loaded = self._checkpointer.load_checkpointables(None, {"state": abstract_state, "meta": None})
         self._check_frozen(loaded["meta"], frozen_digest)
+        step = int(loaded["state"]["step"])
+        where = f"{self._folder}, step {step}"
+        order.set_state(loaded["meta"]["data_order"], pair_ids_of(step), where=where)
         batches.set_state(loaded["meta"]["data"])
         return loaded["state"]
 
@@ -97,11 +115,24 @@ class Checkpoints:
                 "give that run its --model.path, with the weights it had, or another --run_dir"
             )
 
-    def save(self, step: int, state: State, batches: grain.DatasetIterator, *, frozen_digest: str | None) -> None:
+    def save(
+        self,
+        step: int,
+        state: State,
+        batches: grain.DatasetIterator,
+        order: DataOrder,
+        *,
+        frozen_digest: str | None,
+    ) -> None:
         """Starts to save; returns once the device arrays are copied."""
         if self.latest_step == step:
             return
-        meta = {"identity": self._identity, "data": batches.get_state(), "frozen_digest": frozen_digest}
+        meta = {
+            "identity": self._identity,
+            "data": batches.get_state(),
+            "data_order": order.get_state(),
+            "frozen_digest": frozen_digest,
+        }
         self._checkpointer.save_checkpointables_async(step, {"state": state, "meta": meta}, force=True)
 
     def close(self) -> None:

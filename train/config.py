@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.errors import require
+from train.distributed import DistributedConfig
 from train.loss import NllScope
 from train.sharding import MeshConfig
 
@@ -99,6 +100,7 @@ class TrainConfig:
       frozen_dtype: what frozen weights (with lora all of the model's own) are kept in. null: what they are stored
         in; with model.config the param_dtype.
       mesh: how devices are arranged.
+      distributed: how several processes find each other.
       beta: weight of the odds-ratio term (the paper's lambda).
       nll_scope: tokens of the NLL term: `full` is prompt and chosen answer, `response` the answer alone.
       learning_rate: the peak. null: 5e-6 with model.path, 5e-5 with lora, 1e-3 with model.config.
@@ -119,6 +121,7 @@ class TrainConfig:
       compute_dtype: what matrix products take; reductions are float32.
       gradient_checkpointing: recompute each layer in the backward pass; less memory, a little more time.
       logging_steps: metrics are written every so many steps.
+      eval_batch_size: rows at once in an evaluation, over all devices; null: as total_batch_size.
       eval_steps: the eval split is measured every so many steps, and at the end; null: at the end alone.
       save_steps: a checkpoint every so many steps, and at the end; null: at the end alone.
       save_total_limit: newest checkpoints kept.
@@ -134,6 +137,7 @@ class TrainConfig:
     frozen_parameters: list[str] = field(default_factory=list)
     frozen_dtype: Literal["float32", "bfloat16"] | None = None
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
     beta: float = 0.1
     nll_scope: NllScope = "full"
     learning_rate: float | None = None
@@ -154,6 +158,7 @@ class TrainConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = True
     logging_steps: int = 1
+    eval_batch_size: int | None = None
     eval_steps: int | None = None
     save_steps: int | None = 500
     save_total_limit: int = 2
@@ -165,7 +170,7 @@ class TrainConfig:
         for name in (
             "total_batch_size", "gradient_accumulation_steps", "max_steps", "logging_steps", "eval_steps",
             "save_steps", "save_total_limit", "num_train_epochs", "max_grad_norm", "learning_rate", "adam_epsilon",
-            "generation_max_new_tokens",
+            "generation_max_new_tokens", "eval_batch_size",
         ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "must be positive")
@@ -226,5 +231,5 @@ class TrainConfig:
 # Settings that may change between two starts of one run: none has a part in the weights.
 FREE_TO_CHANGE = {
     "data", "run_dir", "mesh", "logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to",
-    "gradient_checkpointing", "generation_num_prompts", "generation_max_new_tokens",
+    "gradient_checkpointing", "generation_num_prompts", "generation_max_new_tokens", "distributed", "eval_batch_size",
 }  # fmt: skip

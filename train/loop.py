@@ -1,9 +1,8 @@
 """The whole of a training run on one screen: `train(config)`; what it calls are leaves that can be read alone."""
 
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,17 @@ from schemas.settings import settings_as_yaml
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.curves import plot_curves
-from train.data import DEVICE_ARRAYS, eval_batches, train_batches
+from train.data import DEVICE_ARRAYS, num_rows, step_pair_ids, train_batches
+from train.data_order import DataOrder, step_words
+from train.evaluation import Evaluation
 from train.export import export_model
 from train.frozen import digest, join_params
 from train.lora import merge_lora, save_adapter
-from train.loss import metrics
 from train.metrics import Metrics, last_evaluation
 from train.samples import Samples
 from train.setup import Run, prepare
-from train.sharding import put_on_mesh
-from train.step import eval_step, train_step
+from train.sharding import put_on_mesh, row_share
+from train.step import train_step
 
 EXPORT_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FOLDER = "export", "adapter", "checkpoints"
 SETTINGS_NAME = "settings.yaml"
@@ -43,17 +43,18 @@ def train(config: TrainConfig) -> dict[str, float]:
     run = prepare(config)
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
+    share, order = row_share(run.mesh), DataOrder()
     checkpoints = Checkpoints(
         run_dir / CHECKPOINT_FOLDER, identity=run.identity, save_total_limit=config.save_total_limit
     )
     checkpoints.check_identity()
-    (run_dir / SETTINGS_NAME).write_text(settings_as_yaml(config))
+    if run.is_writer:
+        (run_dir / SETTINGS_NAME).write_text(settings_as_yaml(config))
+    rows: dict[str, Any] = {
+        "rows_per_step": config.rows_per_step, "shuffle": config.shuffle_train_dataset, "seed": config.seed
+    }  # fmt: skip
     batches = train_batches(
-        config.data,
-        run.manifest,
-        rows_per_step=config.rows_per_step,
-        shuffle=config.shuffle_train_dataset,
-        seed=config.seed,
+        config.data, run.manifest, **rows, process_index=share.shard_index, process_count=share.shard_count
     )
     first_step = checkpoints.latest_step or 0
     params: dict[str, Any] = {}
@@ -63,9 +64,16 @@ def train(config: TrainConfig) -> dict[str, float]:
     frozen_digest = digest(frozen)
     if first_step:
         left = "nothing to do" if first_step == run.num_steps else f"{run.num_steps - first_step} steps to go"
-        print(f"going on from the checkpoint of step {first_step}: {left}")
+        if run.is_writer:
+            print(f"going on from the checkpoint of step {first_step}: {left}")
         del params  # the checkpoint's take their place
-        state = checkpoints.restore(run.abstract_state, batches, frozen_digest=frozen_digest)
+        state = checkpoints.restore(
+            run.abstract_state,
+            batches,
+            order,
+            pair_ids_of=lambda step: step_pair_ids(config.data, run.manifest, **rows, step=step),
+            frozen_digest=frozen_digest,
+        )
     else:
         state = run.initial_state(params)
     samples = Samples(config, run)
@@ -80,27 +88,30 @@ def train(config: TrainConfig) -> dict[str, float]:
         out_shardings=(run.state_shardings, None),
     )
     evaluate = make_evaluation(config, run)
+    evaluation: dict[str, float] = {}
     with (
         jax.set_mesh(run.mesh),
         Metrics(config, first_step=first_step, num_steps=run.num_steps, is_writer=run.is_writer) as sink,
     ):
         if first_step == 0:
             samples.write(0, join_params(state["params"], frozen))
-        report = StepReport(config, run, sink)
+        report = StepReport(config, run, sink, order)
         for step in range(first_step, run.num_steps):
             batch = next(batches)
             state, step_metrics = step_fn(state, put_on_mesh({n: batch[n] for n in DEVICE_ARRAYS}, run.mesh), frozen)
             done = step + 1  # steps taken: the only count that users see
             last = done == run.num_steps
+            step_metrics["data_order"] = step_words(batch["pair_ids"], run.mesh)
             # Metrics are fetched one step late, so that the device never waits for the host.
             report.add(done, step_metrics, batch["pair_ids"])
             # Evaluation comes before the save: a run killed between the two takes both again, and alike.
             if evaluate and (last or due(done, config.eval_steps)):
                 report.flush()
-                sink.write(done, evaluate(join_params(state["params"], frozen)))
+                evaluation = evaluate(join_params(state["params"], frozen))
+                sink.write(done, evaluation)
             if last or due(done, config.save_steps):
                 report.flush()
-                checkpoints.save(done, state, batches, frozen_digest=frozen_digest)
+                checkpoints.save(done, state, batches, order, frozen_digest=frozen_digest)
         report.flush()
         samples.write(run.num_steps, join_params(state["params"], frozen))
         checkpoints.close()
@@ -120,38 +131,20 @@ def train(config: TrainConfig) -> dict[str, float]:
         export_model(run_dir / EXPORT_FOLDER, params=params, config=config, run=run, step=run.num_steps)
     if run.is_writer:
         plot_curves(run_dir)
-    return last_evaluation(run_dir)
+    # Only the writer's process is sure to see what it has written.
+    return evaluation or last_evaluation(run_dir)
 
 
 def due(done: int, every: int | None) -> bool:
     return every is not None and done % every == 0
 
 
-def make_evaluation(config: TrainConfig, run: Run) -> Callable[[Any], dict[str, float]] | None:
+def make_evaluation(config: TrainConfig, run: Run) -> Evaluation | None:
     """A function from weights to the metrics of the eval split, under `eval/`; None where there is no such split."""
-    split = run.manifest.splits.get("eval")
-    if split is None or not split.rows:
+    if not num_rows(run.manifest, "eval"):
         return None
-    objective = dataclasses.replace(run.objective, max_pairs=split.max_pairs_per_row)
-    step_fn = jax.jit(partial(eval_step, objective=objective))
-
-    def evaluate(params: Any) -> dict[str, float]:
-        totals = None
-        for batch in eval_batches(
-            config.data,
-            run.manifest,
-            split="eval",
-            batch_size=config.total_batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ):
-            sums = step_fn(params, put_on_mesh({name: batch[name] for name in DEVICE_ARRAYS}, run.mesh))
-            sums = jax.tree.map(float, jax.device_get(sums))
-            totals = sums if totals is None else jax.tree.map(float.__add__, totals, sums)
-        assert totals is not None  # the split has rows
-        return {f"eval/{name}": float(value) for name, value in metrics(*totals, beta=config.beta).items()}
-
-    return evaluate
+    batch_size = config.eval_batch_size or config.total_batch_size
+    return Evaluation(run.objective, data=config.data, manifest=run.manifest, split="eval", batch_size=batch_size)
 
 
 class StepReport:
@@ -160,8 +153,8 @@ class StepReport:
     A non-finite loss stops the run: what follows would be noise, and a checkpoint of it useless.
     """
 
-    def __init__(self, config: TrainConfig, run: Run, sink: Metrics):
-        self._config, self._run, self._sink = config, run, sink
+    def __init__(self, config: TrainConfig, run: Run, sink: Metrics, order: DataOrder):
+        self._config, self._run, self._sink, self._order = config, run, sink, order
         self._pending: tuple[int, Mapping[str, jax.Array], np.ndarray] | None = None
         self._schedule = run.learning_rate
         self._clock = time.monotonic()
@@ -176,7 +169,9 @@ class StepReport:
             return
         step, device_values, pair_ids = self._pending
         self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(device_values).items()}
+        on_host = jax.device_get(dict(device_values))
+        self._order.add(on_host.pop("data_order"))
+        values: dict[str, Any] = {name: float(value) for name, value in on_host.items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
             ids = " ".join(f"{pair_id:016x}" for pair_id in np.unique(pair_ids[pair_ids > 0]))
             raise RunFailed(
@@ -195,6 +190,7 @@ class StepReport:
                 "tokens_per_second": self._tokens / seconds,
                 "pairs_per_second": self._pairs / seconds,
                 "padding_share": 1 - self._tokens / self._slots,
+                "data_order": self._order.digest,
             }
             self._sink.write(step, values)
             self._clock = time.monotonic()

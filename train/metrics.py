@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -89,18 +90,18 @@ class Metrics:
         if self._tensorboard:
             self._tensorboard.close()
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the metrics of a step, counted from 1."""
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes the metrics of a step, counted from 1: numbers, and texts for metrics.jsonl alone."""
         if self._file:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
         if self._tensorboard:
             for name, value in values.items():
-                if math.isfinite(value):
+                if isinstance(value, float) and math.isfinite(value):
                     self._tensorboard.add_scalar(name, value, step)
         self._show(step, values)
 
-    def _show(self, step: int, values: Mapping[str, float]) -> None:
+    def _show(self, step: int, values: Mapping[str, Any]) -> None:
         prefix = "eval/" if "eval/loss" in values else ""
         line = (
             f"{prefix}loss {values[prefix + 'loss']:.4f}  "

@@ -45,7 +45,10 @@ def model_card(config: TrainConfig, manifest: Manifest, decoder: DecoderConfig, 
     splits = "\n".join(
         f"| {name} | {split.pairs:,} | {sum(split.tokens.values()):,} |" for name, split in manifest.splits.items()
     )
-    measured = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics_at(config.run_dir, step).items())
+    measured = "\n".join(
+        f"| {name} | {value if isinstance(value, str) else f'{value:.6g}'} |"
+        for name, value in metrics_at(config.run_dir, step).items()
+    )
     settings = yaml.safe_dump(portable_settings(config), sort_keys=False, allow_unicode=True)
     return f"""---
 {data.to_yaml()}
@@ -90,9 +93,9 @@ The last that were logged up to step {step:,}; `eval/` is the held-out split.
 """
 
 
-def metrics_at(run_dir: str | Path, step: int) -> dict[str, float]:
+def metrics_at(run_dir: str | Path, step: int) -> dict[str, Any]:
     """The newest value of every metric up to a step, but for speeds."""
-    newest: dict[str, float] = {}
+    newest: dict[str, Any] = {}
     for line in (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
         if values["step"] <= step:
