@@ -16,8 +16,8 @@ from train.config import TrainConfig
 from train.hf_config import DecoderConfig, num_parameters
 from train.metrics import METRICS_NAME
 
-# Folders of the machine; the rest of the settings is what another one needs to repeat the run.
-_FOLDERS = {"data", "run_dir"}
+# Folders and processes of the machine; the rest of the settings is what another one needs to repeat the run.
+_OF_THE_MACHINE = {"data", "run_dir", "distributed"}
 
 
 def hub_id(config: TrainConfig) -> str | None:
@@ -115,7 +115,7 @@ def portable_settings(config: TrainConfig) -> dict[str, Any]:
             return Path(value).name
         return value
 
-    return {name: shorten(value) for name, value in dataclasses.asdict(config).items() if name not in _FOLDERS}
+    return {name: shorten(value) for name, value in dataclasses.asdict(config).items() if name not in _OF_THE_MACHINE}
 
 
 def tool_version() -> str:
