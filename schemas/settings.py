@@ -52,7 +52,7 @@ def settings_as_yaml(settings: Any) -> str:
 def _spell_out_flags(arguments: Sequence[str], settings_class: type) -> list[str]:
     """`--overwrite` alone means `--overwrite=true`."""
     flags = {f"--{name}" for name, annotation in _setting_types(settings_class) if annotation is bool}
-    following = [*arguments[1:], "--"]
+    following = [*arguments, "--"][1:]
     return [
         f"{argument}=true" if argument in flags and after.startswith("-") else argument
         for argument, after in zip(arguments, following, strict=True)

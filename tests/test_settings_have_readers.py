@@ -8,6 +8,8 @@ import pytest
 
 from pipeline.config import PreprocessConfig, SourceConfig
 from train.config import LoraConfig, ModelConfig, TrainConfig
+from train.distributed import DistributedConfig
+from train.evaluate_command import EvaluateConfig
 from train.generate_command import GenerateConfig
 from train.sampling import SamplingConfig
 from train.sharding import MeshConfig
@@ -30,6 +32,8 @@ def code_of(stage: str) -> str:
         ("train", ModelConfig),
         ("train", LoraConfig),
         ("train", MeshConfig),
+        ("train", DistributedConfig),
+        ("train", EvaluateConfig),
         ("train", GenerateConfig),
     ],
 )
@@ -47,6 +51,8 @@ def test_every_setting_is_documented():
         ModelConfig,
         LoraConfig,
         MeshConfig,
+        DistributedConfig,
+        EvaluateConfig,
         SamplingConfig,
         GenerateConfig,
     ):

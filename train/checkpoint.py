@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -10,10 +10,12 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from schemas.errors import Refused, RunFailed
+from train.data_order import DataOrder
 from train.digest import digest
 from train.step import State
 
@@ -97,14 +99,24 @@ class Checkpoints:
             return
 
     def restore(
-        self, abstract_state: State, batches: grain.DatasetIterator, *, frozen_digest: str | None
+        self,
+        abstract_state: State,
+        batches: grain.DatasetIterator,
+        order: DataOrder,
+        *,
+        pair_ids_of: Callable[[int], np.ndarray],
+        frozen_digest: str | None,
     ) -> tuple[int, State, dict[str, Any]]:
         """The newest whole checkpoint: its step, its state laid out as `abstract_state` says, its notes.
 
-        Moves `batches` to where it was then. Damaged ones are named on the console and set aside.
+        Moves `batches` and `order` to where they were then. Damaged ones are named on the console and set aside.
+
+        Args:
+          pair_ids_of: a step -> [rows, N] uint64, the pairs that the loader gives for it now.
 
         Raises:
-          Refused: none is whole, or it was trained beside other frozen weights than those of `frozen_digest`.
+          Refused: none is whole, or it was trained beside other frozen weights than those of `frozen_digest`, or
+            its last step on other pairs.
         """
         problems: dict[int, str] = {}
         for step in reversed(self.steps):
@@ -120,6 +132,7 @@ class Checkpoints:
                 loaded = {}  # its arrays make room for the next
                 continue
             self._check_frozen(meta, frozen_digest)
+            order.set_state(meta["data_order"], pair_ids_of(step), where=f"{self._folder}, step {step}")
             self._set_aside(problems, step)
             self._whole_step = step
             batches.set_state(meta["data"])
@@ -157,6 +170,7 @@ class Checkpoints:
         step: int,
         state: State,
         batches: grain.DatasetIterator,
+        order: DataOrder,
         *,
         frozen_digest: str | None,
         notes: dict[str, Any],
@@ -177,6 +191,7 @@ class Checkpoints:
         meta = {
             "identity": self._identity,
             "data": batches.get_state(),
+            "data_order": order.get_state(),
             "frozen_digest": frozen_digest,
             "digest": digest(state),
             "params_digest": digest(state["params"]),

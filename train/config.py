@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.errors import Refused, require
+from train.distributed import DistributedConfig
 from train.loss import NllScope
 from train.sampling import SamplingConfig
 from train.sharding import MeshConfig
@@ -100,6 +101,7 @@ class TrainConfig:
       frozen_dtype: what frozen weights (with lora all of the model's own) are kept in. null: what they are stored
         in; with model.config the param_dtype.
       mesh: how devices are arranged.
+      distributed: how several processes find each other.
       beta: weight of the odds-ratio term (the paper's lambda).
       nll_scope: tokens of the NLL term: `full` is prompt and chosen answer, `response` the answer alone.
       learning_rate: the peak. null: 5e-6 with model.path, 5e-5 with lora, 1e-3 with model.config.
@@ -120,6 +122,7 @@ class TrainConfig:
       compute_dtype: what matrix products take; reductions are float32.
       gradient_checkpointing: recompute each layer in the backward pass; less memory, a little more time.
       logging_steps: metrics are written every so many steps.
+      eval_batch_size: rows at once in an evaluation, over all devices; null: as total_batch_size.
       eval_steps: the eval split is measured every so many steps, and at the end; null: at the end alone.
       save_steps: a checkpoint every so many steps, and at the end; null: at the end alone.
       save_interval_minutes: a checkpoint also whenever so much time has passed since the last.
@@ -152,6 +155,7 @@ class TrainConfig:
     frozen_parameters: list[str] = field(default_factory=list)
     frozen_dtype: Literal["float32", "bfloat16"] | None = None
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
     beta: float = 0.1
     nll_scope: NllScope = "full"
     learning_rate: float | None = None
@@ -172,6 +176,7 @@ class TrainConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = True
     logging_steps: int = 1
+    eval_batch_size: int | None = None
     eval_steps: int | None = None
     save_steps: int | None = 500
     save_interval_minutes: float | None = None
@@ -199,7 +204,7 @@ class TrainConfig:
         for name in (
             "total_batch_size", "gradient_accumulation_steps", "max_steps", "logging_steps", "eval_steps",
             "save_steps", "save_total_limit", "num_train_epochs", "max_grad_norm", "learning_rate", "adam_epsilon",
-            "generation_max_new_tokens", "save_interval_minutes", "early_stopping_patience",
+            "generation_max_new_tokens", "save_interval_minutes", "early_stopping_patience", "eval_batch_size",
         ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "must be positive")
@@ -311,7 +316,7 @@ class TrainConfig:
 # Settings that may change between two starts of one run: none has a part in the weights.
 FREE_TO_CHANGE = {
     "data", "run_dir", "mesh", "logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to",
-    "gradient_checkpointing", "generation_num_prompts", "generation_max_new_tokens",
+    "gradient_checkpointing", "generation_num_prompts", "generation_max_new_tokens", "distributed", "eval_batch_size",
     "save_interval_minutes", "do_last_save", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
     "early_stopping_patience", "early_stopping_threshold", "max_skipped_steps", "profile_steps",
     "generate_during_eval", "generation_do_sample", "generation_temperature", "generation_top_k", "generation_top_p",

@@ -1,6 +1,5 @@
 """The whole of a training run on one screen: `train(config)`; what it calls are leaves that can be read alone."""
 
-import dataclasses
 import math
 import signal
 import time
@@ -19,15 +18,16 @@ from train.best import make_best
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.curves import plot_curves
-from train.data import DEVICE_ARRAYS, eval_batches, train_batches
+from train.data import DEVICE_ARRAYS, num_rows, step_pair_ids, train_batches
+from train.data_order import DataOrder, step_words
 from train.digest import digest
+from train.evaluation import Evaluation
 from train.export import export_model
 from train.faults import told_clearly
 from train.frozen import join_params
 from train.guard import guarded
 from train.hf_config import num_parameters
 from train.lora import merge_lora, save_adapter
-from train.loss import metrics
 from train.metrics import Metrics, last_evaluation
 from train.mfu import step_flops, utilisation
 from train.nonfinite import describe_failure, hex_ids, write_dump
@@ -35,9 +35,9 @@ from train.profiling import StepProfile
 from train.samples import Samples
 from train.setup import Run, prepare
 from train.shard_watch import ShardWatch
-from train.sharding import put_on_mesh
+from train.sharding import put_on_mesh, row_share
 from train.signals import StopSignals
-from train.step import eval_step, train_step
+from train.step import train_step
 from train.wandb_sink import import_wandb
 from train.wishes import SAVE, Clock, Wishes
 
@@ -69,17 +69,18 @@ def train(config: TrainConfig) -> dict[str, float]:
     )
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
+    share, order = row_share(run.mesh), DataOrder()
     checkpoints = Checkpoints(
         run_dir / CHECKPOINT_FOLDER, identity=run.identity, save_total_limit=config.save_total_limit
     )
     checkpoints.check_identity()
-    (run_dir / SETTINGS_NAME).write_text(settings_as_yaml(config))
+    if run.is_writer:
+        (run_dir / SETTINGS_NAME).write_text(settings_as_yaml(config))
+    rows: dict[str, Any] = {
+        "rows_per_step": config.rows_per_step, "shuffle": config.shuffle_train_dataset, "seed": config.seed
+    }  # fmt: skip
     batches = train_batches(
-        config.data,
-        run.manifest,
-        rows_per_step=config.rows_per_step,
-        shuffle=config.shuffle_train_dataset,
-        seed=config.seed,
+        config.data, run.manifest, **rows, process_index=share.shard_index, process_count=share.shard_count
     )
     shards = ShardWatch(config.data, run.manifest)
     alarms = Alarms(fine_tuning=config.model.path is not None)
@@ -94,13 +95,20 @@ def train(config: TrainConfig) -> dict[str, float]:
         state = run.initial_state(params)
     else:
         del params  # the checkpoint's take their place
-        done, state, notes = checkpoints.restore(run.abstract_state, batches, frozen_digest=frozen_digest)
+        done, state, notes = checkpoints.restore(
+            run.abstract_state,
+            batches,
+            order,
+            pair_ids_of=lambda step: step_pair_ids(config.data, run.manifest, **rows, step=step),
+            frozen_digest=frozen_digest,
+        )
         best.restore(notes["best"])
         alarms.restore(notes["alarms"])
         evaluation_due = notes["evaluation_due"]
         is_over = done == run.num_steps or best.patience_is_over
         left = "nothing to do" if is_over else f"{run.num_steps - done} steps to go"
-        print(f"going on from the checkpoint of step {done}: {left}")
+        if run.is_writer:
+            print(f"going on from the checkpoint of step {done}: {left}")
     samples = Samples(config, run)
     one_step = partial(
         train_step,
@@ -114,6 +122,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         out_shardings=(run.state_shardings, None),
     )
     profile = StepProfile(config.run_dir, config.profile_steps)
+    evaluations: dict[int, dict[str, float]] = {}  # of the newest and of the best step
     with (
         told_clearly(config.run_dir),
         jax.set_mesh(run.mesh),
@@ -133,7 +142,10 @@ def train(config: TrainConfig) -> dict[str, float]:
             weights = join_params(state["params"], frozen)
             with shards.blamed():
                 evaluation = evaluate(weights)
+            evaluations[done] = evaluation
             is_best = best.add(done, evaluation)
+            for step in evaluations.keys() - {best.step, done}:
+                del evaluations[step]
             for line in alarms.add_evaluation(done, evaluation):
                 sink.say(f"warning: {line}")
             sink.write(done, evaluation)
@@ -148,6 +160,7 @@ def train(config: TrainConfig) -> dict[str, float]:
                 done,
                 state,
                 batches,
+                order,
                 frozen_digest=frozen_digest,
                 notes={"best": best.notes(), "alarms": alarms.notes(), "evaluation_due": evaluation_due},
                 best_step=best.step if config.load_best_model_at_end else None,
@@ -156,7 +169,7 @@ def train(config: TrainConfig) -> dict[str, float]:
 
         save_clock = Clock(config.save_interval_minutes)
         wishes = Wishes(signals, save_clock)
-        report = StepReport(config, run, sink, alarms, wishes, fail)
+        report = StepReport(config, run, sink, order, alarms, wishes, fail)
         samples.drop_after(done)
         if is_new:
             sink.write_samples(0, samples.write(0, join_params(state["params"], frozen)))
@@ -171,6 +184,7 @@ def train(config: TrainConfig) -> dict[str, float]:
             state, step_metrics = step_fn(state, put_on_mesh(arrays, run.mesh), frozen)
             done += 1
             profile.after(done, step_metrics)
+            step_metrics["data_order"] = step_words(batch["pair_ids"], run.mesh)
             # Metrics are fetched one step late, so that the device never waits for the host.
             report.add(done, step_metrics, batch)
             checkpoints.check()
@@ -223,38 +237,20 @@ def train(config: TrainConfig) -> dict[str, float]:
         export_model(run_dir / EXPORT_FOLDER, params=params, config=config, run=run, step=exported_step)
     if run.is_writer:
         plot_curves(run_dir)
-    return last_evaluation(run_dir, step=exported_step)
+    # Only the writer's process is sure to see what it has written.
+    return evaluations.get(exported_step) or last_evaluation(run_dir, step=exported_step)
 
 
 def due(done: int, every: int | None) -> bool:
     return every is not None and done % every == 0
 
 
-def make_evaluation(config: TrainConfig, run: Run) -> Callable[[Any], dict[str, float]] | None:
+def make_evaluation(config: TrainConfig, run: Run) -> Evaluation | None:
     """A function from weights to the metrics of the eval split, under `eval/`; None where there is no such split."""
-    split = run.manifest.splits.get("eval")
-    if split is None or not split.rows:
+    if not num_rows(run.manifest, "eval"):
         return None
-    objective = dataclasses.replace(run.objective, max_pairs=split.max_pairs_per_row)
-    step_fn = jax.jit(partial(eval_step, objective=objective))
-
-    def evaluate(params: Any) -> dict[str, float]:
-        totals = None
-        for batch in eval_batches(
-            config.data,
-            run.manifest,
-            split="eval",
-            batch_size=config.total_batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ):
-            sums = step_fn(params, put_on_mesh({name: batch[name] for name in DEVICE_ARRAYS}, run.mesh))
-            sums = jax.tree.map(float, jax.device_get(sums))
-            totals = sums if totals is None else jax.tree.map(float.__add__, totals, sums)
-        assert totals is not None  # the split has rows
-        return {f"eval/{name}": float(value) for name, value in metrics(*totals, beta=config.beta).items()}
-
-    return evaluate
+    batch_size = config.eval_batch_size or config.total_batch_size
+    return Evaluation(run.objective, data=config.data, manifest=run.manifest, split="eval", batch_size=batch_size)
 
 
 class StepReport:
@@ -269,12 +265,13 @@ class StepReport:
         config: TrainConfig,
         run: Run,
         sink: Metrics,
+        order: DataOrder,
         alarms: Alarms,
         wishes: Wishes,
         fail: Callable[[int, dict[str, float], dict[str, np.ndarray]], RunFailed],
     ):
-        self._config, self._run, self._sink, self._alarms = config, run, sink, alarms
-        self._wishes, self._fail = wishes, fail
+        self._config, self._run, self._sink = config, run, sink
+        self._order, self._alarms, self._wishes, self._fail = order, alarms, wishes, fail
         self._pending: tuple[int, Mapping[str, jax.Array], dict[str, np.ndarray]] | None = None
         self._schedule = run.learning_rate
         self._clock = time.monotonic()
@@ -291,7 +288,9 @@ class StepReport:
             return
         step, device_values, batch = self._pending
         self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(device_values).items()}
+        on_host = jax.device_get(dict(device_values))
+        self._order.add(on_host.pop("data_order"))
+        values: dict[str, Any] = {name: float(value) for name, value in on_host.items()}
         self._wishes.hear(values)
         finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
         if not finite:
@@ -309,9 +308,10 @@ class StepReport:
         self._tokens += values.pop("num_tokens")
         self._pairs += values.pop("num_pairs")
         self._slots += self._config.rows_per_step * self._run.manifest.row_length
-        self._flops += jax.process_count() * step_flops(
+        flops = step_flops(
             self._run.decoder_config, batch["position"], batch["branch"], trained_share=self._trained_share
         )
+        self._flops += flops * self._config.rows_per_step / len(batch["position"])  # the rows of this process are some
         if step == self._run.num_steps or due(step, self._config.logging_steps):
             seconds = time.monotonic() - self._clock
             values |= {
@@ -322,6 +322,7 @@ class StepReport:
                 "pairs_per_second": self._pairs / seconds,
                 "padding_share": 1 - self._tokens / self._slots,
                 "alarms": self._alarms.count,
+                "data_order": self._order.digest,
             }
             mfu = utilisation(self._flops, seconds)
             values |= {} if mfu is None else {"mfu": mfu}

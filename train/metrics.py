@@ -76,15 +76,16 @@ class Metrics:
             if sink:
                 sink.close()
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the metrics of a step, counted from 1."""
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes the metrics of a step, counted from 1: numbers, and texts for metrics.jsonl alone."""
         if self._file:
-            finite = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON has no NaN
+            # JSON has no NaN.
+            finite = {name: value for name, value in values.items() if isinstance(value, str) or math.isfinite(value)}
             self._file.write(json.dumps({"step": step, **finite}) + "\n")
             self._file.flush()
         if self._tensorboard:
             for name, value in values.items():
-                if math.isfinite(value):
+                if isinstance(value, int | float) and math.isfinite(value):
                     self._tensorboard.add_scalar(name, value, step)
         if self._wandb:
             self._wandb.write(step, values)

@@ -20,13 +20,14 @@ from schemas.errors import Refused
 from schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
 from train.checkpoint import abstract
 from train.config import FREE_TO_CHANGE, TrainConfig
+from train.distributed import join_processes
 from train.frozen import WeightPath, frozen_paths, split_params, stored_dtypes
 from train.hf_config import DecoderConfig, num_parameters, parse_config, read_config
 from train.hub import find_model
 from train.lora import add_adapters, is_adapter
 from train.model import Decoder
 from train.optimizer import learning_rate_schedule, make_optimizer
-from train.sharding import batch_sharding, make_mesh, param_shardings, state_shardings
+from train.sharding import batch_sharding, make_mesh, num_row_shards, param_shardings, state_shardings
 from train.step import Objective, State
 from train.weights import load_params
 
@@ -72,6 +73,8 @@ def prepare(config: TrainConfig) -> Run:
     Raises:
       Refused: see the checks.
     """
+    join_processes(config.distributed)
+    is_writer = jax.process_index() == 0
     manifest = read_manifest(config.data)
     check_shards(config.data, manifest)
     if not manifest.splits["train"].rows:
@@ -83,17 +86,18 @@ def prepare(config: TrainConfig) -> Run:
         model_path = Path(config.model.config)
     hf_config = read_config(model_path)
     decoder_config, unused = parse_config(hf_config, path=str(model_path))
-    if unused:
+    if unused and is_writer:
         print(f"{model_path}: fields that are not known here and not used: {', '.join(unused)}")
     check_tokenizer(manifest, decoder_config, model_path, data=config.data)
 
     mesh = make_mesh(config.mesh)
-    num_shares = math.prod(mesh.shape.values())
-    if config.total_batch_size % num_shares:
-        raise Refused(
-            f"--total_batch_size={config.total_batch_size}: must be a multiple of the {num_shares} devices "
-            "that rows are spread over"
-        )
+    num_shares = num_row_shards(mesh)
+    for name in ("total_batch_size", "eval_batch_size"):
+        if (getattr(config, name) or 0) % num_shares:
+            raise Refused(
+                f"--{name}={getattr(config, name)}: must be a multiple of the {num_shares} devices "
+                "that rows are spread over"
+            )
     epoch = manifest.splits["train"].rows
     num_steps = config.max_steps or math.ceil(config.num_train_epochs * epoch / config.rows_per_step)
     if config.warmup_steps >= num_steps:
@@ -178,7 +182,6 @@ def prepare(config: TrainConfig) -> Run:
     }
     if config.lora:
         settings["lora"] = {name: value for name, value in settings["lora"].items() if name != "export"}
-    is_writer = jax.process_index() == 0
     if is_writer:
         print(
             f"model {config.model.path or model_path}: {decoder_config.model_type}, "
@@ -186,7 +189,8 @@ def prepare(config: TrainConfig) -> Run:
             f"{'from its weights' if config.model.path else 'from random weights'}\n"
             f"{describe_frozen(config, abstract_params, decoder_config)}"
             f"data {config.data}: {manifest.splits['train'].pairs:,} pairs in {epoch:,} rows of {manifest.row_length}\n"
-            f"{num_steps:,} steps of {config.rows_per_step} rows on {num_shares} device(s), "
+            f"{num_steps:,} steps of {config.rows_per_step} rows on {mesh.size} device(s)"
+            f"{f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''}, "
             f"learning rate {config.peak_learning_rate:g} to {config.learning_rate_end:g}, "
             f"beta {config.beta:g}, NLL over {'prompt and answer' if config.nll_scope == 'full' else 'the answer'}"
         )
