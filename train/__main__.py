@@ -24,11 +24,13 @@ def run(arguments: Sequence[str]) -> None:
 
     config = load_settings(TrainConfig, arguments, command="python -m train run")
     from train.curves import CURVES_NAME
+    from train.faults import left_at_once
     from train.loop import ADAPTER_FOLDER, EXPORT_FOLDER, train
     from train.metrics import METRICS_NAME
     from train.samples import SAMPLES_NAME, side_by_side
 
-    evaluation = train(config)
+    with left_at_once():
+        evaluation = train(config)
     samples = side_by_side(config.run_dir)
     if samples:
         print(f"\n{samples}")

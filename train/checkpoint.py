@@ -239,6 +239,8 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Waits for a save that is under way; where the run failed already, that failure is the one that is told."""
+        if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+            return  # another process is lost: a save would wait for it for ever
         try:
             self.wait()
         except RunFailed:

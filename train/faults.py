@@ -1,6 +1,8 @@
 """What machines do to a run, told in one message instead of a traceback."""
 
 import errno
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +12,10 @@ from schemas.errors import RunFailed
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GO_ON = "The newest checkpoint is whole: the same command goes on from it"
+
+
+class ProcessLost(RunFailed):
+    """Another process of the run is gone."""
 
 
 @contextmanager
@@ -33,5 +39,18 @@ def told_clearly(run_dir: str) -> Iterator[None]:
                 "--gradient_accumulation_steps, --gradient_checkpointing=true or a larger --mesh.fsdp needs less"
             ) from error
         if jax.process_count() > 1:
-            raise RunFailed(f"another process of the run is gone or failed ({line}). {_GO_ON}") from error
+            raise ProcessLost(f"another process of the run is gone or failed ({line}). {_GO_ON}") from error
         raise
+
+
+@contextmanager
+def left_at_once() -> Iterator[None]:
+    """For the command line: where another process is lost, this one ends too, now.
+
+    An ordinary end would wait minutes for the lost one to say goodbye.
+    """
+    try:
+        yield
+    except ProcessLost as failure:
+        print(f"failed: {failure}", file=sys.stderr, flush=True)
+        os._exit(1)

@@ -1,6 +1,7 @@
 """Metrics and samples to Weights & Biases, which is no part of `oddsmill[train]`."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ class WandbSink:
         path = Path(run_dir) / RUN_NAME
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         self._run = self._wandb.init(
-            project="oddsmill",
-            name=Path(run_dir).name,
+            # What is given here wins over their variables.
+            project=os.environ.get("WANDB_PROJECT", "oddsmill"),
+            name=os.environ.get("WANDB_NAME", Path(run_dir).name),
             dir=run_dir,
             config=dict(settings),
             id=known.get("id"),

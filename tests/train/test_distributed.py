@@ -148,6 +148,40 @@ def test_two_processes_run_as_one_does_and_one_goes_on_for_them(inputs, tmp_path
         assert output[1:] == [""] * (processes - 1)
 
 
+def wait_for_step(step: int, run_dir: Path, process: subprocess.Popen) -> None:
+    metrics = run_dir / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_saves_and_ends_both_at_the_same_step(inputs, tmp_path):
+    settings = [*inputs, f"--run_dir={tmp_path}", "--save_steps=100"]
+    processes = start("run", *settings, processes=2)
+    wait_for_step(13, tmp_path, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], errors
+    [step] = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert all(f"SIGTERM at step {step}, which is saved" in error for error in errors)
+    assert 13 < int(step) < 40
+    [output, _] = finish(start("run", *settings, processes=2))
+    assert f"going on from the checkpoint of step {step}" in output
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_other_with_one_message_and_the_checkpoint_is_whole(inputs, tmp_path):
+    settings = [*inputs, f"--run_dir={tmp_path}", "--save_steps=5"]
+    processes = start("run", *settings, processes=2)
+    wait_for_step(17, tmp_path, processes[0])
+    processes[1].kill()
+    _, error = processes[0].communicate(timeout=120)
+    assert processes[0].returncode == 1
+    assert "failed: another process of the run is gone or failed (" in error and "Traceback" not in error
+    [output] = finish(start("run", *settings))
+    assert "going on from the checkpoint of step" in output
+
+
 @pytest.mark.slow
 def test_another_order_of_the_rows_is_refused_when_a_run_goes_on(inputs, tmp_path):
     """As another version of the library that shuffles would give it: here, by a changed digest in the checkpoint."""
