@@ -3,7 +3,8 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,8 @@ def train(config: TrainConfig) -> dict[str, float]:
         def measure() -> bool:
             """Evaluates; returns whether the weights are the best so far."""
             assert evaluate is not None
-            report.flush()
-            weights = join_params(state["params"], frozen)
-            with shards.blamed():
+            with report.paused(), shards.blamed():
+                weights = join_params(state["params"], frozen)
                 evaluation = evaluate(weights)
             evaluations[done] = evaluation
             is_best = best.add(done, evaluation)
@@ -150,21 +150,22 @@ def train(config: TrainConfig) -> dict[str, float]:
                 sink.say(f"warning: {line}")
             sink.write(done, evaluation)
             if config.generate_during_eval:
-                sink.write_samples(done, samples.write(done, weights))
+                with report.paused():
+                    sink.write_samples(done, samples.write(done, weights))
             return is_best
 
         def save() -> None:
-            report.flush()
-            shards.check()  # what is saved was learned from the rows of the manifest
-            checkpoints.save(
-                done,
-                state,
-                batches,
-                order,
-                frozen_digest=frozen_digest,
-                notes={"best": best.notes(), "alarms": alarms.notes(), "evaluation_due": evaluation_due},
-                best_step=best.step if config.load_best_model_at_end else None,
-            )
+            with report.paused():
+                shards.check()  # what is saved was learned from the rows of the manifest
+                checkpoints.save(
+                    done,
+                    state,
+                    batches,
+                    order,
+                    frozen_digest=frozen_digest,
+                    notes={"best": best.notes(), "alarms": alarms.notes(), "evaluation_due": evaluation_due},
+                    best_step=best.step if config.load_best_model_at_end else None,
+                )
             save_clock.restart()
 
         save_clock = Clock(config.save_interval_minutes)
@@ -282,6 +283,14 @@ class StepReport:
     def add(self, step: int, values: Mapping[str, jax.Array], batch: dict[str, np.ndarray]) -> None:
         self.flush()
         self._pending = step, values, batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside comes after the newest step, and does not count in the rates of the next."""
+        self.flush()
+        started = time.monotonic()
+        yield
+        self._clock += time.monotonic() - started
 
     def flush(self) -> None:
         if self._pending is None:
