@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from pipeline import PreprocessConfig, SourceConfig
 from pipeline.drops import Dropped, DropReason
+from pipeline.length_rules import fit
 from pipeline.pairs import PairIds, PreferencePair
-from pipeline.tokenization import add_special_tokens, fit, split_at_boundary, tokenize_batch
+from pipeline.tokenization import add_special_tokens, split_at_boundary, tokenize_batch
 from pipeline.tokenizer import TextTokenizer
 from schemas.record import Truncated
 
@@ -155,6 +156,13 @@ def test_overlong_pairs_are_dropped_where_that_is_asked():
         cut(50, 51, 30, **LIMITS, overlong="drop")
     with pytest.raises(Dropped, match="answer_too_long: rejected has 90 tokens, 70 fit"):
         cut(30, 20, 90, **LIMITS, overlong="drop")
+
+
+def test_an_answer_too_long_for_any_prompt_is_to_blame_and_every_cut_is_named():
+    with pytest.raises(Dropped, match="answer_too_long: prompt has 50 tokens, 40 fit; rejected has 61 tokens, 60 fit"):
+        cut(50, 20, 61, **LIMITS, overlong="drop")
+    with pytest.raises(Dropped, match=r"prompt_too_long: prompt has 50 tokens, 40 fit$"):
+        cut(50, 20, 60, **LIMITS, overlong="drop")
 
 
 def test_a_pair_longer_than_a_row_is_dropped():
