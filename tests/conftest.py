@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("thousands", max_examples=3000, deadline=None)
 
 SENTENCES = [
     "What is the capital of France? The capital of France is Paris, and I am glad to help you.",

@@ -200,7 +200,8 @@ WORDS = st.text(alphabet=st.sampled_from(string.ascii_lowercase[:4] + " \n.é漢
 )
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.properties
+@settings(deadline=None)
 @given(
     name=st.sampled_from(["bos", "no_bos"]),
     system=st.none() | WORDS,

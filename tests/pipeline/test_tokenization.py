@@ -174,7 +174,8 @@ def test_a_pair_longer_than_a_row_is_dropped():
 TEXT = st.text(alphabet=st.sampled_from("ab .\n?é漢👍"), min_size=1, max_size=30).filter(str.strip)
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.properties
+@settings(deadline=None)
 @given(
     pair=st.builds(PreferencePair, TEXT, TEXT, TEXT),
     max_length=st.integers(2, 40),
