@@ -13,7 +13,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Answers what `datasets` and `HfFileSystem` ask; `asked` holds the paths, `tokens` the Authorization header of each.
+    """Answers what `datasets` and `HfFileSystem` ask; `asked` holds the paths, `tokens` their Authorization headers.
 
     Args:
       folder: the repository's files.

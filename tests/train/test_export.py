@@ -67,10 +67,17 @@ def test_the_newest_checkpoint_gives_what_the_end_of_the_run_gave(finished, tmp_
     assert contents(tmp_path / "out") == contents(finished / "export")
 
 
-def test_a_lora_run_exports_its_checkpoints_merged(inputs, tmp_path):
-    assert run(inputs, tmp_path / "run", "--lora.rank=2") == 0
-    assert export(tmp_path / "run", tmp_path / "out") == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "run" / "export")
+@pytest.fixture(scope="module")
+def adapted(inputs, tmp_path_factory):
+    """A LoRA run on the bfloat16 model, which leaves both forms."""
+    run_dir = tmp_path_factory.mktemp("adapted")
+    assert run(inputs, run_dir, "--lora.rank=2", "--lora.export=both") == 0
+    return run_dir
+
+
+def test_a_lora_run_exports_its_checkpoints_merged(inputs, adapted, tmp_path):
+    assert export(adapted, tmp_path / "out") == 0
+    assert contents(tmp_path / "out") == contents(adapted / "export")
     base = load_file(inputs / "model" / "model.safetensors")
     merged = load_file(tmp_path / "out" / "model.safetensors")
     assert merged.keys() == base.keys()
@@ -78,12 +85,10 @@ def test_a_lora_run_exports_its_checkpoints_merged(inputs, tmp_path):
     assert changed and all(name.endswith("_proj.weight") for name in changed)
 
 
-def test_adapters_are_exported_by_themselves_as_at_the_end_of_the_run(inputs, tmp_path, capsys):
-    assert run(inputs, tmp_path / "run", "--lora.rank=2", "--lora.export=adapter") == 0
-    assert not (tmp_path / "run" / "export").exists()
-    assert export(tmp_path / "run", tmp_path / "out", "--adapter") == 0
+def test_adapters_are_exported_by_themselves_as_at_the_end_of_the_run(adapted, tmp_path, capsys):
+    assert export(adapted, tmp_path / "out", "--adapter") == 0
     made = contents(tmp_path / "out")
-    assert made == contents(tmp_path / "run" / "adapter")
+    assert made == contents(adapted / "adapter")
     assert f"adapter    {tmp_path / 'out'} (step {STEPS})" in capsys.readouterr().out
     for name in ("tokenizer.json", "merges.txt", "adapter_config.json", "adapter_model.safetensors", "README.md"):
         assert name in made
@@ -93,11 +98,10 @@ def test_adapters_are_exported_by_themselves_as_at_the_end_of_the_run(inputs, tm
     assert "AutoPeftModelForCausalLM.from_pretrained" in card.text
 
 
-def test_merged_weights_in_a_wider_dtype_were_not_rounded_to_the_bases(inputs, tmp_path):
-    assert run(inputs, tmp_path / "run", "--lora.rank=2", "--lora.export=adapter") == 0
-    assert export(tmp_path / "run", tmp_path / "out", "--dtype=float32") == 0
+def test_merged_weights_in_a_wider_dtype_were_not_rounded_to_the_bases(inputs, adapted, tmp_path):
+    assert export(adapted, tmp_path / "out", "--dtype=float32") == 0
     name = "model.layers.1.mlp.up_proj"
-    adapter = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    adapter = load_file(adapted / "adapter" / "adapter_model.safetensors")
     A, B = (adapter[f"base_model.model.{name}.lora_{side}.weight"].astype(np.float32) for side in "AB")
     base = load_file(inputs / "model" / "model.safetensors")[f"{name}.weight"].astype(np.float32)
     found = load_file(tmp_path / "out" / "model.safetensors")[f"{name}.weight"]

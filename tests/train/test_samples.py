@@ -1,6 +1,8 @@
 """Answers before and after a training: held-out prompts, greedy, one file to read side by side."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tokenizers
@@ -10,7 +12,10 @@ from schemas.record import Pair
 from tests.datasets import write_dataset
 from tests.train.decoders import TINY
 from train.__main__ import main
-from train.samples import read_samples, side_by_side
+from train.config import ModelConfig, TrainConfig
+from train.generate import Answer
+from train.samples import Samples, read_samples, side_by_side
+from train.sampling import SamplingConfig
 
 ANSWERS = {"How are you?": "Fine, thanks.", "Who is there?": "It is me."}
 
@@ -40,6 +45,7 @@ def arguments(make_tokenizer, tmp_path_factory):
     return [f"--data={folder / 'data'}", f"--model.config={folder / 'config.json'}", "--learning_rate=3e-2"]
 
 
+@pytest.mark.slow
 def test_the_answers_of_the_last_step_are_what_was_learned(arguments, tmp_path, capsys):
     settings = [*arguments, f"--run_dir={tmp_path}", "--max_steps=40", "--generation_num_prompts=5"]
     assert main(["run", *settings, "--generation_max_new_tokens=16", "--report_to=[]"]) == 0
@@ -50,6 +56,43 @@ def test_the_answers_of_the_last_step_are_what_was_learned(arguments, tmp_path, 
         assert line["chosen"] == " " + ANSWERS[line["prompt"]]
         assert (line["answer"] == line["chosen"]) == (line["step"] == 40)
     assert f"step 40  {' Fine, thanks.'.strip()!r}" in out and str(tmp_path / "samples.jsonl") in out
+
+
+def test_the_file_keeps_one_answer_a_prompt_and_step_and_only_what_was_said(arguments, tmp_path, monkeypatch):
+    """Held-out prompts, greedy; the answers of a step that is taken again are written again."""
+    data = Path(arguments[0].removeprefix("--data="))
+    config = TrainConfig(
+        data=str(data), run_dir=str(tmp_path), model=ModelConfig(config="c"), generation_num_prompts=9,
+        generation_max_new_tokens=7,
+    )  # fmt: skip
+    run = SimpleNamespace(manifest=read_manifest(data), generator=None, decoder_config=None, is_writer=True)
+    tokenizer = tokenizers.Tokenizer.from_file(str(data / "tokenizer" / "tokenizer.json"))
+    asked = []
+
+    def generate(definition, params, decoder_config, prompts, *, sampling, stop_ids):
+        asked.append((prompts, sampling, stop_ids))
+        return [Answer([*tokenizer.encode(f" {params}{number}").ids, 2], "stop") for number in range(len(prompts))]
+
+    monkeypatch.setattr("train.samples.generate", generate)
+    samples = Samples(config, run)
+    for step, params in ((0, "before"), (3, "other"), (3, "after")):
+        samples.write(step, params)
+    expected = [(step, number) for step in ("before", "after") for number in range(len(ANSWERS))]
+    lines = read_samples(tmp_path)
+    assert [line["answer"] for line in lines] == [f" {params}{number}" for params, number in expected]
+    assert [(line["step"], line["prompt"], line["chosen"]) for line in lines] == [
+        (step, prompt, " " + answer) for step in (0, 3) for prompt, answer in ANSWERS.items()
+    ]
+    prompts, sampling, stop_ids = asked[0]
+    assert [tokenizer.decode(prompt) for prompt in prompts] == list(ANSWERS) and stop_ids == [2]
+    assert sampling == SamplingConfig(max_new_tokens=7)
+
+
+def test_without_prompts_nothing_is_written(arguments, tmp_path):
+    data = arguments[0].removeprefix("--data=")
+    config = TrainConfig(data=data, run_dir=str(tmp_path), model=ModelConfig(config="c"))
+    Samples(config, SimpleNamespace(manifest=read_manifest(data))).write(0, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_first_and_last_answers_stand_side_by_side(tmp_path):
