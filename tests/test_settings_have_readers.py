@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.config import PreprocessConfig, SourceConfig
 from train.config import LoraConfig, ModelConfig, TrainConfig
+from train.export_command import ExportConfig
 from train.generate_command import GenerateConfig
 from train.sampling import SamplingConfig
 from train.sharding import MeshConfig
@@ -31,6 +32,7 @@ def code_of(stage: str) -> str:
         ("train", LoraConfig),
         ("train", MeshConfig),
         ("train", GenerateConfig),
+        ("train", ExportConfig),
     ],
 )
 def test_every_setting_has_a_reader(stage, settings):
@@ -49,6 +51,7 @@ def test_every_setting_is_documented():
         MeshConfig,
         SamplingConfig,
         GenerateConfig,
+        ExportConfig,
     ):
         texts = [kind.__doc__ or "" for kind in reversed(settings.__mro__) if dataclasses.is_dataclass(kind)]
         documented = re.findall(r"^ {6}(\w+): ", "\n".join(texts), re.MULTILINE)

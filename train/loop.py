@@ -11,15 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from schemas.errors import RunFailed
+from schemas.errors import Refused, RunFailed
 from schemas.settings import settings_as_yaml
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.curves import plot_curves
 from train.data import DEVICE_ARRAYS, eval_batches, train_batches
-from train.export import export_model
+from train.export import export_adapter, export_model
 from train.frozen import digest, join_params
-from train.lora import merge_lora, save_adapter
+from train.lora import merge_lora
 from train.loss import metrics
 from train.metrics import Metrics, last_evaluation
 from train.samples import Samples
@@ -42,7 +42,10 @@ def train(config: TrainConfig) -> dict[str, float]:
     """
     run = prepare(config)
     run_dir = Path(config.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"--run_dir={run_dir}: no folder can be made there ({error.strerror})") from error
     checkpoints = Checkpoints(
         run_dir / CHECKPOINT_FOLDER, identity=run.identity, save_total_limit=config.save_total_limit
     )
@@ -107,14 +110,8 @@ def train(config: TrainConfig) -> dict[str, float]:
         batches.close()
     # Out of the mesh: what is brought to the host is computed on single devices.
     if config.lora and config.lora.export in ("adapter", "both"):
-        save_adapter(
-            run_dir / ADAPTER_FOLDER,
-            state["params"],
-            config.lora,
-            num_layers=run.decoder_config.num_hidden_layers,
-            base_model=config.model,
-            is_writer=run.is_writer,
-        )
+        params = state["params"]
+        export_adapter(run_dir / ADAPTER_FOLDER, params=params, config=config, run=run, step=run.num_steps)
     if not config.lora or config.lora.export in ("merged", "both"):
         params = merge_lora(state["params"], frozen, config.lora)
         export_model(run_dir / EXPORT_FOLDER, params=params, config=config, run=run, step=run.num_steps)

@@ -235,7 +235,13 @@ def finished(inputs, tmp_path_factory):
 
 
 RUN = {
-    "lora": {"dropout": 0.2, "export": "both", "use_rslora": True, "target_modules": ["q_proj", r".*\.down_proj"]},
+    "lora": {
+        "alpha": 32,
+        "dropout": 0.2,
+        "export": "both",
+        "use_rslora": True,
+        "target_modules": ["q_proj", r".*\.down_proj"],
+    },
     "max_steps": 20,
     "save_steps": 8,
     "eval_steps": 10,
