@@ -41,6 +41,8 @@ def train(config: TrainConfig) -> dict[str, float]:
       RunFailed: the loss is not finite any more.
     """
     run = prepare(config)
+    if run.is_writer:
+        print(run.summary)
     run_dir = Path(config.run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,7 @@ class Run:
     """A run that is ready to start.
 
     Attributes:
+      summary: what will be done, for the console.
       hf_config: config.json as it came in.
       model_folder: where it came from, with or without weights and a tokenizer.
       num_steps: optimizer steps of the whole run.
@@ -47,6 +48,7 @@ class Run:
       is_writer: this process writes files and the console.
     """
 
+    summary: str
     manifest: Manifest
     hf_config: dict[str, Any]
     model_folder: Path
@@ -182,18 +184,18 @@ def prepare(config: TrainConfig) -> Run:
     }
     if config.lora:
         settings["lora"] = {name: value for name, value in settings["lora"].items() if name != "export"}
-    if is_writer:
-        print(
-            f"model {config.model.path or model_path}: {decoder_config.model_type}, "
-            f"{num_parameters(decoder_config):,} parameters, "
-            f"{'from its weights' if config.model.path else 'from random weights'}\n"
-            f"{describe_frozen(config, abstract_params, decoder_config)}"
-            f"data {config.data}: {manifest.splits['train'].pairs:,} pairs in {epoch:,} rows of {manifest.row_length}\n"
-            f"{num_steps:,} steps of {config.rows_per_step} rows on {num_shares} device(s), "
-            f"learning rate {config.peak_learning_rate:g} to {config.learning_rate_end:g}, "
-            f"beta {config.beta:g}, NLL over {'prompt and answer' if config.nll_scope == 'full' else 'the answer'}"
-        )
+    summary = (
+        f"model {config.model.path or model_path}: {decoder_config.model_type}, "
+        f"{num_parameters(decoder_config):,} parameters, "
+        f"{'from its weights' if config.model.path else 'from random weights'}\n"
+        f"{describe_frozen(config, abstract_params, decoder_config)}"
+        f"data {config.data}: {manifest.splits['train'].pairs:,} pairs in {epoch:,} rows of {manifest.row_length}\n"
+        f"{num_steps:,} steps of {config.rows_per_step} rows on {num_shares} device(s), "
+        f"learning rate {config.peak_learning_rate:g} to {config.learning_rate_end:g}, "
+        f"beta {config.beta:g}, NLL over {'prompt and answer' if config.nll_scope == 'full' else 'the answer'}"
+    )
     return Run(
+        summary=summary,
         manifest=manifest,
         hf_config=hf_config,
         model_folder=model_path if model_path.is_dir() else model_path.parent,
