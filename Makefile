@@ -65,6 +65,7 @@ test: $(INSTALLED)  ## The tests, but for the slow ones
 
 test-slow: $(DATAFLOW_INSTALLED)  ## The slow proofs
 	@$(RUN_PYTHON) -m pytest -m "slow and not parity"
+	@$(RUN_PYTHON) -m pytest -m properties --hypothesis-profile=thousands --numprocesses=2
 
 test-parity: $(PARITY_INSTALLED)  ## Beside live torch, transformers and peft, in an environment of their own
 	@$(PARITY_PYTHON) -m pytest -m parity tests/parity

@@ -25,7 +25,12 @@ MEANINGS = STORED | {
     "boundary_merged": "pairs with a token that spans the end of the prompt's text",
     "split_at_turn": "pairs whose answers begin with the header of their turn, as the template's prompt is no prefix",
     "turns_dropped": "pairs whose oldest turns gave way to the length rules",
+    "turn_cut": "pairs that lost a part of the text of a turn to the length rules",
     "prompts_differ": "compat trl: pairs whose sides had different prompts; they share what is common",
+}
+_ADVICE = {
+    "exact_duplicates": "; --dedup=exact drops them",
+    "boundary_merged": "; that token is the answer's. prompts that end in a line break seldom have one",
 }
 
 
@@ -108,10 +113,9 @@ def describe(counts: dict[str, int], pairs: int, tokenizer: TokenizerSummary) ->
             f"the chosen answer is the longer one in {counts['chosen_longer'] / pairs:.1%}, "
             f"the shorter in {counts['rejected_longer'] / pairs:.1%}"
         )
-    for name in ("exact_duplicates", "boundary_merged", "split_at_turn", "turns_dropped", "prompts_differ"):
+    for name in ("exact_duplicates", "boundary_merged", "split_at_turn", "turns_dropped", "turn_cut", "prompts_differ"):
         if counts.get(name):
-            advice = "; --dedup=exact drops them" if name == "exact_duplicates" else ""
-            lines.append(f"{counts[name]:,} {MEANINGS[name]}{advice}")
+            lines.append(f"{counts[name]:,} {MEANINGS[name]}{_ADVICE.get(name, '')}")
     if counts.get("eos_inside_answer"):
         lines.append(f"{counts['eos_inside_answer']:,} {MEANINGS['eos_inside_answer']}")
     return lines

@@ -48,7 +48,7 @@ _MEANINGS = {
     DropReason.TEMPLATE_NOT_PREFIX: "no rendering of the prompt begins the rendering of both sides",
     DropReason.TRL_ERROR: "compat trl: TRL raises on this row",
     DropReason.USER_FUNCTION: "the user's function raised, or gave None",
-    DropReason.PROMPT_TOO_LONG: "the prompt leaves no room for the answers",
+    DropReason.PROMPT_TOO_LONG: "the prompt does not fit beside the answers",
     DropReason.ANSWER_TOO_LONG: "an answer does not fit",
     DropReason.PAIR_TOO_LONG: "prompt, chosen and rejected together exceed row_length",
     DropReason.DUPLICATE: "another row has the same texts",

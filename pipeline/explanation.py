@@ -158,7 +158,8 @@ class Explainer:
             lengths = [lengths[0], *(min(length, limit or length) for length in lengths[1:])]
             steps.append((f"1 max_completion_length {limit or 'unset'}", lengths))
             lengths = [len(after.prompt), *lengths[1:]]
-            how = "whole oldest turns, then tokens" if Notes.TURNS_DROPPED in after.notes else config.truncation_side
+            ways = {Notes.TURNS_DROPPED: "whole oldest turns", Notes.TURN_CUT: "text of one turn"}
+            how = ", ".join(way for note, way in ways.items() if note in after.notes) or config.truncation_side
             steps.append((f"2 prompt to what is left, not below {config.max_prompt_length} ({how})", lengths))
         steps.append(("3 answers to what the prompt leaves", [len(getattr(after, side)) for side in BRANCH_STYLES]))
         table = Table(box=None, pad_edge=False)

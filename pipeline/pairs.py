@@ -17,7 +17,8 @@ class Notes(enum.IntFlag):
     BOUNDARY_MERGED = 1  # a token spans the end of the prompt's text
     SPLIT_AT_TURN = 2  # the rendered generation prompt is no prefix: the answers hold the header of their turn
     TURNS_DROPPED = 4  # the oldest turns of the prompt gave way to the length rules
-    PROMPTS_DIFFER = 8  # compat trl: the two sides had different prompts, and share what these have in common
+    TURN_CUT = 8  # so did a part of the text of a turn that stayed
+    PROMPTS_DIFFER = 16  # compat trl: the two sides had different prompts, and share what these have in common
 
 
 NOTHING = Notes(0)

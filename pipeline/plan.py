@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.metadata
 import math
-import tomllib
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +19,7 @@ from pipeline.sources import Input, RawRow, find_inputs, read_in_order
 from pipeline.tokenizer import TextTokenizer, find_tokenizer
 from schemas.errors import Refused
 from schemas.manifest import Manifest, Split, TokenizerSummary
+from schemas.version import tool_version
 
 SHARD_TEXT_BYTES = 64 << 20
 _DETECTION_ROWS = 64
@@ -117,15 +117,6 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         names |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return names
-
-
-def tool_version() -> str:
-    """Of the installed package, or of the checkout that runs without having been installed."""
-    try:
-        return importlib.metadata.version("oddsmill")
-    except importlib.metadata.PackageNotFoundError:
-        project = Path(__file__).parent.parent / "pyproject.toml"
-        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def _check_apart(output: str, paths: list[str]) -> None:

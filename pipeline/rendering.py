@@ -7,7 +7,6 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from pipeline.config import PreprocessConfig
-from pipeline.dialogues import SYSTEM_ROLES
 from pipeline.drops import Dropped, DropReason
 from pipeline.pairs import NOTHING, ChatPair, Message, Notes, Pair, PreferencePair
 from schemas.chat_template import ChatTemplate, TemplateFailed
@@ -131,11 +130,3 @@ def needed(template: ChatTemplate | None) -> ChatTemplate:
             "give one by --chat_template=FILE.jinja, or use the tokenizer of the model's chat version"
         )
     return template
-
-
-def shorter_prompts(prompt: list[Message]) -> list[list[Message]]:
-    """The prompt without its oldest turns, fewer and fewer: system turns stay, and each begins with the user's."""
-    kept = [message for message in prompt if message["role"] in SYSTEM_ROLES]
-    turns = [message for message in prompt if message["role"] not in SYSTEM_ROLES]
-    starts = [index for index, message in enumerate(turns) if message["role"] == "user" and index]
-    return [[*kept, *turns[start:]] for start in starts]

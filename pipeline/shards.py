@@ -100,11 +100,12 @@ def write_shard(
         columns = items.columns
         pairs = items.take(np.lexsort([columns[name] for name in ("row", "file", "id", "rank")]))
         # All pairs of an id meet here, since the id decides the shard; the first of them in order is kept.
-        first = np.unique(pairs.columns["id"], return_index=True)[1]
+        ids, first = np.unique(pairs.columns["id"], return_index=True)
         repeated = np.setdiff1d(np.arange(len(pairs)), first)
         rejects: list[tuple[int, bytes]] = []
         if config.dedup == "exact":
-            rejects = list(_freeze_duplicates(pairs.take(repeated), tokenizer, paths))
+            kept = pairs.take(first[np.searchsorted(ids, pairs.columns["id"][repeated])])
+            rejects = list(_freeze_duplicates(pairs.take(repeated), kept, tokenizer, paths))
             pairs = pairs.take(np.sort(first))
             progress.count(drops=len(repeated), pairs=-len(repeated))
         lengths = np.stack([pairs.columns[side] for side in SIDES], axis=1).astype(np.int32)
@@ -142,14 +143,19 @@ def _writing(path: str, name: str) -> Iterator[ArrayRecordWriter]:
         raise Refused(f"{name}: {problem}; free some space, or give another --output, and run again") from error
 
 
-def _freeze_duplicates(pairs: Items, tokenizer: TokenizerSummary, paths: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+def _freeze_duplicates(
+    pairs: Items, kept: Items, tokenizer: TokenizerSummary, paths: Sequence[str]
+) -> Iterator[tuple[int, bytes]]:
+    """The rejects of pairs; `kept` are those that they repeat."""
     columns, itemsize = pairs.columns, token_dtype(tokenizer.vocab_size).itemsize
     sizes = itemsize * np.sum([columns[side] for side in SIDES], axis=0)
     rejects = RejectBlocks(paths)
     for index, size in enumerate(sizes.tolist()):
-        origin = Origin(int(columns["file"][index]), int(columns["row"][index]))
+        origin, twin = (Origin(int(of["file"][index]), int(of["row"][index])) for of in (columns, kept.columns))
         raw = pairs.payload(index)[size:].decode()
-        rejects.add(Reject(origin, DropReason.DUPLICATE, f"id {int(columns['id'][index]):016x}", raw))
+        rejects.add(
+            Reject(origin, DropReason.DUPLICATE, f"row {twin.row} of {paths[twin.file]}, which is kept, has them", raw)
+        )
         yield from rejects.full()
     yield from rejects.rest()
 

@@ -1,7 +1,7 @@
-"""From a pair to its ids: the boundary, BOS and EOS, the length rules. Pure functions.
+"""From a pair to its ids: the boundary, BOS and EOS. Pure functions.
 
 In this order: the prompt's ids are what prompt, prompt + chosen and prompt + rejected have in common; BOS once
-at the head; EOS once at the end of each answer; then what is too long is cut or the pair dropped.
+at the head; EOS once at the end of each answer; then the length rules (pipeline/length_rules.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,19 +11,11 @@ from typing import NamedTuple
 from pipeline import trl_rules
 from pipeline.config import PreprocessConfig
 from pipeline.drops import Dropped, DropReason
-from pipeline.pairs import NOTHING, ChatPair, Notes, Pair, PairIds, PreferencePair
-from pipeline.rendering import (
-    Rendered,
-    needed,
-    render_as_trl,
-    render_messages,
-    render_pair,
-    shorter_prompts,
-    template_options,
-)
+from pipeline.length_rules import fit, shorten_dialogue
+from pipeline.pairs import NOTHING, ChatPair, Message, Notes, Pair, PairIds, PreferencePair
+from pipeline.rendering import Rendered, needed, render_as_trl, render_messages, render_pair, template_options
 from pipeline.safe_cut import last_safe_cut
 from pipeline.tokenizer import TextTokenizer
-from schemas.record import Truncated
 
 
 class Encoded(NamedTuple):
@@ -87,7 +79,7 @@ def finish(encoded: Encoded, tokenizer: TextTokenizer, config: PreprocessConfig)
         return trl_rules.fit_as_trl(heads, answers, merged, config)
     ids = _split(encoded.sides, encoded.rendered, tokenizer)
     if isinstance(encoded.pair, ChatPair):
-        ids = drop_turns(encoded.pair, ids, tokenizer, config)
+        ids = _shorten(encoded.pair, ids, tokenizer, config)
     return fit(ids, config, bos_id=tokenizer.bos_id)
 
 
@@ -142,77 +134,6 @@ def add_special_tokens(ids: PairIds, tokenizer: TextTokenizer) -> PairIds:
     )
 
 
-def drop_turns(pair: ChatPair, ids: PairIds, tokenizer: TextTokenizer, config: PreprocessConfig) -> PairIds:
-    """Takes whole turns from the head of a prompt that is too long: as few as make it fit, if any number does.
-
-    System turns stay, and so does the last turn of the user with what follows it: if that is too long, it is
-    cut as a text is. Nothing is taken where `overlong` is `drop`.
-
-    Returns: the ids without these turns.
-    """
-    if len(ids.prompt) <= _prompt_limit(ids, config) or config.overlong == "drop":
-        return ids
-    prompt, chosen, rejected = pair.messages()
-    template, options = needed(tokenizer.chat_template), template_options(pair, config)
-    shorter, best = shorter_prompts(prompt), ids
-    low, high = 0, len(shorter) - 1
-    while low <= high:  # the first that fits; where none does, the shortest
-        middle = (low + high) // 2
-        try:
-            rendered = render_messages(shorter[middle], chosen, rejected, template, options)
-            candidate = _split(next(encode_sides([rendered.texts], tokenizer)), rendered, tokenizer)
-        except Dropped:  # the template does not take a dialogue that begins here
-            low = middle + 1
-            continue
-        fits = len(candidate.prompt) <= _prompt_limit(candidate, config)
-        if fits or len(candidate.prompt) < len(best.prompt):
-            best = candidate._replace(truncated=Truncated.PROMPT, notes=candidate.notes | Notes.TURNS_DROPPED)
-        low, high = (low, middle - 1) if fits else (middle + 1, high)
-    return best
-
-
-def fit(ids: PairIds, config: PreprocessConfig, *, bos_id: int | None) -> PairIds:
-    """Applies the length rules; every answer that comes in ends with EOS, and one that is cut loses it.
-
-    1. An answer longer than `max_completion_length` is cut at its end.
-    2. If prompt + longer answer exceed `max_length`, the prompt is cut to what is left, but not below
-       `max_prompt_length`: a short answer leaves room to a long prompt.
-    3. What still exceeds `max_length` is cut from the answers' ends, each side alone.
-
-    Raises:
-      Dropped: the prompt leaves no room for an answer, a cut is needed and `overlong` is `drop`, or the
-        pair does not fit a row.
-    """
-    limit = config.max_completion_length
-    chosen, rejected = ids.chosen[:limit], ids.rejected[:limit]
-    prompt = _cut_prompt(ids.prompt, _prompt_limit(ids, config), config, bos_id)
-    room = config.max_length - len(prompt)
-    if room < 1:
-        raise Dropped(
-            DropReason.PROMPT_TOO_LONG,
-            f"{len(prompt)} tokens of prompt leave no room for an answer in max_length {config.max_length}",
-        )
-    chosen, rejected = chosen[:room], rejected[:room]
-    truncated = ids.truncated
-    for flag, before, after in (
-        (Truncated.PROMPT, ids.prompt, prompt),
-        (Truncated.CHOSEN, ids.chosen, chosen),
-        (Truncated.REJECTED, ids.rejected, rejected),
-    ):
-        if len(after) < len(before):
-            truncated |= flag
-            if config.overlong == "drop":
-                is_prompt = flag is Truncated.PROMPT
-                raise Dropped(
-                    DropReason.PROMPT_TOO_LONG if is_prompt else DropReason.ANSWER_TOO_LONG,
-                    f"{flag.names()[0]} has {len(before)} tokens, {len(after)} fit",
-                )
-    slots = len(prompt) + len(chosen) + len(rejected)
-    if slots > config.slots:
-        raise Dropped(DropReason.PAIR_TOO_LONG, f"{slots} tokens, a row has {config.slots}")
-    return ids._replace(prompt=prompt, chosen=chosen, rejected=rejected, truncated=truncated)
-
-
 def _render(pair: Pair, tokenizer: TextTokenizer, config: PreprocessConfig) -> Rendered | Dropped:
     try:
         if config.compat == "trl" and isinstance(pair, ChatPair):
@@ -222,29 +143,22 @@ def _render(pair: Pair, tokenizer: TextTokenizer, config: PreprocessConfig) -> R
         return dropped
 
 
+def _shorten(pair: ChatPair, ids: PairIds, tokenizer: TextTokenizer, config: PreprocessConfig) -> PairIds:
+    prompt, chosen, rejected = pair.messages()
+    template, options = needed(tokenizer.chat_template), template_options(pair, config)
+
+    def encode(messages: list[Message]) -> PairIds:
+        rendered = render_messages(messages, chosen, rejected, template, options)
+        return _split(next(encode_sides([rendered.texts], tokenizer)), rendered, tokenizer)
+
+    return shorten_dialogue(prompt, ids, encode, tokenizer.token_starts, config)
+
+
 def _split(encoded: tuple[list[int], ...], rendered: Rendered, tokenizer: TextTokenizer) -> PairIds:
     ids = split_at_boundary(*encoded, has_bos=tokenizer.bos_id is not None)
     if rendered.notes:
         ids = ids._replace(notes=rendered.notes | ids.notes)
     return add_special_tokens(ids, tokenizer)
-
-
-def _prompt_limit(ids: PairIds, config: PreprocessConfig) -> int:
-    """What the longer answer leaves to the prompt of `max_length`, or `max_prompt_length` where that is more."""
-    longer = max(len(ids.chosen), len(ids.rejected))
-    if config.max_completion_length is not None:
-        longer = min(longer, config.max_completion_length)
-    return max(config.max_length - longer, config.max_prompt_length)
-
-
-def _cut_prompt(prompt: list[int], limit: int, config: PreprocessConfig, bos_id: int | None) -> list[int]:
-    """At most `limit` tokens of the prompt; its BOS is one of them."""
-    if len(prompt) <= limit:
-        return prompt
-    if config.truncation_side == "keep_start":
-        return prompt[:limit]
-    head = [bos_id] if bos_id is not None else []
-    return head + prompt[len(prompt) - (limit - len(head)) :]
 
 
 def _with_eos(answer: list[int], tokenizer: TextTokenizer) -> list[int]:

@@ -1,14 +1,12 @@
 """The tokenizer: its files, its special tokens, and encoding many texts at once."""
 
 import hashlib
-import json
 import os
 import re
 import shutil
 from collections.abc import Sequence
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
@@ -19,9 +17,9 @@ from pipeline.safe_cut import cuts_are_safe
 from schemas.chat_template import TEMPLATE_FILE, TEMPLATE_FOLDER, ChatTemplate, given_template, read_templates
 from schemas.errors import Refused
 from schemas.manifest import TokenizerSummary, file_sha256
+from schemas.special_tokens import SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, read_json_object, read_special_tokens
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", TEMPLATE_FILE)
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, TEMPLATE_FILE)
 
 
 class TextTokenizer:
@@ -55,6 +53,7 @@ class TextTokenizer:
         except Exception as error:  # the binding raises plain Exception
             raise Refused(f"{path}: not a tokenizer.json ({error})") from error
         self.cuts_are_safe = cuts_are_safe(self._tokenizer)
+        self._special_tokens = read_special_tokens(self._folder)
         self.bos_id = self._special_id("bos_token")
         eos_id = self._special_id("eos_token")
         if eos_id is None:
@@ -65,16 +64,20 @@ class TextTokenizer:
         self.eos_id = eos_id
         pad_id = self._special_id("pad_token", required=False)
         self.pad_id = eos_id if pad_id is None else pad_id
-        templates = read_templates(self._folder, _read_json(self._folder / "tokenizer_config.json"))
+        templates = read_templates(self._folder, read_json_object(self._folder / TOKENIZER_CONFIG))
         self._given_template = given_template(chat_template, templates) if chat_template else None
         templates = self._given_template or templates
-        self.chat_template = ChatTemplate(templates, self._special_tokens()) if templates else None
+        self.chat_template = ChatTemplate(templates, self._special_tokens) if templates else None
         self._is_space = cache(lambda token: not self.decode([token]).strip())
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, with no special token added."""
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def token_starts(self, text: str) -> list[int]:
+        """The character at which each token of a text begins, ascending."""
+        return [start for start, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
@@ -153,29 +156,13 @@ class TextTokenizer:
             digests[TEMPLATE_FILE] = hashlib.sha256(self._given_template.encode()).hexdigest()
         return digests
 
-    def _special_tokens(self) -> dict[str, str]:
-        """The special tokens under the names that templates know."""
-        tokens: dict[str, Any] = {}
-        for file_name in ("special_tokens_map.json", "tokenizer_config.json"):
-            settings = _read_json(self._folder / file_name)
-            for name in _SPECIAL_TOKENS:
-                if name in settings:
-                    token = settings[name]
-                    tokens[name] = token.get("content") if isinstance(token, dict) else token
-        return {name: token for name, token in tokens.items() if isinstance(token, str)}
-
     def _special_id(self, name: str, *, required: bool = True) -> int | None:
-        for file_name in ("tokenizer_config.json", "special_tokens_map.json"):
-            settings = _read_json(self._folder / file_name)
-            if name in settings:
-                break
-        token = settings.get(name)
-        token = token.get("content") if isinstance(token, dict) else token
+        token = self._special_tokens.get(name)
         if token is None:
             return None
         token_id = self._tokenizer.token_to_id(token)
         if token_id is None and required:
-            raise Refused(f"{self._folder / file_name}: {name} {token!r} is not in the vocabulary")
+            raise Refused(f"{self._folder}: {name} {token!r} is not in the vocabulary of tokenizer.json")
         return token_id
 
 
@@ -230,15 +217,3 @@ def _download(name: str, revision: str | None) -> Path:
             "connection. Save its tokenizer with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER)"
         )
     return folder
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise Refused(f"{path}: broken JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise Refused(f"{path}: not a JSON object")
-    return values

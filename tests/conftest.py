@@ -2,11 +2,16 @@
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("thousands", max_examples=3000, deadline=None)
 
 SENTENCES = [
     "What is the capital of France? The capital of France is Paris, and I am glad to help you.",
@@ -14,6 +19,23 @@ SENTENCES = [
     "How do I bake bread? Mix flour, water, salt and yeast, then wait and bake it in the oven.",
     "\n\nHuman: Thanks for the help!\n\nAssistant: You are welcome. Is there anything else?",
 ]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """All workers, and the processes that tests start, share what XLA has compiled: the same few programs, mostly.
+
+    Where the environment names a folder already, that is kept from run to run.
+    """
+    if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = tempfile.mkdtemp(prefix="oddsmill-jax-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": folder,
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**31),  # with a limit, and only then, JAX locks what it reads and writes
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pipeline.config import PreprocessConfig, SourceConfig
 from train.config import LoraConfig, ModelConfig, TrainConfig
 from train.distributed import DistributedConfig
 from train.evaluate_command import EvaluateConfig
+from train.export_command import ExportConfig
 from train.generate_command import GenerateConfig
 from train.sampling import SamplingConfig
 from train.sharding import MeshConfig
@@ -35,6 +36,7 @@ def code_of(stage: str) -> str:
         ("train", DistributedConfig),
         ("train", EvaluateConfig),
         ("train", GenerateConfig),
+        ("train", ExportConfig),
     ],
 )
 def test_every_setting_has_a_reader(stage, settings):
@@ -55,6 +57,7 @@ def test_every_setting_is_documented():
         EvaluateConfig,
         SamplingConfig,
         GenerateConfig,
+        ExportConfig,
     ):
         texts = [kind.__doc__ or "" for kind in reversed(settings.__mro__) if dataclasses.is_dataclass(kind)]
         documented = re.findall(r"^ {6}(\w+): ", "\n".join(texts), re.MULTILINE)

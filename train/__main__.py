@@ -13,7 +13,7 @@ verbs:
   run         train on preprocessed rows; the same command again goes on where it stopped
   eval        measure a model, or a checkpoint of a run, on preprocessed rows
   generate    answer prompts with a model; a line of JSON an answer
-  export      write a checkpoint of a run as a Hugging Face folder
+  export      write a checkpoint of a run as a Hugging Face folder, or its adapters as PEFT's
 
 python -m train VERB --help lists the settings of a verb."""
 
@@ -68,7 +68,8 @@ def export(arguments: Sequence[str]) -> None:
     from train.export_command import ExportConfig, export_run
 
     config = load_settings(ExportConfig, arguments, command="python -m train export")
-    print(f"model      {config.out} (step {export_run(config)})")
+    step = export_run(config)
+    print(f"{'adapter' if config.adapter else 'model':<10} {config.out} (step {step})")
 
 
 def main(arguments: Sequence[str]) -> int:

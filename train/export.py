@@ -1,7 +1,6 @@
 """The trained model as a Hugging Face folder: weights, config, tokenizer, generation config, model card."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from schemas.errors import Refused, RunFailed
+from schemas.errors import Refused
 from schemas.manifest import TOKENIZER_FOLDER, TokenizerSummary
 from train.config import TrainConfig
+from train.lora import save_adapter
 from train.model_card import model_card
 from train.setup import Run
 from train.weights import save_params
+from train.whole_folder import whole_folder
 
 # Those that a preprocessed dataset has no use for; tokenizer.json says the same, but some tools read them.
 _FURTHER_TOKENIZER_FILES = ("added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json")
@@ -42,13 +43,8 @@ def export_model(
     Raises:
       RunFailed: it cannot be written.
     """
-    folder = Path(folder)
-    unfinished, former = (folder.with_name(folder.name + suffix) for suffix in (".unfinished", ".former"))
-    num_layers = run.decoder_config.num_hidden_layers
-    try:
+    with whole_folder(folder, is_writer=run.is_writer, what_to_do=_what_to_do(config)) as unfinished:
         if run.is_writer:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
             written = jnp.dtype(dtype or jnp.result_type(*jax.tree.leaves(params)))
             _write_json(unfinished / "config.json", with_dtype(run.hf_config, str(written)))
             _write_tokenizer(unfinished, Path(config.data) / TOKENIZER_FOLDER, run.model_folder)
@@ -59,25 +55,40 @@ def export_model(
         save_params(
             params,
             unfinished,
-            num_layers=num_layers,
+            num_layers=run.decoder_config.num_hidden_layers,
             max_shard_size=max_shard_size,
             dtype=dtype,
             is_writer=run.is_writer,
         )
+
+
+def export_adapter(folder: str | Path, *, params: dict[str, Any], config: TrainConfig, run: Run, step: int) -> None:
+    """As `export_model`, but the adapters alone, as PEFT has them, with tokenizer and model card.
+
+    Args:
+      params: the adapters.
+    """
+    assert config.lora is not None
+    with whole_folder(folder, is_writer=run.is_writer, what_to_do=_what_to_do(config)) as unfinished:
         if run.is_writer:
-            shutil.rmtree(former, ignore_errors=True)
-            if folder.exists():
-                os.replace(folder, former)
-            os.replace(unfinished, folder)
-            shutil.rmtree(former, ignore_errors=True)
-    except OSError as error:
-        raise RunFailed(
-            f"the model could not be exported to {folder} ({error}). The checkpoint is there: make room or give "
-            f"another folder, then python -m train export --run_dir={config.run_dir} --out=FOLDER"
-        ) from error
-    finally:
-        if run.is_writer:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            _write_tokenizer(unfinished, Path(config.data) / TOKENIZER_FOLDER, run.model_folder)
+            card = model_card(config, run.manifest, run.decoder_config, step=step, adapter=True)
+            (unfinished / "README.md").write_text(card, encoding="utf-8")
+        save_adapter(
+            unfinished,
+            params,
+            config.lora,
+            num_layers=run.decoder_config.num_hidden_layers,
+            base_model=config.model,
+            is_writer=run.is_writer,
+        )
+
+
+def _what_to_do(config: TrainConfig) -> str:
+    return (
+        "The checkpoint is there: make room or give another folder, then "
+        f"python -m train export --run_dir={config.run_dir} --out=FOLDER"
+    )
 
 
 def with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """`python -m train export`: a checkpoint of a run in, a Hugging Face folder out."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from schemas.errors import Refused, require
 from train.distributed import DistributedConfig
-from train.export import export_model
+from train.export import export_adapter, export_model
 from train.lora import merge_lora
 from train.restoring import restore_run
 from train.sharding import MeshConfig
@@ -15,12 +15,13 @@ from train.sharding import MeshConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Exports a checkpoint of a run; adapters are merged into the weights.
+    """Exports a checkpoint of a run, adapters merged into the weights or by themselves.
 
     Args:
       run_dir: the folder of the run. Its data and its model must be where they were.
       out: the folder to write; new or empty.
       checkpoint: the step; null: the newest.
+      adapter: of a run with lora: the adapters alone, as PEFT has them, for the model that the run started from.
       dtype: what weights are cast to; null: what the run keeps them in.
       max_shard_size: of a safetensors file, such as 500MB or 5GB.
       mesh: how devices are arranged; null: as in the run.
@@ -30,6 +31,7 @@ class ExportConfig:
     run_dir: str
     out: str
     checkpoint: int | None = None
+    adapter: bool = False
     dtype: Literal["bfloat16", "float32"] | None = None
     max_shard_size: str = "5GB"
     mesh: MeshConfig | None = None
@@ -42,6 +44,10 @@ class ExportConfig:
             self.max_shard_size,
             "must be a number of KB, MB, GB or TB, such as 5GB",
         )
+        for field in fields(self):
+            if self.adapter and field.name in ("dtype", "max_shard_size"):
+                value = getattr(self, field.name)
+                require(value == field.default, field.name, value, "has no effect on an adapter; leave it out")
 
 
 def export_run(config: ExportConfig) -> int:
@@ -61,9 +67,14 @@ def export_run(config: ExportConfig) -> int:
         mesh=config.mesh,
         distributed=config.distributed,
     )
+    if config.adapter:
+        if restored.config.lora is None:
+            raise Refused(f"--adapter=true: the run in {config.run_dir} trained no adapters; leave it out")
+        export_adapter(out, params=restored.params, config=restored.config, run=restored.run, step=restored.step)
+        return restored.step
     export_model(
         out,
-        params=merge_lora(restored.params, restored.frozen, restored.config.lora),
+        params=merge_lora(restored.params, restored.frozen, restored.config.lora, dtype=config.dtype),
         config=restored.config,
         run=restored.run,
         step=restored.step,

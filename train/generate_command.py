@@ -14,7 +14,7 @@ from schemas.errors import Refused, require
 from schemas.special_tokens import read_json_object
 from train.config import ModelConfig
 from train.generate import generate
-from train.hf_config import DecoderConfig, parse_config, read_config
+from train.hf_config import DecoderConfig, config_file, parse_config, read_config
 from train.hub import find_model
 from train.loading import load_decoder
 from train.prompts import Chat, Encoded, Prompt, encode_prompts, read_prompts
@@ -96,14 +96,14 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
     assert config.model.path is not None  # by GenerateConfig
     folder = find_model(config.model.path, config.model.revision)
     hf_config = read_config(folder)
-    decoder_config, unused = parse_config(hf_config, path=str(folder))
+    decoder_config, unused = parse_config(hf_config, path=str(config_file(folder)))
     if unused:
-        _note(f"{folder}: fields that are not known here and not used: {', '.join(unused)}")
+        _note(f"{config_file(folder)}: fields that are not known here and not used: {', '.join(unused)}")
     tokenizer = Tokenizer(folder, chat_template=config.chat_template)
     prompts = _encoded_prompts(config, tokenizer, decoder_config)
     stop_ids = tokenizer.stop_ids | eos_ids(folder, hf_config)
     longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
-    made_for = hf_config.get("max_position_embeddings", longest)
+    made_for = hf_config.get("max_position_embeddings") or longest
     if longest > made_for:
         _note(f"prompt and answer may reach {longest} tokens, {folder} is made for {made_for}")
     mesh = make_mesh(config.mesh)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import Refused
+from train.hf_fields import check_fields
 from train.rope import Rope, read_ropes
 
 
@@ -21,6 +22,7 @@ class DecoderConfig:
       scaled_embedding: embeddings times sqrt(hidden_size).
       fused_projections: one weight for q, k, v and one for gate, up.
       attention_scale: scores are the dot products times this.
+      pad_token_id: its row of the embedding is zero where weights are random.
     """
 
     model_type: str
@@ -48,11 +50,12 @@ class DecoderConfig:
     post_norms: bool
     scaled_embedding: bool
     fused_projections: bool
+    pad_token_id: int | None
 
 
 # Fields that say nothing about the logits of a training step.
 _HARMLESS = {
-    "_name_or_path", "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype",
+    "_name_or_path", "architectures", "bos_token_id", "eos_token_id", "torch_dtype", "dtype",
     "transformers_version", "use_cache", "pretraining_tp", "model_type",
     "is_encoder_decoder", "is_decoder", "add_cross_attention", "chunk_size_feed_forward", "id2label",
     "label2id", "output_attentions", "output_hidden_states", "return_dict", "problem_type", "tokenizer_class",
@@ -67,12 +70,15 @@ _OBEYED = {
     "_sliding_window_pattern", "attention_dropout", "embd_pdrop", "resid_pdrop", "attn_logit_softcapping",
     "final_logit_softcapping", "query_pre_attn_scalar", "rope_local_base_freq", "partial_rotary_factor",
     "use_bidirectional_attention", "quantization_config", "max_position_embeddings",
-    "original_max_position_embeddings",
+    "original_max_position_embeddings", "pad_token_id",
 }  # fmt: skip
 
 _WINDOWED = {"sliding_window": 4096}
 _QWEN = {**_WINDOWED, "num_key_value_heads": 32, "max_window_layers": 28}
-_GEMMA = {"num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True}
+_GEMMA = {
+    "num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True,
+    "pad_token_id": 0,
+}  # fmt: skip
 _GEMMA_3 = {
     **_GEMMA, **_WINDOWED, "num_key_value_heads": 4, "hidden_activation": "gelu_pytorch_tanh",
     "query_pre_attn_scalar": 256,
@@ -83,7 +89,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "mistral": {**_WINDOWED, "num_key_value_heads": 8},
     "qwen2": _QWEN,
     "qwen3": {**_QWEN, "head_dim": 128},
-    "phi3": {"rms_norm_eps": 1e-5},
+    "phi3": {"rms_norm_eps": 1e-5, "pad_token_id": 32000},
     "gemma": _GEMMA,
     "gemma2": {**_GEMMA_3, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     "gemma3_text": _GEMMA_3,
@@ -151,11 +157,13 @@ def parse_config(config: dict[str, Any], *, path: str) -> tuple[DecoderConfig, l
     Returns: the decoder's fields, and the names of fields that are unknown here (they are not used).
 
     Raises:
-      Refused: a family, a field or a value that would change the result and is not supported.
+      Refused: a family, a field or a value that would change the result and is not supported, or a value of
+        another kind than the field's.
     """
     family = config.get("model_type")
-    if family not in _DEFAULTS:
+    if not isinstance(family, str) or family not in _DEFAULTS:
         raise Refused(f"{path}: model_type {family!r} is not supported ({', '.join(_DEFAULTS)} are)")
+    check_fields(config, path=path)
     missing = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
     missing -= set(config)
     if missing:
@@ -197,7 +205,7 @@ def parse_config(config: dict[str, Any], *, path: str) -> tuple[DecoderConfig, l
         query_key_value_bias=family == "qwen2" or attention_bias,
         output_bias=attention_bias,
         mlp_bias=bool(config.get("mlp_bias", False)) and family == "llama",
-        initializer_range=config.get("initializer_range", 0.02),
+        initializer_range=config.get("initializer_range") or 0.02,  # as transformers has it, for 0 too
         hidden_act=_ACTIVATIONS[activation],
         attention_scale=(config["query_pre_attn_scalar"] if later_gemma else head_dim) ** -0.5,
         attn_logit_softcapping=config.get("attn_logit_softcapping"),
@@ -207,8 +215,14 @@ def parse_config(config: dict[str, Any], *, path: str) -> tuple[DecoderConfig, l
         post_norms=later_gemma,
         scaled_embedding=gemma,
         fused_projections=family == "phi3",
+        pad_token_id=config.get("pad_token_id"),
     )
     return decoder, unknown
+
+
+def config_file(path: str | Path) -> Path:
+    """The config.json, given as the file or as the folder that holds it."""
+    return Path(path) / "config.json" if Path(path).is_dir() else Path(path)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -217,8 +231,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises:
       Refused: no such file, or not a JSON object.
     """
-    path = Path(path)
-    path = path / "config.json" if path.is_dir() else path
+    path = config_file(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -9,6 +9,8 @@ from schemas.errors import Refused
 _FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
 _FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"]
 _FILES += ["added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json"]
+# The same weights once more, in another layout or for another tool.
+_NOT_READ = ["consolidated*.safetensors", "*/*.safetensors", "*/*.safetensors.index.json"]
 
 
 def find_model(name: str, revision: str | None) -> Path:
@@ -29,10 +31,13 @@ def find_model(name: str, revision: str | None) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise Refused(f"--model.path={name}: no such folder, and not a hub id such as org/name")
     import huggingface_hub  # slow to import, and needed for a hub id only
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        snapshot = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=_FILES, ignore_patterns=_NOT_READ
+        )
+        return Path(snapshot)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())
         raise Refused(f"--model.path={name}: no such folder, and the hub does not give it: {reason}") from error

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from schemas.errors import RunFailed, Stopped, require
+from schemas.errors import Refused, RunFailed, Stopped, require
 from schemas.settings import settings_as_yaml
 from train.alarms import Alarms
 from train.best import make_best
@@ -23,12 +23,12 @@ from train.data import DEVICE_ARRAYS, num_rows, step_pair_ids, train_batches
 from train.data_order import DataOrder, step_words
 from train.digest import digest
 from train.evaluation import Evaluation
-from train.export import export_model
+from train.export import export_adapter, export_model
 from train.faults import told_clearly
 from train.frozen import join_params
 from train.guard import guarded
 from train.hf_config import num_parameters
-from train.lora import merge_lora, save_adapter
+from train.lora import merge_lora
 from train.metrics import Metrics, last_evaluation
 from train.mfu import step_flops, utilisation
 from train.nonfinite import describe_failure, hex_ids, write_dump
@@ -68,8 +68,13 @@ def train(config: TrainConfig) -> dict[str, float]:
         config.data,
         "has no eval split, which load_best_model_at_end and early_stopping_patience need",
     )
+    if run.is_writer:
+        print(run.summary)
     run_dir = Path(config.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"--run_dir={run_dir}: no folder can be made there ({error.strerror})") from error
     share, order = row_share(run.mesh), DataOrder()
     checkpoints = Checkpoints(
         run_dir / CHECKPOINT_FOLDER, identity=run.identity, save_total_limit=config.save_total_limit
@@ -225,14 +230,8 @@ def train(config: TrainConfig) -> dict[str, float]:
         sink.write_samples(exported_step, samples.write(exported_step, join_params(state["params"], frozen)))
     # Out of the mesh: what is brought to the host is computed on single devices.
     if config.lora and config.lora.export in ("adapter", "both"):
-        save_adapter(
-            run_dir / ADAPTER_FOLDER,
-            state["params"],
-            config.lora,
-            num_layers=run.decoder_config.num_hidden_layers,
-            base_model=config.model,
-            is_writer=run.is_writer,
-        )
+        params = state["params"]
+        export_adapter(run_dir / ADAPTER_FOLDER, params=params, config=config, run=run, step=exported_step)
     if not config.lora or config.lora.export in ("merged", "both"):
         params = merge_lora(state["params"], frozen, config.lora)
         export_model(run_dir / EXPORT_FOLDER, params=params, config=config, run=run, step=exported_step)

@@ -9,9 +9,8 @@ Source: Hu et al. 2021 (arXiv:2106.09685); rsLoRA's scaling: Kalajdzievski 2023 
 """
 
 import json
-import os
 import re
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +87,16 @@ def _adapters(params: dict[str, Any]) -> dict[WeightPath, dict[str, jax.Array]]:
     return found
 
 
-def merge_lora(params: dict[str, Any], frozen: dict[str, Any], lora: LoraConfig | None) -> dict[str, Any]:
+def merge_lora(
+    params: dict[str, Any], frozen: dict[str, Any], lora: LoraConfig | None, *, dtype: str | None = None
+) -> dict[str, Any]:
     """The weights of a model without adapters that computes the same: W + scaling * B A.
 
-    The sum is taken in float32 or wider and rounded once, to the dtype of W.
+    The sum is taken in float32 or wider and rounded once.
 
     Args:
       params: the adapters; without `lora` the trained weights, which only join the frozen.
+      dtype: what a sum is rounded to; None: the dtype of W.
       frozen: the base weights. Those that have an adapter are given up to the result: beside a model that
         fills the device a second one would have no room.
     """
@@ -103,18 +105,22 @@ def merge_lora(params: dict[str, Any], frozen: dict[str, Any], lora: LoraConfig 
     merged = flatten_dict(frozen)
     for path, adapter in _adapters(params).items():
         weight = merged[(*path, "weight")]
-        merge = jax.jit(_merge, donate_argnums=0, out_shardings=weight.sharding)
+        rounded = jnp.dtype(dtype or weight.dtype)
+        in_place = (0,) if rounded == weight.dtype else ()
+        merge = jax.jit(partial(_merge, dtype=rounded), donate_argnums=in_place, out_shardings=weight.sharding)
         merged[(*path, "weight")] = merge(weight, adapter["lora_A"], adapter["lora_B"], adapter_scaling(lora))
     return unflatten_dict(merged)
 
 
-def _merge(weight: jax.Array, lora_A: jax.Array, lora_B: jax.Array, scaling: jax.Array) -> jax.Array:
+def _merge(
+    weight: jax.Array, lora_A: jax.Array, lora_B: jax.Array, scaling: jax.Array, *, dtype: jnp.dtype
+) -> jax.Array:
     wide = jnp.promote_types(lora_A.dtype, jnp.float32)
 
     def one_layer(_: None, layer: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         W, A, B = layer
         change = jnp.einsum("or,ri->oi", B.astype(wide), A.astype(wide), precision="highest")
-        return None, (W.astype(wide) + scaling * change).astype(W.dtype)
+        return None, (W.astype(wide) + scaling * change).astype(dtype)
 
     # A layer at a time: of all at once, the change in float32 would take twice what bfloat16 weights do.
     return jax.lax.scan(one_layer, None, (weight, lora_A, lora_B))[1]
@@ -129,7 +135,7 @@ def save_adapter(
     base_model: ModelConfig,
     is_writer: bool = True,
 ) -> None:
-    """Writes the adapters as PEFT does, `adapter_config.json` and `adapter_model.safetensors`; whole or not at all.
+    """Writes the adapters into a folder as PEFT does: `adapter_config.json` and `adapter_model.safetensors`.
 
     Args:
       params: the adapters.
@@ -154,7 +160,7 @@ def save_adapter(
         "base_model_name_or_path": base_model.path,
         "revision": base_model.revision,
         "r": lora.rank,
-        "lora_alpha": int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,
+        "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
         "lora_dropout": lora.dropout,
         "use_rslora": lora.use_rslora,
         "target_modules": sorted(path[-1] for path in adapters),
@@ -164,12 +170,7 @@ def save_adapter(
         "inference_mode": True,
     }
     folder = Path(folder)
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    weights = unfinished / "adapter_model.safetensors"
+    weights = folder / "adapter_model.safetensors"
     save_file(tensors, weights, metadata={"format": "pt"})
     weights.chmod(0o644)  # safetensors makes files that only their owner can read
-    (unfinished / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(unfinished, folder)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -253,11 +253,12 @@ def softcapped(logits: jax.Array, softcap: float | None) -> jax.Array:
 
 
 class Table(nnx.Module):
-    """A [V, D] table: the embedding, and the head where it is not tied."""
+    """A [V, D] table: the embedding, and the head where it is not tied; `zero_row` begins as zeros."""
 
-    def __init__(self, config: DecoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, *, zero_row: int | None = None, dtype: jnp.dtype, rngs: nnx.Rngs):
         shape = (config.vocab_size, config.hidden_size)
-        self.weight = nnx.Param(jax.random.normal(rngs.params(), shape, dtype) * config.initializer_range)
+        weight = jax.random.normal(rngs.params(), shape, dtype) * config.initializer_range
+        self.weight = nnx.Param(weight if zero_row is None else weight.at[zero_row].set(0))
 
 
 class Decoder(nnx.Module):
@@ -286,7 +287,7 @@ class Decoder(nnx.Module):
         def stacked_layers(rngs: nnx.Rngs) -> Layer:
             return Layer(config, dtype=param_dtype, rngs=rngs)
 
-        self.embed_tokens = Table(config, dtype=param_dtype, rngs=rngs)
+        self.embed_tokens = Table(config, zero_row=config.pad_token_id, dtype=param_dtype, rngs=rngs)
         self.layers = stacked_layers(rngs)
         self.norm = RMSNorm(config.hidden_size, config, dtype=param_dtype)
         self.lm_head = None if config.tie_word_embeddings else Table(config, dtype=param_dtype, rngs=rngs)

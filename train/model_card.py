@@ -1,7 +1,6 @@
 """README.md of an exported model: what the hub reads of it, what it was trained on, how, and with what result."""
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from schemas.manifest import Manifest
+from schemas.version import tool_version
 from train.config import TrainConfig
 from train.hf_config import DecoderConfig, num_parameters
 from train.metrics import METRICS_NAME
@@ -26,12 +26,31 @@ def hub_id(config: TrainConfig) -> str | None:
     return name if name and not os.path.isdir(name) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
 
 
-def model_card(config: TrainConfig, manifest: Manifest, decoder: DecoderConfig, *, step: int) -> str:
-    """The card of the weights after `step` steps. It holds no path and no time: equal runs give equal cards."""
+_LOAD_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained(folder)"""
+_LOAD_ADAPTER = """from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+folder = "."  # where this file lies; adapter_config.json names the model that is loaded with it
+model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained(folder)"""
+
+
+def model_card(
+    config: TrainConfig, manifest: Manifest, decoder: DecoderConfig, *, step: int, adapter: bool = False
+) -> str:
+    """The card of the weights after `step` steps. It holds no path and no time: equal runs give equal cards.
+
+    Args:
+      adapter: of the adapters alone.
+    """
     base = hub_id(config)
     data = ModelCardData(
         base_model=base,
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         license="unknown",  # whoever publishes the model has to know it
         pipeline_tag="text-generation",
         tags=["oddsmill", "orpo", "preference"],
@@ -41,7 +60,8 @@ def model_card(config: TrainConfig, manifest: Manifest, decoder: DecoderConfig, 
         start += f" at revision `{config.model.revision}`" if config.model.revision else ""
     else:
         start = "from the weights of a local folder" if config.model.path else "from random weights"
-    adapted = f", by LoRA adapters of rank {config.lora.rank}, merged here" if config.lora else ""
+    adapted = f", by LoRA adapters of rank {config.lora.rank}" if config.lora else ""
+    adapted += (", which lie here" if adapter else ", merged here") if adapted else ""
     splits = "\n".join(
         f"| {name} | {split.pairs:,} | {sum(split.tokens.values()):,} |" for name, split in manifest.splits.items()
     )
@@ -61,11 +81,7 @@ on pairs of a preferred and a rejected answer, with the loss of
 [ORPO](https://arxiv.org/abs/2403.07691) at beta {config.beta:g}. Made with oddsmill {tool_version()}.
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "."  # where this file lies
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained(folder)
+{_LOAD_ADAPTER if adapter else _LOAD_MODEL}
 ```
 
 ## Data
@@ -116,10 +132,3 @@ def portable_settings(config: TrainConfig) -> dict[str, Any]:
         return value
 
     return {name: shorten(value) for name, value in dataclasses.asdict(config).items() if name not in _OF_THE_MACHINE}
-
-
-def tool_version() -> str:
-    try:
-        return importlib.metadata.version("oddsmill")
-    except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed
-        return "(not installed)"

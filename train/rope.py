@@ -50,6 +50,8 @@ def _rope(parameters: dict[str, Any], config: dict[str, Any], *, theta: float, p
         raise Refused(f"{path}: partial_rotary_factor={partial} has no meaning in {family}; set it to 1.0")
     scaling = {name: parameters[name] for name in _KINDS[kind]}
     if kind == "llama3":
+        if scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
+            raise Refused(f"{path}: low_freq_factor of the rope settings must be below high_freq_factor")
         length = config.get("original_max_position_embeddings")
         length = length or parameters.get("original_max_position_embeddings") or config.get("max_position_embeddings")
         if length is None:

@@ -99,16 +99,23 @@ def stored_tensors(folder: str | Path) -> dict[str, StoredTensor]:
         index = dict(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(f"{folder / INDEX_FILE} is damaged ({error!r}); fetch it again") from error
+    strange = [shard for shard in index.values() if not isinstance(shard, str) or Path(shard).name != shard]
+    if strange:
+        raise Refused(f"{folder / INDEX_FILE} is damaged ({strange[0]!r} is not the name of a file); fetch it again")
     shards = sorted(set(index.values()))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise Refused(f"{folder} lacks {', '.join(missing)}, which {INDEX_FILE} names; fetch the model again")
     headers = {shard: read_header(folder / shard) for shard in shards}
-    problems = []
+    holders: dict[str, list[str]] = {}
+    for shard, header in headers.items():
+        for name in header:
+            holders.setdefault(name, []).append(shard)
+    problems = [f"{name} is in {' and in '.join(those)}" for name, those in holders.items() if len(those) > 1]
     for name, shard in index.items():
-        if name not in headers[shard]:
-            others = [other for other in shards if name in headers[other]]
-            problems.append(f"{name} is not in {shard}" + (f" but in {', '.join(others)}" if others else ""))
+        if shard not in holders.get(name, []):
+            others = ", ".join(holders.get(name, []))
+            problems.append(f"{name} is not in {shard}" + (f" but in {others}" if others else ""))
     unnamed = {name: shard for shard in shards for name in headers[shard] if name not in index}
     problems += [f"{name} of {shard} is not in the index" for name, shard in unnamed.items()]
     if problems:

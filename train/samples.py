@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,18 @@ class Samples:
             stop_ids=sorted(self._tokenizer.stop_ids),
         )
         answers = [answer.ids for answer in generated]  # every process has a part in them
+        stop_ids = self._tokenizer.stop_ids
+
+        def text(prompt: Sequence[int], answer: Sequence[int]) -> str:
+            end = next((place for place, token in enumerate(answer) if token in stop_ids), None)
+            return self._tokenizer.decode_answer(prompt, answer[:end])
+
         if not self._run.is_writer:
             return []
         written = []
         for pair, answer in zip(self._pairs, answers, strict=True):
-            texts = {"prompt": pair.prompt, "answer": answer, "chosen": pair.chosen}
-            written.append({"step": step, **{name: self._tokenizer.decode(ids) for name, ids in texts.items()}})
+            texts = {"answer": text(pair.prompt, answer), "chosen": text(pair.prompt, pair.chosen)}
+            written.append({"step": step, "prompt": self._tokenizer.decode(pair.prompt), **texts})
         self._write([line for line in read_samples(self._config.run_dir) if line["step"] != step] + written)
         return written
 

@@ -22,14 +22,14 @@ from train.checkpoint import abstract
 from train.config import FREE_TO_CHANGE, TrainConfig
 from train.distributed import join_processes
 from train.frozen import WeightPath, frozen_paths, split_params, stored_dtypes
-from train.hf_config import DecoderConfig, num_parameters, parse_config, read_config
+from train.hf_config import DecoderConfig, config_file, num_parameters, parse_config, read_config
 from train.hub import find_model
 from train.lora import add_adapters, is_adapter
 from train.model import Decoder
 from train.optimizer import learning_rate_schedule, make_optimizer
 from train.sharding import batch_sharding, make_mesh, num_row_shards, param_shardings, state_shardings
 from train.step import Objective, State
-from train.weights import load_params
+from train.weights import check_stored, load_params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class Run:
     """A run that is ready to start.
 
     Attributes:
+      summary: what will be done, for the console.
       hf_config: config.json as it came in.
       model_folder: where it came from, with or without weights and a tokenizer.
       num_steps: optimizer steps of the whole run.
@@ -48,6 +49,7 @@ class Run:
       is_writer: this process writes files and the console.
     """
 
+    summary: str
     manifest: Manifest
     hf_config: dict[str, Any]
     model_folder: Path
@@ -85,9 +87,9 @@ def prepare(config: TrainConfig) -> Run:
         assert config.model.config is not None  # one of the two, by ModelConfig
         model_path = Path(config.model.config)
     hf_config = read_config(model_path)
-    decoder_config, unused = parse_config(hf_config, path=str(model_path))
+    decoder_config, unused = parse_config(hf_config, path=str(config_file(model_path)))
     if unused and is_writer:
-        print(f"{model_path}: fields that are not known here and not used: {', '.join(unused)}")
+        print(f"{config_file(model_path)}: fields that are not known here and not used: {', '.join(unused)}")
     check_tokenizer(manifest, decoder_config, model_path, data=config.data)
 
     mesh = make_mesh(config.mesh)
@@ -133,6 +135,11 @@ def prepare(config: TrainConfig) -> Run:
     whole_model = unflatten_dict(
         {path: leaf.update(dtype=dtypes.get(path, leaf.dtype)) for path, leaf in flatten_dict(whole_model).items()}
     )
+    of_the_model = unflatten_dict(
+        {path: leaf for path, leaf in flatten_dict(whole_model).items() if not is_adapter(path)}
+    )
+    if config.model.path:
+        check_stored(model_path, of_the_model, num_layers=layers)
     abstract_params, _ = split_params(whole_model, frozen)
     model_on_mesh = param_shardings(whole_model, mesh)
     params_on_mesh, _ = split_params(model_on_mesh, frozen)
@@ -145,11 +152,9 @@ def prepare(config: TrainConfig) -> Run:
     shardings = state_shardings(state_shapes, params_on_mesh, mesh)
 
     def stored_weights() -> dict[str, Any]:
-        shapes, places = (
-            unflatten_dict({path: leaf for path, leaf in flatten_dict(tree).items() if not is_adapter(path)})
-            for tree in (whole_model, model_on_mesh)
-        )
-        return load_params(model_path, shapes, places, num_layers=layers)
+        places = flatten_dict(model_on_mesh)
+        places = unflatten_dict({path: places[path] for path in flatten_dict(of_the_model)})
+        return load_params(model_path, of_the_model, places, num_layers=layers)
 
     def random_weights(key: jax.Array) -> dict[str, Any]:
         weights = flatten_dict(nnx.to_pure_dict(nnx.state(decoder(nnx.Rngs(params=key)))))
@@ -182,19 +187,19 @@ def prepare(config: TrainConfig) -> Run:
     }
     if config.lora:
         settings["lora"] = {name: value for name, value in settings["lora"].items() if name != "export"}
-    if is_writer:
-        print(
-            f"model {config.model.path or model_path}: {decoder_config.model_type}, "
-            f"{num_parameters(decoder_config):,} parameters, "
-            f"{'from its weights' if config.model.path else 'from random weights'}\n"
-            f"{describe_frozen(config, abstract_params, decoder_config)}"
-            f"data {config.data}: {manifest.splits['train'].pairs:,} pairs in {epoch:,} rows of {manifest.row_length}\n"
-            f"{num_steps:,} steps of {config.rows_per_step} rows on {mesh.size} device(s)"
-            f"{f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''}, "
-            f"learning rate {config.peak_learning_rate:g} to {config.learning_rate_end:g}, "
-            f"beta {config.beta:g}, NLL over {'prompt and answer' if config.nll_scope == 'full' else 'the answer'}"
-        )
+    summary = (
+        f"model {config.model.path or model_path}: {decoder_config.model_type}, "
+        f"{num_parameters(decoder_config):,} parameters, "
+        f"{'from its weights' if config.model.path else 'from random weights'}\n"
+        f"{describe_frozen(config, abstract_params, decoder_config)}"
+        f"data {config.data}: {manifest.splits['train'].pairs:,} pairs in {epoch:,} rows of {manifest.row_length}\n"
+        f"{num_steps:,} steps of {config.rows_per_step} rows on {mesh.size} device(s)"
+        f"{f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''}, "
+        f"learning rate {config.peak_learning_rate:g} to {config.learning_rate_end:g}, "
+        f"beta {config.beta:g}, NLL over {'prompt and answer' if config.nll_scope == 'full' else 'the answer'}"
+    )
     return Run(
+        summary=summary,
         manifest=manifest,
         hf_config=hf_config,
         model_folder=model_path if model_path.is_dir() else model_path.parent,

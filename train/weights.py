@@ -61,9 +61,8 @@ def load_params(
       Refused: tensors missing, left over, of another shape or of a dtype that is not supported, all of them
         named at once.
     """
-    stored = stored_tensors(folder)
+    stored = check_stored(folder, abstract_params, num_layers=num_layers)
     shapes = flatten_dict(abstract_params)
-    _refuse_misfits(Path(folder), stored, shapes, num_layers)
     placed = flatten_dict(shardings)
     params = jax.jit(
         lambda: {path: jax.lax.empty(leaf.shape, leaf.dtype) for path, leaf in shapes.items()}, out_shardings=placed
@@ -84,9 +83,14 @@ def load_params(
     return unflatten_dict(params)
 
 
-def _refuse_misfits(
-    folder: Path, stored: Mapping[str, StoredTensor], shapes: Mapping[tuple[str, ...], Any], num_layers: int
-) -> None:
+def check_stored(folder: str | Path, abstract_params: dict[str, Any], *, num_layers: int) -> Mapping[str, StoredTensor]:
+    """The tensors of a model folder, which are those of our weights; a head beside a tied table is compared with it.
+
+    Raises:
+      Refused: as `load_params`.
+    """
+    stored = stored_tensors(folder)
+    shapes = flatten_dict(abstract_params)
     wanted = {
         name: tuple(leaf.shape[1:] if _is_stacked(path) else leaf.shape)
         for path, leaf in shapes.items()
@@ -126,6 +130,7 @@ def _refuse_misfits(
             f"{folder}: {TIED_HEAD} differs from {TIED_TABLE}, but config.json ties them; "
             "set tie_word_embeddings to false there"
         )
+    return stored
 
 
 def _equal(first: StoredTensor, second: StoredTensor) -> bool:

@@ -64,6 +64,7 @@ def test_peft_gives_the_same_logits(tmp_path, family, targets, use_rslora):
     model.mkdir()
     (model / "config.json").write_text(json.dumps(raw))
     save_params(base, model, num_layers=config.num_hidden_layers)
+    (tmp_path / "adapter").mkdir()
     save_adapter(
         tmp_path / "adapter", params, lora, num_layers=config.num_hidden_layers, base_model=ModelConfig(path=str(model))
     )

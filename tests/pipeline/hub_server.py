@@ -13,7 +13,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Answers what `datasets` and `HfFileSystem` ask; `asked` holds the paths.
+    """Answers what `datasets` and `HfFileSystem` ask; `asked` holds the paths, `tokens` their Authorization headers.
 
     Args:
       folder: the repository's files.
@@ -24,6 +24,7 @@ class FakeHub(ThreadingHTTPServer):
     def __init__(self, folder: Path, repository: str, *, kind: str = "datasets"):
         super().__init__(("localhost", 0), _Handler)
         self.folder, self.repository, self.kind, self.asked = folder, repository, kind, list[str]()
+        self.tokens = dict[str, str | None]()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -50,6 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.asked.append(f"{self.command} {path}")
+        self.server.tokens[path] = self.headers.get("Authorization")
         repository, kind = re.escape(self.server.repository), self.server.kind
         files = "" if kind == "models" else f"/{kind}"
         if re.fullmatch(rf"/api/{kind}/{repository}(/revision/(main|{COMMIT}))?", path):

@@ -120,7 +120,7 @@ def test_every_dialogue_is_explained_as_a_run_stores_or_drops_it(
     stored = {int(pair["source"].rpartition(":")[2]): pair for pair in result.pairs(capsys)}
     rejects = {reject["row"]: reject for reject in result.rejects}
     assert rejects.keys() | stored.keys() == set(range(len(rows)))
-    turns_dropped = 0
+    shortened = {"turns_dropped": 0, "turn_cut": 0}
     for number in range(len(rows)):
         out = explain(path, number, f"--chat_template={TEMPLATE}")
         if number in rejects:
@@ -135,8 +135,10 @@ def test_every_dialogue_is_explained_as_a_run_stores_or_drops_it(
         assert (f"tool{number}" in out.partition("rendered by")[2]) == ("tools" in rows[number])
         (last,) = re.findall(r"\n3 answers to what the prompt leaves +(.*)\n", out)
         assert list(map(int, last.split())) == [len(pair[f"{side}_ids"]) for side in SIDES]
-        turns_dropped += "(whole oldest turns, then tokens)" in out
-    assert turns_dropped == result.manifest["counts"]["turns_dropped"] > 0
+        shortened["turns_dropped"] += "(whole oldest turns" in out
+        shortened["turn_cut"] += "text of one turn)" in out
+    assert shortened == {name: result.manifest["counts"][name] for name in shortened}
+    assert all(shortened.values())
 
 
 def test_each_pair_of_a_ranked_row_is_explained(

@@ -17,6 +17,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.properties
 @given(
     values=st.lists(VALUES, max_size=6),
     ascii_only=st.booleans(),

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ def test_next_fit_by_hand():
     assert pack_in_order([3, 8, 5, 4, 6, 2], row_length=10) == [[0], [1], [2, 3], [4, 5]]
 
 
+@pytest.mark.properties
 @given(lengths, st.integers(1, 30))
 def test_every_pair_is_in_one_row_and_no_row_overflows(lengths: list[int], window: int):
     for rows in (pack(lengths, row_length=ROW, window=window), pack_in_order(lengths, row_length=ROW)):
@@ -25,17 +27,20 @@ def test_every_pair_is_in_one_row_and_no_row_overflows(lengths: list[int], windo
         assert rows == sorted(rows)
 
 
+@pytest.mark.properties
 @given(lengths, st.integers(1, 30))
 def test_a_row_does_not_reach_beyond_its_window(lengths: list[int], window: int):
     for row in pack(lengths, row_length=ROW, window=window):
         assert row[-1] // window == row[0] // window
 
 
+@pytest.mark.properties
 @given(lengths)
 def test_next_fit_keeps_the_order(lengths: list[int]):
     assert [index for row in pack_in_order(lengths, row_length=ROW) for index in row] == list(range(len(lengths)))
 
 
+@pytest.mark.properties
 @given(lengths)
 def test_two_rows_of_best_fit_never_fit_into_one(lengths: list[int]):
     fill = [sum(lengths[index] for index in row) for row in pack(lengths, row_length=ROW)]

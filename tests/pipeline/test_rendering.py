@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from pipeline import PreprocessConfig, SourceConfig
 from pipeline.drops import Dropped, DropReason
+from pipeline.length_rules import shorter_prompts
 from pipeline.pairs import ChatPair, Notes, PairIds, PreferencePair, chat_pair
-from pipeline.rendering import check_rendering, render_pair, shorter_prompts
+from pipeline.rendering import check_rendering, render_pair
 from pipeline.tokenization import tokenize_batch
 from pipeline.tokenizer import TextTokenizer
 from schemas.chat_template import ChatTemplate
@@ -154,13 +155,38 @@ def test_of_many_turns_only_those_are_taken_that_must_be(chat_tokenizers: dict):
     assert tokenizer.decode(ids.prompt).startswith("<s>[user]q1</s>")
 
 
-def test_a_last_turn_that_is_too_long_is_cut_as_a_text_is(chat_tokenizers: dict):
-    pair = pair_of(("user", "old"), ("assistant", "old"), ("user", "x" * 60))
-    ids = tokenized(chat_tokenizers["bos"], pair, max_length=30, max_prompt_length=1)
+@pytest.mark.parametrize(("side", "kept"), [("keep_end", "6789"), ("keep_start", "0123")])
+def test_a_last_turn_that_is_too_long_loses_text_and_no_token_of_the_template(
+    chat_tokenizers: dict, side: str, kept: str
+):
+    tokenizer = chat_tokenizers["bos"]
+    prompt = "<s>[system]be brief</s>\n[user]{}</s>\n[assistant]"
+    pair = pair_of(("system", "be brief"), ("user", "old"), ("assistant", "old"), ("user", "0123456789"))
+    fitting = tokenized(tokenizer, pair_of(("system", "be brief"), ("user", kept)))
+    assert isinstance(fitting, PairIds)
+    room = len(fitting.prompt) + max(len(fitting.chosen), len(fitting.rejected))
+    ids = tokenized(tokenizer, pair, max_length=room, max_prompt_length=1, truncation_side=side)
     assert isinstance(ids, PairIds)
-    assert ids.prompt[0] == 1
-    assert chat_tokenizers["bos"].decode(ids.prompt).endswith("xxx</s>\n[assistant]")
-    assert "old" not in chat_tokenizers["bos"].decode(ids.prompt)
+    assert tokenizer.decode(ids.prompt) == prompt.format(kept)
+    assert ids.notes == Notes.TURNS_DROPPED | Notes.TURN_CUT
+    assert ids.truncated is Truncated.PROMPT
+
+
+def test_of_a_last_turn_with_a_tools_answer_the_longest_text_is_cut(chat_tokenizers: dict):
+    pair = pair_of(("user", "look it up"), ("assistant", "I do"), ("tool", "z" * 200))
+    ids = tokenized(chat_tokenizers["bos"], pair, max_length=80, max_prompt_length=1)
+    assert isinstance(ids, PairIds)
+    text = chat_tokenizers["bos"].decode(ids.prompt)
+    assert text.startswith("<s>[user]look it up</s>\n[assistant]I do</s>\n[tool]zzz")
+    assert text.endswith("zzz</s>\n[assistant]")
+
+
+def test_a_dialogue_whose_template_alone_is_too_long_is_dropped(chat_tokenizers: dict):
+    pair = pair_of(("system", "s" * 60), ("user", "hello"))
+    ids = tokenized(chat_tokenizers["bos"], pair, max_length=50, max_prompt_length=1)
+    assert isinstance(ids, Dropped)
+    assert ids.reason is DropReason.PROMPT_TOO_LONG
+    assert "in the turn of the user does not make it fit" in ids.detail
 
 
 def test_no_turn_is_taken_where_what_is_overlong_is_dropped(chat_tokenizers: dict):
@@ -174,7 +200,8 @@ WORDS = st.text(alphabet=st.sampled_from(string.ascii_lowercase[:4] + " \n.é漢
 )
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.properties
+@settings(deadline=None)
 @given(
     name=st.sampled_from(["bos", "no_bos"]),
     system=st.none() | WORDS,
@@ -198,9 +225,9 @@ def test_what_holds_of_every_chat(
     rules = config(**limits)
     ids = tokenized(tokenizer, pair, **limits)
     if isinstance(ids, Dropped):
-        reasons = {DropReason.PROMPT_TOO_LONG} if rules.max_prompt_length >= rules.max_length else set()
+        reasons = {DropReason.PROMPT_TOO_LONG}
         reasons |= {DropReason.PAIR_TOO_LONG} if rules.row_length else set()
-        reasons |= {DropReason.PROMPT_TOO_LONG, DropReason.ANSWER_TOO_LONG} if rules.overlong == "drop" else set()
+        reasons |= {DropReason.ANSWER_TOO_LONG} if rules.overlong == "drop" else set()
         reasons |= {DropReason.IDENTICAL_ANSWERS} if answers[0] == answers[1] else set()
         assert ids.reason in reasons
         return
@@ -221,3 +248,9 @@ def test_what_holds_of_every_chat(
     if Notes.TURNS_DROPPED in ids.notes:
         assert Truncated.PROMPT in ids.truncated
         assert len(users) > 1
+    if Truncated.PROMPT in ids.truncated:
+        head = "<s>" * (name == "bos") + f"[system]{system}</s>\n" * (system is not None) + "[user]"
+        text = tokenizer.decode(ids.prompt)
+        assert text.startswith(head)
+        assert text.endswith("</s>\n" + "[assistant]" * (name == "bos"))
+        assert Notes.TURN_CUT in ids.notes or f"[user]{users[-1]}</s>" in text

@@ -141,6 +141,9 @@ def test_exact_duplicates_are_kept_and_counted_or_dropped_and_shown(
     assert dropped.manifest["ledger"] == {"rows_in": 25, "extra_pairs": 0, "pairs_out": 20, "drops": {"duplicate": 5}}
     assert [reject["row"] for reject in dropped.rejects] == [20, 21, 22, 23, 24]
     assert json.loads(dropped.rejects[0]["raw"]) == triples(1)[0]
+    assert [reject["detail"] for reject in dropped.rejects] == [
+        f"row {row} of {path}, which is kept, has them" for row in range(5)
+    ]
 
 
 def test_shards_without_a_pair_exist_too(run: Callable, write_rows: Callable, triples: Callable, command: Callable):

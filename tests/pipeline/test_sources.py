@@ -151,6 +151,7 @@ def test_every_record_of_a_dirty_csv_file_is_a_pair_or_a_reject(run: Callable, t
 LINES = st.lists(st.text(st.sampled_from("a\r é\u2028\u0085\U0001f600"), max_size=6), max_size=12)
 
 
+@pytest.mark.properties
 @given(lines=LINES, last_newline=st.booleans(), mark=st.booleans(), part_bytes=st.integers(1, 40))
 def test_ranges_of_any_size_give_the_same_rows_and_numbers(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], last_newline: bool, mark: bool, part_bytes: int

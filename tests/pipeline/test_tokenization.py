@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from pipeline import PreprocessConfig, SourceConfig
 from pipeline.drops import Dropped, DropReason
+from pipeline.length_rules import fit
 from pipeline.pairs import PairIds, PreferencePair
-from pipeline.tokenization import add_special_tokens, fit, split_at_boundary, tokenize_batch
+from pipeline.tokenization import add_special_tokens, split_at_boundary, tokenize_batch
 from pipeline.tokenizer import TextTokenizer
 from schemas.record import Truncated
 
@@ -157,6 +158,13 @@ def test_overlong_pairs_are_dropped_where_that_is_asked():
         cut(30, 20, 90, **LIMITS, overlong="drop")
 
 
+def test_an_answer_too_long_for_any_prompt_is_to_blame_and_every_cut_is_named():
+    with pytest.raises(Dropped, match="answer_too_long: prompt has 50 tokens, 40 fit; rejected has 61 tokens, 60 fit"):
+        cut(50, 20, 61, **LIMITS, overlong="drop")
+    with pytest.raises(Dropped, match=r"prompt_too_long: prompt has 50 tokens, 40 fit$"):
+        cut(50, 20, 60, **LIMITS, overlong="drop")
+
+
 def test_a_pair_longer_than_a_row_is_dropped():
     assert cut(10, 80, 10, **LIMITS, row_length=100) == (10, 80, 10, [])
     with pytest.raises(Dropped, match="pair_too_long: 101 tokens, a row has 100"):
@@ -166,7 +174,8 @@ def test_a_pair_longer_than_a_row_is_dropped():
 TEXT = st.text(alphabet=st.sampled_from("ab .\n?é漢👍"), min_size=1, max_size=30).filter(str.strip)
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.properties
+@settings(deadline=None)
 @given(
     pair=st.builds(PreferencePair, TEXT, TEXT, TEXT),
     max_length=st.integers(2, 40),

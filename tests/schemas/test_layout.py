@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ def test_the_layout_is_the_one_drawn_in_the_design():
     # fmt: on
 
 
+@pytest.mark.properties
 @given(rows)
 def test_every_token_but_a_prompts_first_is_a_label_once(row: Row):
     arrays = derive(row)
@@ -39,6 +41,7 @@ def test_every_token_but_a_prompts_first_is_a_label_once(row: Row):
         assert not values[~used].any()
 
 
+@pytest.mark.properties
 @given(rows)
 def test_each_side_reads_as_the_sequence_prompt_and_answer(row: Row):
     arrays = derive(row)
@@ -51,6 +54,7 @@ def test_each_side_reads_as_the_sequence_prompt_and_answer(row: Row):
             assert arrays.position[side].tolist() == list(range(len(sequence) - 1))
 
 
+@pytest.mark.properties
 @given(rows)
 def test_the_end_rule_is_the_mask_in_words(row: Row):
     """A token sees itself and earlier tokens of its pair whose branch is the prompt's or its own."""

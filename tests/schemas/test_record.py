@@ -39,6 +39,7 @@ def test_a_row_stands_as_drawn():
     assert row.num_tokens == 11
 
 
+@pytest.mark.properties
 @given(st.lists(pairs, min_size=1, max_size=5), st.sampled_from([1000, 70_000]))
 def test_a_row_comes_back_from_its_record(pairs: list[Pair], vocab_size: int):
     row = make(*pairs, row_length=sum(map(len, pairs)) + 3, vocab_size=vocab_size)

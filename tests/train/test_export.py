@@ -1,14 +1,17 @@
 """What a run leaves: a Hugging Face folder, whole or not at all, with nothing of the machine in it."""
 
 import json
+import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
 from schemas.manifest import TokenizerSummary, read_manifest
+from schemas.version import tool_version
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 from train.__main__ import main
@@ -64,15 +67,46 @@ def test_the_newest_checkpoint_gives_what_the_end_of_the_run_gave(finished, tmp_
     assert contents(tmp_path / "out") == contents(finished / "export")
 
 
-def test_a_lora_run_exports_its_checkpoints_merged(inputs, tmp_path):
-    assert run(inputs, tmp_path / "run", "--lora.rank=2") == 0
-    assert export(tmp_path / "run", tmp_path / "out") == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "run" / "export")
+@pytest.fixture(scope="module")
+def adapted(inputs, tmp_path_factory):
+    """A LoRA run on the bfloat16 model, which leaves both forms."""
+    run_dir = tmp_path_factory.mktemp("adapted")
+    assert run(inputs, run_dir, "--lora.rank=2", "--lora.export=both") == 0
+    return run_dir
+
+
+def test_a_lora_run_exports_its_checkpoints_merged(inputs, adapted, tmp_path):
+    assert export(adapted, tmp_path / "out") == 0
+    assert contents(tmp_path / "out") == contents(adapted / "export")
     base = load_file(inputs / "model" / "model.safetensors")
     merged = load_file(tmp_path / "out" / "model.safetensors")
     assert merged.keys() == base.keys()
     changed = {name for name in base if not np.array_equal(base[name], merged[name])}
     assert changed and all(name.endswith("_proj.weight") for name in changed)
+
+
+def test_adapters_are_exported_by_themselves_as_at_the_end_of_the_run(adapted, tmp_path, capsys):
+    assert export(adapted, tmp_path / "out", "--adapter") == 0
+    made = contents(tmp_path / "out")
+    assert made == contents(adapted / "adapter")
+    assert f"adapter    {tmp_path / 'out'} (step {STEPS})" in capsys.readouterr().out
+    for name in ("tokenizer.json", "merges.txt", "adapter_config.json", "adapter_model.safetensors", "README.md"):
+        assert name in made
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.library_name == "peft"
+    assert "by LoRA adapters of rank 2, which lie here" in card.text
+    assert "AutoPeftModelForCausalLM.from_pretrained" in card.text
+
+
+def test_merged_weights_in_a_wider_dtype_were_not_rounded_to_the_bases(inputs, adapted, tmp_path):
+    assert export(adapted, tmp_path / "out", "--dtype=float32") == 0
+    name = "model.layers.1.mlp.up_proj"
+    adapter = load_file(adapted / "adapter" / "adapter_model.safetensors")
+    A, B = (adapter[f"base_model.model.{name}.lora_{side}.weight"].astype(np.float32) for side in "AB")
+    base = load_file(inputs / "model" / "model.safetensors")[f"{name}.weight"].astype(np.float32)
+    found = load_file(tmp_path / "out" / "model.safetensors")[f"{name}.weight"]
+    np.testing.assert_allclose(found, base + 32 / 2 * B @ A, rtol=1e-6, atol=1e-7)
+    assert not np.array_equal(found, found.astype(jnp.bfloat16))
 
 
 def test_an_earlier_checkpoint_in_another_dtype_and_in_shards(inputs, finished, tmp_path):
@@ -119,6 +153,11 @@ def test_the_hub_reads_the_card_and_the_card_says_what_was_done(inputs, finished
         "AutoModelForCausalLM.from_pretrained",
     ):
         assert part in card.text
+    assert f"Made with oddsmill {tool_version()}." in card.text
+    settings = yaml.safe_load(card.text.rpartition("```yaml")[2].rpartition("```")[0])
+    assert not {"data", "run_dir"} & settings.keys()
+    assert settings["model"]["path"] == "model"
+    assert not re.search(r"(^|[\s'\"(`])/\w", card.content, re.MULTILINE)  # no path of any machine
     for path in (inputs, finished):
         for name, content in contents(finished / "export").items():
             assert str(path).encode() not in content, name
@@ -153,6 +192,9 @@ def test_what_cannot_be_exported_is_refused(finished, tmp_path, capsys):
     assert f"has those of step {SAVED}, {STEPS}" in refused("--checkpoint=3")
     assert "such as 5GB" in refused("--max_shard_size=5")
     assert "expected one of bfloat16, float32" in refused("--dtype=int8")
+    assert "trained no adapters" in refused("--adapter")
+    assert "--dtype=float32: has no effect on an adapter" in refused("--adapter", "--dtype=float32")
+    assert "--max_shard_size=1GB: has no effect on an adapter" in refused("--adapter", "--max_shard_size=1GB")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     assert "is not empty" in refused(out=tmp_path / "mine")

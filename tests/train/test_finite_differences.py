@@ -28,7 +28,12 @@ FAMILIES = {
 STEP = 1e-4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+IN_HASTE = ("llama", "gemma2")  # between them nearly all that the families have; the others are slow tests
+
+
+@pytest.mark.parametrize(
+    "family", [family if family in IN_HASTE else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
+)
 def test_gradients_equal_central_differences(family):
     """Along a random direction in each weight apart: relative error under 1e-6 (a step of 1e-4 leaves about 1e-8)."""
     with jax.enable_x64(True):

@@ -45,7 +45,13 @@ def ids_of(*arguments, stop_ids=(), batch_size=None, **sampling):
     return [answer.ids for answer in answers]
 
 
-@pytest.mark.parametrize("name", sorted(ANSWERS))
+# One of each kind of attention; the other models are slow tests.
+IN_HASTE = ("llama-gqa-llama3rope-untied", "gemma2-softcap-sliding-tied", "gemma3text-sliding-tied")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in IN_HASTE else pytest.param(name, marks=pytest.mark.slow) for name in sorted(ANSWERS)]
+)
 def test_greedy_answers_in_a_batch_are_those_of_transformers_one_by_one(name):
     arguments = golden_model(name)
     assert len({len(prompt) for prompt in arguments[-1]}) == 3

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from flax.traverse_util import flatten_dict
 
 from schemas.layout import CHOSEN, PADDING, PROMPT, REJECTED
 from schemas.record import Pair
@@ -103,6 +104,36 @@ def test_parameter_count_is_the_formulas(changes):
     config = decoder_config(**changes)
     _, params = split_decoder(config)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == num_parameters(config)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+def test_random_weights_are_drawn_as_transformers_draws_them(family):
+    """Normal tables and projections, norms that change nothing, biases and the row of the padding token zero."""
+    config = decoder_config(
+        model_type=family, vocab_size=400, hidden_size=64, intermediate_size=96, head_dim=16, initializer_range=0.03,
+        attention_bias=True, pad_token_id=7, tie_word_embeddings=False,
+    )  # fmt: skip
+    weights = flatten_dict(split_decoder(config)[1])
+    for path, leaf in weights.items():
+        if path[-1] == "bias":
+            assert not leaf.any(), path
+        elif any("norm" in part for part in path):
+            assert (leaf == (family != "gemma2")).all(), path
+        else:
+            drawn = np.delete(leaf, 7, axis=0) if path == ("embed_tokens", "weight") else leaf
+            assert np.std(drawn) == pytest.approx(0.03, rel=0.05), path
+            assert abs(np.mean(drawn)) < 2e-3, path
+    assert ("layers", "self_attn", "q_proj", "bias") in weights
+    table = weights["embed_tokens", "weight"]
+    assert not table[7].any() and (np.abs(np.delete(table, 7, axis=0)).max(axis=1) > 0).all()
+    assert weights["lm_head", "weight"][7].all()
+
+
+def test_a_padding_token_that_is_not_in_the_vocabulary_changes_no_row():
+    """Phi-3's default is 32000, in a smaller model too."""
+    config = decoder_config(model_type="phi3")
+    assert config.pad_token_id == 32000
+    assert split_decoder(config)[1]["embed_tokens"]["weight"].all()
 
 
 def test_rematerialisation_changes_no_value_and_no_gradient():

@@ -1,6 +1,7 @@
 """Hugging Face weights: in and out without a bit changed; what does not fit is named."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -198,5 +199,18 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(tmp_path):
     assert f"{name} of {first} is not in the index" in refusal_of(lambda entries: entries.pop(name))
     missing = refusal_of(lambda entries: entries.update({name: "model-00009-of-00002.safetensors"}))
     assert "lacks model-00009-of-00002.safetensors" in missing
-    path.write_text("{}")
-    assert "index.json is damaged" in refusal(tmp_path)
+    for strange in (5, None, ["a"], "../" + first):
+        message = refusal_of(partial(dict.update, **{name: strange}))
+        assert f"({strange!r} is not the name of a file)" in message
+    for damaged in ("{}", "[1]", '{"weight_map": 5}', "{"):
+        path.write_text(damaged)
+        assert "index.json is damaged" in refusal(tmp_path)
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path):
+    """The index names one of them; another reader would take the other."""
+    save_params(split_decoder(CONFIG)[1], tmp_path, num_layers=CONFIG.num_hidden_layers, max_shard_size="4KB")
+    first, second = sorted(tmp_path.glob("*.safetensors"))[:2]
+    name, tensor = next(iter(load_file(first).items()))
+    save_file({**load_file(second), name: tensor + 1}, second)
+    assert f"{name} is in {first.name} and in {second.name}" in refusal(tmp_path)
