@@ -9,6 +9,7 @@ import pytest
 
 from schemas.errors import Refused, RunFailed
 from train.checkpoint import Checkpoints, abstract
+from train.data_order import DataOrder, row_words
 from train.digest import digest
 
 IDENTITY = {"beta": 0.1, "data": "abc"}
@@ -32,6 +33,17 @@ def state_of(step: int, size: int = 5000):
     return {"params": {"w": values}, "opt_state": (values * 2, jax.numpy.int32(step)), "step": jax.numpy.int32(step)}
 
 
+def pairs_of(step):
+    """The ids of the pairs that a step took: one row of one pair."""
+    return np.array([[step]], np.uint64)
+
+
+def order_at(step):
+    order = DataOrder()
+    order.add(row_words(pairs_of(step)).sum(0, dtype=np.uint32))
+    return order
+
+
 def shapes():
     state = state_of(0)
     return abstract(state, jax.tree.map(lambda leaf: leaf.sharding, state))
@@ -43,7 +55,13 @@ def opened(folder, total=2, **changes):
 
 def save(checkpoints, step, best=None, state=None):
     checkpoints.save(
-        step, state or state_of(step), Batches(step), frozen_digest=None, notes={"at": step}, best_step=best
+        step,
+        state or state_of(step),
+        Batches(step),
+        order_at(step),
+        frozen_digest=None,
+        notes={"at": step},
+        best_step=best,
     )
 
 
@@ -54,11 +72,12 @@ def saved(folder, steps, best=None, total=2):
 
 
 def restore(folder):
-    batches = Batches()
+    batches, order = Batches(), DataOrder()
     with opened(folder) as checkpoints:
         checkpoints.check_identity()
-        step, state, notes = checkpoints.restore(shapes(), batches, frozen_digest=None)
+        step, state, notes = checkpoints.restore(shapes(), batches, order, pair_ids_of=pairs_of, frozen_digest=None)
         assert digest(state) == digest(state_of(step)) and notes == {"at": step} and batches.position == step
+        assert order.digest == order_at(step).digest
         # A step that was damaged can be saved again.
         save(checkpoints, 4)
     return step
@@ -124,6 +143,7 @@ def test_a_best_that_is_the_newest_counts_once(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["4"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # futures that Orbax leaves behind
 def test_a_save_that_finds_no_room_is_told_at_once_and_the_one_before_stays(tmp_path):
     """A limit on the size of files stands for a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

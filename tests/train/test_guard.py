@@ -53,3 +53,15 @@ def test_after_one_too_many_nothing_changes_any_more_so_that_the_weights_can_be_
     assert counts == [0, 1, 2, 2, 2]
     for state in states[1:]:
         np.testing.assert_array_equal(state["params"], states[0]["params"])
+
+
+def test_a_state_keeps_its_dtypes():
+    """Optax widens bfloat16 moments where the gradient is float32; then a resumed run would not be the same."""
+
+    def widening(state, batch, frozen):
+        return {"params": state["params"] + jnp.float32(1 / 3)}, {"loss": batch["loss"], "grad_norm": batch["loss"]}
+
+    state = {"params": jnp.ones(3, jnp.bfloat16), "skipped": jnp.int32(0)}
+    state, _ = jax.jit(guarded(widening, max_skipped_steps=0))(state, batch())
+    assert state["params"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(state["params"], jnp.full(3, 4 / 3, jnp.bfloat16))

@@ -7,7 +7,6 @@ import signal
 import sys
 import types
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,21 +22,6 @@ pytestmark = pytest.mark.slow
 ROW_LENGTH, POISON = 32, VOCAB_SIZE - 1
 TIMINGS = {"tokens_per_second", "pairs_per_second"}
 SETTINGS = ["--total_batch_size=4", "--learning_rate=1e-2", "--gradient_checkpointing=false"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """The runs of this module share what they compile."""
-    names = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in names.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
