@@ -40,12 +40,18 @@ def resident_mb(process: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 
-def watch(arguments: list[str], run_dir: Path) -> tuple[list[tuple[int, float]], float]:
-    """(step, MB) as the run goes, and the steps a second after the warm-up."""
+def cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def watch(arguments: list[str], run_dir: Path) -> tuple[list[tuple[int, float]], float, float]:
+    """(step, MB) as the run goes; after the warm-up the steps a second, and CPU seconds a step."""
     command = [sys.executable, "-m", "train", "run", f"--run_dir={run_dir}", *arguments]
     environment = os.environ | {"WANDB_MODE": "offline"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    metrics, seen, when = run_dir / "metrics.jsonl", [], {}
+    metrics, seen = run_dir / "metrics.jsonl", []
+    when: dict[int, tuple[float, float]] = {}
     while process.poll() is None:
         time.sleep(0.1)
         if not metrics.exists() or not (lines := metrics.read_bytes().splitlines()):
@@ -53,13 +59,14 @@ def watch(arguments: list[str], run_dir: Path) -> tuple[list[tuple[int, float]],
         try:
             step = json.loads(lines[-1])["step"]
             seen.append((step, resident_mb(process.pid)))
+            when.setdefault(step, (time.perf_counter(), cpu_seconds(process.pid)))
         except (ValueError, OSError, StopIteration):
             continue  # a line half written, or a process that has just ended
-        when.setdefault(step, time.perf_counter())
     if process.returncode:
         raise SystemExit(process.returncode)
     first, last = min(step for step in when if step >= WARM_UP), max(when)
-    return seen, (last - first) / (when[last] - when[first])
+    seconds, cpu = (after - before for before, after in zip(when[first], when[last], strict=True))
+    return seen, (last - first) / seconds, cpu / (last - first)
 
 
 def growth(seen: list[tuple[int, float]]) -> tuple[float, float]:
@@ -74,7 +81,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=1, help="how often each side is measured, in turn")
     given = parser.parse_args()
-    rates: dict[str, list[float]] = {"everything": [], "nothing": []}
+    rates: dict[str, list[tuple[float, float]]] = {"everything": [], "nothing": []}
     memory: dict[str, list[tuple[float, float]]] = {"everything": [], "nothing": []}
     with tempfile.TemporaryDirectory() as folder:
         data = f"{folder}/data"
@@ -94,15 +101,18 @@ def main() -> None:
         ]  # fmt: skip
         for number in range(given.rounds):
             for name, arguments in (("everything", everything()), ("nothing", NOTHING)):
-                seen, rate = watch([*common, *arguments], Path(folder) / f"{name}-{number}")
-                rates[name].append(rate)
+                seen, *rate = watch([*common, *arguments], Path(folder) / f"{name}-{number}")
+                rates[name].append((rate[0], rate[1]))
                 memory[name].append(growth(seen))
     print(f"\n{platform.machine()}, {os.cpu_count()} cores; tiny recipe, {given.steps} steps; on: {everything()}")
-    print("\n| run | steps/s | memory at the end, MB | growth, MB a 100 steps |\n|---|---|---|---|")
-    for name in rates:
+    print("\n| run | steps/s | CPU s/step | memory at the end, MB | growth, MB a 100 steps |\n|---|---|---|---|---|")
+    middle = {name: np.median(values, axis=0) for name, values in rates.items()}
+    for name, (steps, cpu) in middle.items():
         slope, end = np.median(memory[name], axis=0)
-        print(f"| {name} | {np.median(rates[name]):.2f} | {end:.0f} | {slope:+.2f} |")
-    print(f"\nwithout them {np.median(rates['nothing']) / np.median(rates['everything']) - 1:+.1%} as fast")
+        print(f"| {name} | {steps:.2f} | {cpu:.3f} | {end:.0f} | {slope:+.2f} |")
+    faster, less = middle["nothing"] / middle["everything"]
+    # Other processes on the machine change the first figure, hardly the second.
+    print(f"\nwithout them {faster - 1:+.1%} steps a second, {less - 1:+.1%} CPU seconds a step")
 
 
 if __name__ == "__main__":
