@@ -138,20 +138,30 @@ def row_loss(
     return nll / totals.nll_tokens + beta * odds_ratio / totals.pairs, sums
 
 
-def metrics(sums: Sums, totals: Denominators, *, beta: float) -> dict[str, jax.Array]:
-    """TRL's metrics, under TRL's names, from the sums of a whole batch. Each is a scalar."""
-    chosen, rejected = sums.chosen_logp / totals.pairs, sums.rejected_logp / totals.pairs
-    nll, odds_ratio = sums.nll / totals.nll_tokens, sums.odds_ratio_loss / totals.pairs
+def means(sums: Sums, totals: Denominators) -> Sums:
+    """What these sums add to the means over the batch that `totals` count; `clamped` stays a count."""
+    over_pairs = Sums._make(value / totals.pairs for value in sums)
+    return over_pairs._replace(nll=sums.nll / totals.nll_tokens, clamped=sums.clamped)
+
+
+def named_metrics(batch_means: Sums, *, beta: float) -> dict[str, jax.Array]:
+    """TRL's metrics, under TRL's names, from the means of a whole batch. Each is a scalar."""
+    chosen, rejected = batch_means.chosen_logp, batch_means.rejected_logp
     return {
-        "loss": nll + beta * odds_ratio,
-        "nll_loss": nll,
-        "log_odds_ratio": -odds_ratio,
-        "log_odds_chosen": sums.log_odds_ratio / totals.pairs,
+        "loss": batch_means.nll + beta * batch_means.odds_ratio_loss,
+        "nll_loss": batch_means.nll,
+        "log_odds_ratio": -batch_means.odds_ratio_loss,
+        "log_odds_chosen": batch_means.log_odds_ratio,
         "rewards/chosen": beta * chosen,
         "rewards/rejected": beta * rejected,
-        "rewards/accuracies": sums.accurate / totals.pairs,
+        "rewards/accuracies": batch_means.accurate,
         "rewards/margins": beta * (chosen - rejected),
         "logps/chosen": chosen,
         "logps/rejected": rejected,
-        "clamped_pairs": sums.clamped,
+        "clamped_pairs": batch_means.clamped,
     }
+
+
+def metrics(sums: Sums, totals: Denominators, *, beta: float) -> dict[str, jax.Array]:
+    """`named_metrics` from the sums of a whole batch."""
+    return named_metrics(means(sums, totals), beta=beta)
