@@ -130,12 +130,18 @@ def split_batch(
     """The rows of a step as micro-batches, stacked, and what the loss of each is divided by.
 
     With compat=trl these are consecutive rows, as in TRL, and the step's loss is the mean of their losses, those
-    without a row not counted: each has its own denominators, times the number of micro-batches.
+    without a row not counted: each has its own denominators, times the number of micro-batches. Where an epoch ends
+    with a micro-batch of r rows, TRL logs logps/* and rewards/* of the first r rows of each micro-batch of that step
+    (accelerate's gather_for_metrics cuts them, having seen the end of the data): the others are marked as not reported.
     """
     if objective.compat == "trl":
         rows = NamedSharding(objective.mesh, PartitionSpec(None, BATCH_AXES))
         split = {name: x.reshape(micro_batches, -1, *x.shape[1:]) for name, x in batch.items()}
         split = jax.lax.with_sharding_constraint(split, rows)
+        size = split["branch"].shape[1]
+        rest = jnp.sum(jnp.any(split["branch"] != PADDING, axis=-1)) % size
+        is_cut_K = (rest > 0) & (jnp.arange(size) >= rest)
+        split["segment"] = jnp.where(is_cut_K[:, None], -split["segment"], split["segment"])
         own = jax.vmap(objective.totals)(split)
         count = jnp.sum(own.pairs > 0)
         return split, jax.tree.map(lambda total: jnp.maximum(total, 1) * count, own)
