@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import jsonargparse
 import yaml
 
-from schemas.errors import Refused
+from schemas.errors import Refused, require
 
 Settings = TypeVar("Settings")
+_UNIONS = (types.UnionType, typing.Union)
 
 
 def load_settings(
@@ -49,9 +50,28 @@ def settings_as_yaml(settings: Any) -> str:
     return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
 
 
+def require_choices(settings: Any) -> None:
+    """Checks the settings that take one of a few values; from Python they come unchecked.
+
+    Raises:
+      Refused: a value that is none of them.
+    """
+    for name, annotation in typing.get_type_hints(type(settings)).items():
+        kinds = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
+        literals = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
+        if not literals:
+            continue
+        value = getattr(settings, name)
+        allowed = [choice for kind in literals for choice in typing.get_args(kind)]
+        others = tuple(kind for kind in kinds if kind not in literals)
+        wanted = f"expected {_type_name(annotation)}"
+        require(value in allowed or (bool(others) and isinstance(value, others)), name, value, wanted)
+
+
 def _spell_out_flags(arguments: Sequence[str], settings_class: type) -> list[str]:
     """`--overwrite` alone means `--overwrite=true`."""
-    flags = {f"--{name}" for name, annotation in _setting_types(settings_class) if annotation is bool}
+    types_of_settings = _setting_types(settings_class)
+    flags = {f"--{name}" for name, kind in types_of_settings if kind is bool or bool in typing.get_args(kind)}
     following = [*arguments[1:], "--"]
     return [
         f"{argument}=true" if argument in flags and after.startswith("-") else argument
@@ -76,7 +96,7 @@ def _type_name(annotation: Any) -> str:
         return "null"
     if typing.get_origin(annotation) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(annotation)))
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+    if typing.get_origin(annotation) in _UNIONS:
         return " or ".join(map(_type_name, typing.get_args(annotation)))
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 

@@ -9,6 +9,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from schemas.errors import Refused
+from train.config import SETTING_DEFAULTS
 from train.step import State
 
 
@@ -55,6 +56,7 @@ class Checkpoints:
         if self.latest_step is None:
             return
         saved = self._checkpointer.load_checkpointables(None, {"meta": None})["meta"]["identity"]
+        saved = {name: SETTING_DEFAULTS[name] for name in self._identity.keys() & SETTING_DEFAULTS.keys()} | saved
         differing = [
             f"{name}: {saved.get(name)} -> {self._identity.get(name)}"
             for name in sorted(saved.keys() | self._identity.keys())

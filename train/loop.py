@@ -16,7 +16,7 @@ from schemas.settings import settings_as_yaml
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.curves import plot_curves
-from train.data import DEVICE_ARRAYS, eval_batches, train_batches
+from train.data import DEVICE_ARRAYS, eval_batches, fill_up, train_batches
 from train.export import export_adapter, export_model
 from train.frozen import digest, join_params
 from train.lora import merge_lora
@@ -59,6 +59,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         rows_per_step=config.rows_per_step,
         shuffle=config.shuffle_train_dataset,
         seed=config.seed,
+        empty_rows=fill_up(run.manifest.splits["train"].rows, config),
     )
     first_step = checkpoints.latest_step or 0
     params: dict[str, Any] = {}
@@ -103,7 +104,7 @@ def train(config: TrainConfig) -> dict[str, float]:
             if evaluate and (last or due(done, config.eval_steps)):
                 report.flush()
                 sink.write(done, evaluate(join_params(state["params"], frozen)))
-            if last or due(done, config.save_steps):
+            if (last and config.do_last_save) or due(done, config.save_steps):
                 report.flush()
                 checkpoints.save(done, state, batches, frozen_digest=frozen_digest)
         report.flush()
@@ -128,7 +129,7 @@ def due(done: int, every: int | None) -> bool:
 
 def make_evaluation(config: TrainConfig, run: Run) -> Callable[[Any], dict[str, float]] | None:
     """A function from weights to the metrics of the eval split, under `eval/`; None where there is no such split."""
-    split = run.manifest.splits.get("eval")
+    split = run.eval_manifest.splits.get("eval")
     if split is None or not split.rows:
         return None
     objective = dataclasses.replace(run.objective, max_pairs=split.max_pairs_per_row)
@@ -137,8 +138,8 @@ def make_evaluation(config: TrainConfig, run: Run) -> Callable[[Any], dict[str, 
     def evaluate(params: Any) -> dict[str, float]:
         totals = None
         for batch in eval_batches(
-            config.data,
-            run.manifest,
+            run.eval_data,
+            run.eval_manifest,
             split="eval",
             batch_size=config.total_batch_size,
             process_index=jax.process_index(),
@@ -190,7 +191,7 @@ class StepReport:
             seconds = time.monotonic() - self._clock
             values |= {
                 "learning_rate": self._schedule(step - 1),
-                "epoch": step * self._config.rows_per_step / self._run.manifest.splits["train"].rows,
+                "epoch": step * self._config.rows_per_step / self._run.rows_per_epoch,
                 "tokens_per_second": self._tokens / seconds,
                 "pairs_per_second": self._pairs / seconds,
                 "padding_share": 1 - self._tokens / self._slots,

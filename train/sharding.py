@@ -81,13 +81,13 @@ def param_shardings(abstract_params: dict[str, Any], mesh: Mesh) -> dict[str, An
 
 def state_shardings(abstract_state: Any, params: dict[str, Any], mesh: Mesh) -> Any:
     """Shardings of a training state: a leaf that ends in a weight's path and has its shape lies as the weight does."""
-    by_path = flatten_dict(params)
+    by_path, weights = flatten_dict(params), flatten_dict(abstract_state["params"])
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         names = tuple(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", "")))) for entry in path)
         for start in range(len(names)):
-            if names[start:] in by_path and leaf.ndim:
+            if names[start:] in by_path and leaf.shape == weights[names[start:]].shape:
                 return by_path[names[start:]]
         return replicated
 
