@@ -15,6 +15,8 @@ usage: python -m pipeline VERB …
   plan …         same settings; from a sample, what each max_length keeps, cuts, pads; a row_length
   explain … --row=N
                  same settings; every decision on one source row
+  explain --dump=FILE
+                 the pairs of a training step that was not finite, from the trainer's dump
   inspect OUT    rows of OUT, tokens coloured by branch; --json for programs
   verify OUT     check OUT against its manifest
   report OUT     OUT/report.html: lengths, drops, checks, sample rows, in one file
@@ -41,6 +43,10 @@ def main(arguments: Sequence[str]) -> None:
         from pipeline.budget import PlanConfig, print_plan
 
         print_plan(load_settings(PlanConfig, _without_beam(rest), command="python -m pipeline plan"))
+    elif verb == "explain" and any(argument.startswith("--dump") for argument in rest):
+        from pipeline.dump import DumpConfig, explain_dump
+
+        explain_dump(load_settings(DumpConfig, rest, command="python -m pipeline explain"))
     elif verb == "explain":
         from pipeline.explanation import ExplainConfig, print_explanation
 

@@ -23,22 +23,18 @@ from schemas.manifest import (
     parse_manifest,
     read_manifest,
 )
+from schemas.provenance import PROVENANCE_FOLDER
 
 RUN_NAME = "run.json"
 REPORT_NAME = "report.html"
 UNFINISHED_NAME = "unfinished.json"
 REJECTS_FOLDER = "rejects"
-PROVENANCE_FOLDER = "provenance"
 _TEMPORARY = ".oddsmill-"
 _SHARD = re.compile(r"(train|eval)-\d{5}-of-\d{5}\.arrayrecord")
 
 
 def shard_name(split: Split, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.arrayrecord"
-
-
-def provenance_path(folder: str, shard: str) -> str:
-    return os.path.join(folder, PROVENANCE_FOLDER, shard.removesuffix(".arrayrecord") + ".parquet")
 
 
 @contextmanager

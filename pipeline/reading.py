@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader
 
 from pipeline.filesystems import is_file, open_file
-from pipeline.output import REJECTS_FOLDER, provenance_path
+from pipeline.output import REJECTS_FOLDER
 from pipeline.remote import files_under, local_file
 from schemas.errors import Refused
 from schemas.manifest import Manifest, Shard
+from schemas.provenance import provenance_path
 from schemas.record import Row, check_row, decode_row
 
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"

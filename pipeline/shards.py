@@ -17,12 +17,13 @@ from pipeline.blocks import Items, freeze, thawing
 from pipeline.config import PreprocessConfig
 from pipeline.drops import DropReason, Origin, Reject
 from pipeline.ledger import RejectBlocks
-from pipeline.output import provenance_path, publishing, shard_name
+from pipeline.output import publishing, shard_name
 from pipeline.packing import pack, pack_in_order
 from pipeline.pairs import Notes
 from pipeline.tally import SIDES, Tally
 from schemas.errors import Refused, RunFailed
 from schemas.manifest import Shard, Split, TokenizerSummary
+from schemas.provenance import provenance_path
 from schemas.record import Row, encode_row, lay_row, token_dtype
 
 # One record a group: the trainer reads records at random. Levels above 3 only cost time.

@@ -1,6 +1,7 @@
-"""The two ways a command ends badly, and the exit codes that go with them.
+"""The ways a command ends early, and the exit codes that go with them.
 
-Exit codes: 0 done, 1 the run failed, 2 the settings or the input were refused.
+Exit codes: 0 done, 1 the run failed, 2 the settings or the input were refused, 128 + n stopped in good order
+by signal n (130 Ctrl-C, 143 SIGTERM), as shells have it.
 """
 
 import os
@@ -18,6 +19,14 @@ class Refused(Exception):
 
 class RunFailed(Exception):
     """The run began and could not end well. The message says what happened and what to do."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop, and it did in good order. The message says how it goes on."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 def require(condition: bool, name: str, value: object, problem: str) -> None:
@@ -49,6 +58,9 @@ def run_command(command: Callable[[], None]) -> int:
     except RunFailed as failure:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except BrokenPipeError:
         # The reader (head, less) has seen enough. Python would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

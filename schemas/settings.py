@@ -72,7 +72,7 @@ def _spell_out_flags(arguments: Sequence[str], settings_class: type) -> list[str
     """`--overwrite` alone means `--overwrite=true`."""
     types_of_settings = _setting_types(settings_class)
     flags = {f"--{name}" for name, kind in types_of_settings if kind is bool or bool in typing.get_args(kind)}
-    following = [*arguments[1:], "--"]
+    following = [*arguments, "--"][1:]
     return [
         f"{argument}=true" if argument in flags and after.startswith("-") else argument
         for argument, after in zip(arguments, following, strict=True)

@@ -8,6 +8,8 @@ import pytest
 
 from pipeline.config import PreprocessConfig, SourceConfig
 from train.config import LoraConfig, ModelConfig, TrainConfig
+from train.distributed import DistributedConfig
+from train.evaluate_command import EvaluateConfig
 from train.export_command import ExportConfig
 from train.generate_command import GenerateConfig
 from train.sampling import SamplingConfig
@@ -31,6 +33,8 @@ def code_of(stage: str) -> str:
         ("train", ModelConfig),
         ("train", LoraConfig),
         ("train", MeshConfig),
+        ("train", DistributedConfig),
+        ("train", EvaluateConfig),
         ("train", GenerateConfig),
         ("train", ExportConfig),
     ],
@@ -49,6 +53,8 @@ def test_every_setting_is_documented():
         ModelConfig,
         LoraConfig,
         MeshConfig,
+        DistributedConfig,
+        EvaluateConfig,
         SamplingConfig,
         GenerateConfig,
         ExportConfig,

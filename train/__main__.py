@@ -11,6 +11,7 @@ _USAGE = """usage: python -m train VERB [--config FILE.yaml] [--key=value ...]
 
 verbs:
   run         train on preprocessed rows; the same command again goes on where it stopped
+  eval        measure a model, or a checkpoint of a run, on preprocessed rows
   generate    answer prompts with a model; a line of JSON an answer
   export      write a checkpoint of a run as a Hugging Face folder, or its adapters as PEFT's
 
@@ -23,11 +24,13 @@ def run(arguments: Sequence[str]) -> None:
 
     config = load_settings(TrainConfig, arguments, command="python -m train run")
     from train.curves import CURVES_NAME
+    from train.faults import left_at_once
     from train.loop import ADAPTER_FOLDER, EXPORT_FOLDER, train
     from train.metrics import METRICS_NAME
     from train.samples import SAMPLES_NAME, side_by_side
 
-    evaluation = train(config)
+    with left_at_once():
+        evaluation = train(config)
     samples = side_by_side(config.run_dir)
     if samples:
         print(f"\n{samples}")
@@ -44,6 +47,13 @@ def run(arguments: Sequence[str]) -> None:
         made["samples"] = SAMPLES_NAME
     for name, file in made.items():
         print(f"{name:<10} {os.path.join(config.run_dir, file)}")
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Prints the metrics of a split as JSON."""
+    from train.evaluate_command import EvaluateConfig, run_evaluate
+
+    run_evaluate(load_settings(EvaluateConfig, arguments, command="python -m train eval"))
 
 
 def generate(arguments: Sequence[str]) -> None:
@@ -66,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if arguments else 2
-    verbs = {"run": run, "generate": generate, "export": export}
+    verbs = {"run": run, "eval": evaluate, "generate": generate, "export": export}
 
     def command() -> None:
         if arguments[0] not in verbs:

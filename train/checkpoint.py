@@ -1,42 +1,71 @@
 """Checkpoints by Orbax: trained weights, optimizer, step and the position in the data are one unit."""
 
 import logging
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import grain
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from schemas.errors import Refused
+from schemas.errors import Refused, RunFailed
 from train.config import SETTING_DEFAULTS
+from train.data_order import DataOrder
+from train.digest import digest
 from train.step import State
 
 
+class _NewestAndBest:
+    """Which checkpoints stay: `total`, the newest and the best among them; as in transformers never fewer than both."""
+
+    def __init__(self, total: int):
+        self._total = total
+        self.best_step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = {self.best_step} & set(steps)
+        others = sorted(set(steps) - best, reverse=True)
+        kept = best | set(others[: max(self._total - len(best), max(steps) not in best)])
+        return [step in kept for step in steps]
+
+
 class Checkpoints:
-    """The checkpoints of one run, newest kept. Saving goes on beside the training.
+    """The checkpoints of one run. Saving goes on beside the training; a name appears when all of it is written.
 
     Args:
       folder: where they lie.
       identity: what makes this run this run (settings, data, model), as flat JSON. A checkpoint of
         another identity is refused: going on from it would be neither run.
-      save_total_limit: how many are kept.
+      save_total_limit: how many are kept; None only reads, and touches nothing that a run may be writing.
     """
 
-    def __init__(self, folder: str | Path, *, identity: dict[str, Any], save_total_limit: int):
-        logging.getLogger("absl").setLevel(logging.ERROR)
+    def __init__(self, folder: str | Path, *, identity: dict[str, Any], save_total_limit: int | None):
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails here is said once, by what is raised
         self._folder = Path(folder).absolute()
         self._identity = identity
+        self._policy = _NewestAndBest(save_total_limit or 0)
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
-            preservation_policy=ocp.training.preservation_policies.LatestN(save_total_limit),
-            cleanup_tmp_directories=True,
+            preservation_policy=self._policy if save_total_limit else None,
+            cleanup_tmp_directories=save_total_limit is not None,
         )
+        self._whole_step = self.latest_step  # the newest that is known to be written
+        self._saving: tuple[int, Any] | None = None
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
     @property
     def latest_step(self) -> int | None:
-        latest = self._checkpointer.latest
-        return latest.step if latest else None
+        return max(self.steps, default=None)
 
     def find_step(self, wanted: int | None) -> int:
         """The step of a checkpoint: the newest, or the one that is wanted.
@@ -44,7 +73,7 @@ class Checkpoints:
         Raises:
           Refused: there is none.
         """
-        steps = sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+        steps = self.steps
         if not steps:
             raise Refused(f"{self._folder} has no checkpoint: the run has not saved one yet; start it again")
         if wanted is not None and wanted not in steps:
@@ -53,44 +82,178 @@ class Checkpoints:
 
     def check_identity(self) -> None:
         """Refuses to go on from a checkpoint that other settings made, naming each."""
-        if self.latest_step is None:
+        for step in reversed(self.steps):
+            try:
+                saved = self._load(step, {"meta": None})["meta"]["identity"]
+            except Exception:  # damaged: `restore` goes back to the one before, and says so
+                continue
+            saved = {name: SETTING_DEFAULTS[name] for name in self._identity.keys() & SETTING_DEFAULTS.keys()} | saved
+            differing = [
+                f"{name}: {saved.get(name)} -> {self._identity.get(name)}"
+                for name in sorted(saved.keys() | self._identity.keys())
+                if saved.get(name) != self._identity.get(name)
+            ]
+            if differing:
+                raise Refused(
+                    f"{self._folder} holds a run of other settings ({'; '.join(differing)}); "
+                    "give them back their values, or another --run_dir"
+                )
             return
-        saved = self._checkpointer.load_checkpointables(None, {"meta": None})["meta"]["identity"]
-        saved = {name: SETTING_DEFAULTS[name] for name in self._identity.keys() & SETTING_DEFAULTS.keys()} | saved
-        differing = [
-            f"{name}: {saved.get(name)} -> {self._identity.get(name)}"
-            for name in sorted(saved.keys() | self._identity.keys())
-            if saved.get(name) != self._identity.get(name)
-        ]
-        if differing:
-            raise Refused(
-                f"{self._folder} holds a run of other settings ({'; '.join(differing)}); "
-                "give them back their values, or another --run_dir"
-            )
 
-    def restore(self, abstract_state: State, batches: grain.DatasetIterator, *, frozen_digest: str | None) -> State:
-        """The newest state, laid out as `abstract_state` says; moves `batches` to where it was then.
+    def restore(
+        self,
+        abstract_state: State,
+        batches: grain.DatasetIterator,
+        order: DataOrder,
+        *,
+        pair_ids_of: Callable[[int], np.ndarray],
+        frozen_digest: str | None,
+    ) -> tuple[int, State, dict[str, Any]]:
+        """The newest whole checkpoint: its step, its state laid out as `abstract_state` says, its notes.
+
+        Moves `batches` and `order` to where they were then. Damaged ones are named on the console and set aside.
+
+        Args:
+          pair_ids_of: a step -> [rows, N] uint64, the pairs that the loader gives for it now.
 
         Raises:
-          Refused: it was trained beside other frozen weights than those of `frozen_digest`.
+          Refused: none is whole, or it was trained beside other frozen weights than those of `frozen_digest`, or
+            its last step on other pairs.
         """
-        loaded = self._checkpointer.load_checkpointables(None, {"state": abstract_state, "meta": None})
-        self._check_frozen(loaded["meta"], frozen_digest)
-        batches.set_state(loaded["meta"]["data"])
-        return loaded["state"]
+        problems: dict[int, str] = {}
+        for step in reversed(self.steps):
+            try:
+                loaded = self._load(step, {"meta": None, "state": abstract_state})
+                meta = loaded["meta"]
+                # Orbax does not notice a flipped bit of an array.
+                problem = None if digest(loaded["state"]) == meta["digest"] else "its arrays are not those saved"
+            except Exception as error:  # whatever a damaged file makes Orbax and its libraries raise
+                problem = _first_line(error)
+            if problem:
+                problems[step] = problem
+                loaded = {}  # its arrays make room for the next
+                continue
+            self._check_frozen(meta, frozen_digest)
+            order.set_state(meta["data_order"], pair_ids_of(step), where=f"{self._folder}, step {step}")
+            self._set_aside(problems, step)
+            self._whole_step = step
+            batches.set_state(meta["data"])
+            return step, loaded["state"], meta["notes"]
+        damage = "; ".join(f"step {step}: {problem}" for step, problem in problems.items())
+        raise Refused(
+            f"{self._folder}: no checkpoint can be read ({damage}). Bring one back from a copy, "
+            "or begin anew with another --run_dir"
+        )
 
     def restore_params(self, step: int, abstract_params: Any, *, frozen_digest: str | None) -> Any:
         """The trained weights of a step alone, laid out as `abstract_params` says.
 
         Raises:
-          Refused: they were trained beside other frozen weights than those of `frozen_digest`.
+          Refused: it is damaged, or was trained beside other frozen weights than those of `frozen_digest`.
         """
-        meta = self._checkpointer.load_checkpointables(step, {"meta": None})["meta"]
+        try:
+            meta = self._load(step, {"meta": None})["meta"]
+            loading = ocp.options.PyTreeOptions.Loading(partial_load=True)
+            with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
+                params = self._load(step, {"state": {"params": abstract_params}})["state"]["params"]
+            whole = digest(params) == meta["params_digest"]
+        except Exception as error:
+            raise Refused(
+                f"{self._folder / str(step)} is damaged ({_first_line(error)}); there are those of step "
+                f"{', '.join(map(str, self.steps))}"
+            ) from error
         self._check_frozen(meta, frozen_digest)
-        loading = ocp.options.PyTreeOptions.Loading(partial_load=True)
-        with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
-            loaded = self._checkpointer.load_checkpointables(step, {"state": {"params": abstract_params}})
-        return loaded["state"]["params"]
+        if not whole:
+            raise Refused(f"{self._folder / str(step)} is damaged: its weights are not those saved")
+        return params
+
+    def save(
+        self,
+        step: int,
+        state: State,
+        batches: grain.DatasetIterator,
+        order: DataOrder,
+        *,
+        frozen_digest: str | None,
+        notes: dict[str, Any],
+        best_step: int | None,
+    ) -> None:
+        """Starts to save; returns once the device arrays are copied.
+
+        Args:
+          notes: JSON that `restore` gives back.
+          best_step: the checkpoint that stays beside the newest.
+
+        Raises:
+          RunFailed: this save, or the one before, cannot be written.
+        """
+        self._policy.best_step = best_step
+        if self.latest_step == step:
+            return
+        meta = {
+            "identity": self._identity,
+            "data": batches.get_state(),
+            "data_order": order.get_state(),
+            "frozen_digest": frozen_digest,
+            "digest": digest(state),
+            "params_digest": digest(state["params"]),
+            "notes": notes,
+        }
+        self.wait()
+        try:
+            self._saving = (
+                step,
+                self._checkpointer.save_checkpointables_async(step, {"state": state, "meta": meta}, force=True),
+            )
+        except Exception as error:
+            raise self._failed(step, error) from error
+
+    def check(self) -> None:
+        """Costs nothing while a save goes well.
+
+        Raises:
+          RunFailed: the save that is under way cannot be written.
+        """
+        self.wait(timeout=0)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Waits for a save that is under way, at most `timeout` seconds.
+
+        Raises:
+          RunFailed: it cannot be written.
+        """
+        if self._saving is None:
+            return
+        step, response = self._saving
+        try:
+            response.result(timeout)
+        except TimeoutError:
+            return
+        except Exception as error:
+            self._saving = None
+            raise self._failed(step, error) from error
+        self._saving, self._whole_step = None, step
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Waits for a save that is under way; where the run failed already, that failure is the one that is told."""
+        if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+            return  # another process is lost: a save would wait for it for ever
+        try:
+            self.wait()
+        except RunFailed:
+            if error is None:
+                raise
+        finally:
+            with suppress(Exception):  # raises what `wait` did, once more
+                self._checkpointer.close()
+
+    def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+        return self._checkpointer.load_checkpointables(step, wanted)
 
     def _check_frozen(self, meta: dict[str, Any], frozen_digest: str | None) -> None:
         if meta.get("frozen_digest") != frozen_digest:
@@ -99,16 +262,36 @@ class Checkpoints:
                 "give that run its --model.path, with the weights it had, or another --run_dir"
             )
 
-    def save(self, step: int, state: State, batches: grain.DatasetIterator, *, frozen_digest: str | None) -> None:
-        """Starts to save; returns once the device arrays are copied."""
-        if self.latest_step == step:
-            return
-        meta = {"identity": self._identity, "data": batches.get_state(), "frozen_digest": frozen_digest}
-        self._checkpointer.save_checkpointables_async(step, {"state": state, "meta": meta}, force=True)
+    def _set_aside(self, problems: dict[int, str], whole: int) -> None:
+        """Renames damaged checkpoints, so that their steps can be saved again, and says so."""
+        for step, problem in problems.items():
+            if jax.process_index() == 0:
+                aside = self._folder / f"{step}.damaged"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self._folder / str(step)).rename(aside)
+                print(
+                    f"the checkpoint of step {step} is damaged ({problem}): it lies in {aside} now, "
+                    f"and the run goes on from that of step {whole}"
+                )
+        if problems:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+            self._checkpointer.reload()
 
-    def close(self) -> None:
-        """Waits for a save that is under way."""
-        self._checkpointer.close()
+    def _failed(self, step: int, error: Exception) -> RunFailed:
+        last = "there is no earlier one" if self._whole_step is None else f"that of step {self._whole_step} is whole"
+        return RunFailed(
+            f"the checkpoint of step {step} cannot be written to {self._folder} ({_first_line(error)}); {last}. "
+            "Where the disk is full, make room; then the same command goes on"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    """The root of an error, short enough for a line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 200 else text[:200] + " …"
 
 
 def abstract(state: State, shardings: Any) -> State:

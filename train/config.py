@@ -4,9 +4,11 @@ import re
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
-from schemas.errors import require
+from schemas.errors import Refused, require
 from schemas.settings import require_choices
+from train.distributed import DistributedConfig
 from train.loss import NllScope
+from train.sampling import SamplingConfig
 from train.sharding import MeshConfig
 
 # From a trained model: what the published ORPO runs used (Mistral-ORPO). Random weights need a larger step.
@@ -108,6 +110,7 @@ class TrainConfig:
       frozen_dtype: what frozen weights (with lora all of the model's own) are kept in. null: what they are stored
         in; with model.config the param_dtype.
       mesh: how devices are arranged.
+      distributed: how several processes find each other.
       beta: weight of the odds-ratio term (the paper's lambda).
       nll_scope: tokens of the NLL term: `full` is prompt and chosen answer, `response` the answer alone.
       learning_rate: the peak. null: 5e-6 with model.path, 5e-5 with lora, 1e-3 with model.config.
@@ -142,13 +145,30 @@ class TrainConfig:
         false nothing. The names are those of jax.checkpoint_policies.
       logging_steps: metrics are written every so many steps.
       eval_data: the preprocessed folder whose eval split is measured; null: that of data.
+      eval_batch_size: rows at once in an evaluation, over all devices; null: as total_batch_size.
       eval_steps: the eval split is measured every so many steps, and at the end; null: at the end alone.
       save_steps: a checkpoint every so many steps, and at the end; null: at the end alone.
-      save_total_limit: newest checkpoints kept.
-      do_last_save: a checkpoint at the end too, whatever save_steps is; the model is exported in any case.
+      save_interval_minutes: a checkpoint also whenever so much time has passed since the last.
+      save_total_limit: checkpoints kept: the newest, and with load_best_model_at_end the best among them.
+      do_last_save: a checkpoint at the end.
+      load_best_model_at_end: the weights of the best evaluation are what the run leaves, not the last ones; each
+        evaluation that is the best so far is followed by a checkpoint.
+      metric_for_best_model: of the evaluations, with or without `eval/`. null: loss.
+      greater_is_better: for that metric. null: unless its name ends with loss.
+      early_stopping_patience: the run ends after so many evaluations on end without a better one; null: it does not.
+      early_stopping_threshold: by how much an evaluation must be better for that.
+      max_skipped_steps: so many steps whose loss or gradient is not finite are left out; one more ends the run.
+      profile_steps: first and last step of a profiler trace, counted from 1; null: none.
       report_to: sinks beside metrics.jsonl.
-      generation_num_prompts: held-out prompts that are answered before and after the training, greedily.
+      generate_during_eval: the prompts are answered at every evaluation too.
+      generation_num_prompts: held-out prompts that are answered before and after the training.
       generation_max_new_tokens: the longest answer then.
+      generation_do_sample: draw each token by its probability; false takes the most probable one.
+      generation_temperature: logits are divided by it.
+      generation_top_k: only the k most probable tokens can be drawn; 0 turns it off.
+      generation_top_p: only the fewest tokens that together have this probability can be drawn; 1 turns it off.
+      generation_repetition_penalty: tokens that were seen become less probable if it is above 1.
+      generation_seed: of the draws.
     """
 
     data: str
@@ -158,6 +178,7 @@ class TrainConfig:
     frozen_parameters: list[str] = field(default_factory=list)
     frozen_dtype: Literal["float32", "bfloat16"] | None = None
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
     beta: float = 0.1
     nll_scope: NllScope = "full"
     learning_rate: float | None = None
@@ -184,24 +205,43 @@ class TrainConfig:
     gradient_checkpointing: bool | Literal["dots_saveable", "dots_with_no_batch_dims_saveable"] = True
     logging_steps: int = 1
     eval_data: str | None = None
+    eval_batch_size: int | None = None
     eval_steps: int | None = None
     save_steps: int | None = 500
+    save_interval_minutes: float | None = None
     save_total_limit: int = 2
     do_last_save: bool = True
-    report_to: list[Literal["tensorboard"]] = field(default_factory=lambda: ["tensorboard"])
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str | None = None
+    greater_is_better: bool | None = None
+    early_stopping_patience: int | None = None
+    early_stopping_threshold: float = 0.0
+    max_skipped_steps: int = 0
+    profile_steps: list[int] | None = None
+    report_to: list[Literal["tensorboard", "wandb"]] = field(default_factory=lambda: ["tensorboard"])
+    generate_during_eval: bool = False
     generation_num_prompts: int = 0
     generation_max_new_tokens: int = 64
+    generation_do_sample: bool = False
+    generation_temperature: float = SamplingConfig.temperature
+    generation_top_k: int = SamplingConfig.top_k
+    generation_top_p: float = SamplingConfig.top_p
+    generation_repetition_penalty: float = SamplingConfig.repetition_penalty
+    generation_seed: int = SamplingConfig.seed
 
     def __post_init__(self) -> None:
         require_choices(self)
         for name in (
             "total_batch_size", "gradient_accumulation_steps", "max_steps", "logging_steps", "eval_steps",
             "save_steps", "save_total_limit", "num_train_epochs", "max_grad_norm", "learning_rate", "adam_epsilon",
-            "generation_max_new_tokens",
+            "generation_max_new_tokens", "save_interval_minutes", "early_stopping_patience", "eval_batch_size",
         ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "must be positive")
-        for name in ("beta", "learning_rate_end", "warmup_steps", "weight_decay", "generation_num_prompts"):
+        for name in (
+            "beta", "learning_rate_end", "warmup_steps", "weight_decay", "generation_num_prompts",
+            "early_stopping_threshold", "max_skipped_steps",
+        ):  # fmt: skip
             value = getattr(self, name)
             require(value >= 0, name, value, "must not be negative")
         for name in ("adam_beta1", "adam_beta2"):
@@ -252,6 +292,54 @@ class TrainConfig:
             f"must not be above the learning rate ({self.peak_learning_rate})",
         )
 
+        self._check_best()
+        profiled = self.profile_steps
+        require(
+            profiled is None or (len(profiled) == 2 and 1 <= profiled[0] <= profiled[1]),
+            "profile_steps",
+            profiled,
+            "give the first and the last step, such as [10,12]",
+        )
+        require(
+            not self.generate_during_eval or self.generation_num_prompts > 0,
+            "generate_during_eval",
+            self.generate_during_eval,
+            "there is no prompt to answer; give --generation_num_prompts",
+        )
+        try:
+            self.sampling  # noqa: B018
+        except Refused as refusal:
+            raise Refused(str(refusal).replace("--", "--generation_")) from None
+
+    def _check_best(self) -> None:
+        """What needs evaluations, or a best one, has no effect without."""
+        wanted = self.load_best_model_at_end or self.early_stopping_patience is not None
+        for name in ("load_best_model_at_end", "early_stopping_patience"):
+            value = getattr(self, name)
+            require(not value or self.eval_steps is not None, name, value, "needs evaluations; give --eval_steps")
+        for name in ("metric_for_best_model", "greater_is_better"):
+            value = getattr(self, name)
+            require(value is None or wanted, name, value, "goes with load_best_model_at_end or early_stopping_patience")
+        require(
+            not self.early_stopping_threshold or self.early_stopping_patience is not None,
+            "early_stopping_threshold",
+            self.early_stopping_threshold,
+            "goes with early_stopping_patience",
+        )
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How prompts are answered before, during and after the training."""
+        return SamplingConfig(
+            max_new_tokens=self.generation_max_new_tokens,
+            do_sample=self.generation_do_sample,
+            temperature=self.generation_temperature,
+            top_k=self.generation_top_k,
+            top_p=self.generation_top_p,
+            repetition_penalty=self.generation_repetition_penalty,
+            seed=self.generation_seed,
+        )
+
     @property
     def peak_learning_rate(self) -> float:
         if self.learning_rate is not None:
@@ -273,6 +361,10 @@ SETTING_DEFAULTS: dict[str, Any] = {
 
 # Settings that may change between two starts of one run: none has a part in the weights.
 FREE_TO_CHANGE = {
-    "data", "run_dir", "mesh", "logging_steps", "eval_data", "eval_steps", "save_steps", "save_total_limit",
-    "do_last_save", "report_to", "gradient_checkpointing", "generation_num_prompts", "generation_max_new_tokens",
+    "data", "run_dir", "mesh", "logging_steps", "eval_data", "eval_steps", "eval_batch_size", "save_steps",
+    "save_interval_minutes", "save_total_limit", "do_last_save", "load_best_model_at_end", "metric_for_best_model",
+    "greater_is_better", "early_stopping_patience", "early_stopping_threshold", "max_skipped_steps", "profile_steps",
+    "report_to", "gradient_checkpointing", "distributed", "generate_during_eval", "generation_num_prompts",
+    "generation_max_new_tokens", "generation_do_sample", "generation_temperature", "generation_top_k",
+    "generation_top_p", "generation_repetition_penalty", "generation_seed",
 }  # fmt: skip

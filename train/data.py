@@ -61,13 +61,8 @@ def fill_up(rows: int, config: TrainConfig) -> int:
     return -rows % config.rows_per_step if config.compat == "trl" else 0
 
 
-def train_batches(
-    folder: str, manifest: Manifest, *, rows_per_step: int, shuffle: bool, seed: int, empty_rows: int = 0
-) -> grain.DatasetIterator[Batch]:
-    """An endless iterator over batches of the train split: [B, L] arrays, B = rows_per_step / processes.
-
-    Epochs follow each other without a seam, each in its own order. The iterator's state is one global
-    row index: the same on every process, and valid for another number of processes.
+def ordered_rows(folder: str, manifest: Manifest, *, shuffle: bool, seed: int, empty_rows: int = 0) -> grain.MapDataset:
+    """The train split, decoded, in the order of a run: epochs follow each other without a seam or an end.
 
     Args:
       empty_rows: rows of padding at the end of each epoch.
@@ -78,11 +73,41 @@ def train_batches(
         rows = rows.shuffle(seed=seed)
     if empty_rows:
         rows = grain.MapDataset.concatenate([rows, grain.MapDataset.source([b""] * empty_rows)])
-    decoded = rows.repeat().map(_DecodeRow(manifest, manifest.splits["train"]))
+    return rows.repeat().map(_DecodeRow(manifest, manifest.splits["train"]))
+
+
+def step_pair_ids(
+    folder: str, manifest: Manifest, *, rows_per_step: int, shuffle: bool, seed: int, step: int, empty_rows: int = 0
+) -> np.ndarray:
+    """[rows_per_step, N] uint64: the pairs of all processes' rows of a step, counted from 1."""
+    rows = ordered_rows(folder, manifest, shuffle=shuffle, seed=seed, empty_rows=empty_rows)
+    return np.stack([rows[index]["pair_ids"] for index in range((step - 1) * rows_per_step, step * rows_per_step)])
+
+
+def train_batches(
+    folder: str,
+    manifest: Manifest,
+    *,
+    rows_per_step: int,
+    shuffle: bool,
+    seed: int,
+    empty_rows: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """An endless iterator over batches of the train split: [B, L] arrays, B = rows_per_step / process_count.
+
+    Epochs follow each other without a seam, each in its own order. The iterator's state is one global
+    row index: the same on every process, and valid for another number of processes.
+
+    Args:
+      empty_rows: as in `ordered_rows`.
+      process_index, process_count: this process's share of every batch (`train.sharding.row_share`).
+    """
     batches = grain.experimental.ElasticIterator(
-        decoded,
+        ordered_rows(folder, manifest, shuffle=shuffle, seed=seed, empty_rows=empty_rows),
         rows_per_step,
-        grain.sharding.ShardByJaxProcess(),
+        grain.sharding.ShardOptions(shard_index=process_index, shard_count=process_count),
         # One reader thread: decoding holds the interpreter lock, more threads only wait for it.
         read_options=grain.ReadOptions(num_threads=1, prefetch_buffer_size=4),
     )
@@ -96,6 +121,7 @@ def eval_batches(
 
     Args:
       batch_size: rows a batch over all processes; a multiple of `process_count`.
+      process_index, process_count: this process's share of every batch (`train.sharding.row_share`).
     """
     rows, summary = stored_rows(folder, manifest, split), manifest.splits[split]
     decode = _DecodeRow(manifest, summary)

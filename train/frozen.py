@@ -4,13 +4,11 @@ A training state holds the trained weights alone. Frozen ones have no gradient a
 a checkpoint, and come again from where they came from.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -86,25 +84,3 @@ def stored_dtypes(folder: Path, paths: set[WeightPath], *, num_layers: int) -> d
         for path, names in found.items()
         if names and names <= set(DTYPES)
     }
-
-
-def digest(frozen: dict[str, Any]) -> str | None:
-    """A fingerprint of the frozen weights, whatever the mesh they lie on; None where there are none.
-
-    The bits of every weight are summed as 32-bit words, each times an odd number that tells its place: the sum of
-    integers does not depend on the order, so no weight leaves its device.
-    """
-    if not frozen:
-        return None
-    leaves = {".".join(path): leaf for path, leaf in sorted(flatten_dict(frozen).items())}
-    lines = [f"{name} {leaf.dtype} {leaf.shape} {int(_weighted_sum(leaf))}" for name, leaf in leaves.items()]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-@jax.jit
-def _weighted_sum(leaf: jax.Array) -> jax.Array:
-    words = jax.lax.bitcast_convert_type(leaf, jnp.uint16 if leaf.dtype.itemsize == 2 else jnp.uint32)
-    place = jnp.zeros((), jnp.uint32)
-    for dim, size in enumerate(words.shape):
-        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, dim)
-    return jnp.sum(words.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)

@@ -7,14 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
-
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jax.sharding import NamedSharding
 
 from schemas.errors import Refused, require
 from schemas.special_tokens import read_json_object
@@ -22,12 +16,11 @@ from train.config import ModelConfig
 from train.generate import generate
 from train.hf_config import DecoderConfig, config_file, parse_config, read_config
 from train.hub import find_model
-from train.model import Decoder
+from train.loading import load_decoder
 from train.prompts import Chat, Encoded, Prompt, encode_prompts, read_prompts
 from train.sampling import SamplingConfig
-from train.sharding import MeshConfig, batch_sharding, make_mesh, param_shardings
+from train.sharding import MeshConfig, batch_sharding, make_mesh
 from train.tokenizer import Tokenizer
-from train.weights import load_params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +106,10 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
     made_for = hf_config.get("max_position_embeddings") or longest
     if longest > made_for:
         _note(f"prompt and answer may reach {longest} tokens, {folder} is made for {made_for}")
-    definition, params, rows = _load(config, folder, decoder_config)
+    mesh = make_mesh(config.mesh)
+    definition, params = load_decoder(
+        folder, decoder_config, mesh, param_dtype=config.param_dtype, compute_dtype=config.compute_dtype
+    )
     generated = generate(
         definition,
         params,
@@ -122,7 +118,7 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
         sampling=config.sampling,
         stop_ids=sorted(stop_ids),
         batch_size=config.batch_size,
-        rows=rows,
+        rows=batch_sharding(mesh),
     )
     for number, answer in enumerate(generated):
         row, sample = divmod(number, config.num_return_sequences)
@@ -173,25 +169,6 @@ def eos_ids(folder: Path, hf_config: dict[str, Any]) -> set[int]:
             raise Refused(f"{folder / name}: eos_token_id is {content['eos_token_id']!r}, not an id or a list of ids")
         ids |= set(found)
     return ids
-
-
-def _load(
-    config: GenerateConfig, folder: Path, decoder_config: DecoderConfig
-) -> tuple[nnx.GraphDef, dict[str, Any], NamedSharding]:
-    """The decoder, its weights on the mesh, and where a batch lies there."""
-    mesh = make_mesh(config.mesh)
-    rows = batch_sharding(mesh)
-    decoder = partial(
-        Decoder,
-        decoder_config,
-        param_dtype=jnp.dtype(config.param_dtype),
-        compute_dtype=jnp.dtype(config.compute_dtype),
-        constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
-    )
-    definition, weights = nnx.split(nnx.eval_shape(lambda: decoder(rngs=nnx.Rngs(0))))
-    shapes = nnx.to_pure_dict(weights)
-    layers = decoder_config.num_hidden_layers
-    return definition, load_params(folder, shapes, param_shardings(shapes, mesh), num_layers=layers), rows
 
 
 def _note(text: str) -> None:

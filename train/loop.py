@@ -1,7 +1,7 @@
 """The whole of a training run on one screen: `train(config)`; what it calls are leaves that can be read alone."""
 
-import dataclasses
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,21 +11,35 @@ from typing import Any
 import jax
 import numpy as np
 
-from schemas.errors import Refused, RunFailed
+from schemas.errors import Refused, RunFailed, Stopped, require
 from schemas.settings import settings_as_yaml
+from train.alarms import Alarms
+from train.best import make_best
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.curves import plot_curves
-from train.data import DEVICE_ARRAYS, eval_batches, fill_up, train_batches
+from train.data import DEVICE_ARRAYS, fill_up, num_rows, step_pair_ids, train_batches
+from train.data_order import DataOrder, step_words
+from train.digest import digest
+from train.evaluation import Evaluation
 from train.export import export_adapter, export_model
-from train.frozen import digest, join_params
+from train.faults import told_clearly
+from train.frozen import join_params
+from train.guard import guarded
+from train.hf_config import num_parameters
 from train.lora import merge_lora
-from train.loss import metrics
 from train.metrics import Metrics, last_evaluation
+from train.mfu import step_flops, utilisation
+from train.nonfinite import describe_failure, hex_ids, write_dump
+from train.profiling import StepProfile
 from train.samples import Samples
 from train.setup import Run, prepare
-from train.sharding import put_on_mesh
-from train.step import eval_step, train_step
+from train.shard_watch import ShardWatch
+from train.sharding import put_on_mesh, row_share
+from train.signals import StopSignals
+from train.step import train_step
+from train.wandb_sink import import_wandb
+from train.wishes import SAVE, Clock, Wishes
 
 EXPORT_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FOLDER = "export", "adapter", "checkpoints"
 SETTINGS_NAME = "settings.yaml"
@@ -34,168 +48,286 @@ SETTINGS_NAME = "settings.yaml"
 def train(config: TrainConfig) -> dict[str, float]:
     """Trains from the rows in `config.data` into `config.run_dir`; goes on from the newest checkpoint there.
 
-    Returns: the last evaluation's metrics, keys `eval/…`; empty where there is no eval split.
+    Returns: the last evaluation's metrics, keys `eval/…`, or with `load_best_model_at_end` those of the best; empty
+      where there is no eval split.
 
     Raises:
       Refused: settings, data, model or an earlier run in `run_dir` do not fit each other.
-      RunFailed: the loss is not finite any more.
+      RunFailed: the loss is not finite any more, a shard changed, a disk or a device is full.
+      Stopped: by SIGTERM or Ctrl-C, with a checkpoint.
     """
+    best = make_best(config)
+    if "wandb" in config.report_to:
+        import_wandb()
     run = prepare(config)
     if run.is_writer:
         print(run.summary)
+    evaluate = make_evaluation(config, run)
+    require(
+        evaluate is not None or not (config.load_best_model_at_end or config.early_stopping_patience),
+        "data",
+        config.data,
+        "has no eval split, which load_best_model_at_end and early_stopping_patience need",
+    )
     run_dir = Path(config.run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refused(f"--run_dir={run_dir}: no folder can be made there ({error.strerror})") from error
+    share, order = row_share(run.mesh), DataOrder()
     checkpoints = Checkpoints(
         run_dir / CHECKPOINT_FOLDER, identity=run.identity, save_total_limit=config.save_total_limit
     )
     checkpoints.check_identity()
-    (run_dir / SETTINGS_NAME).write_text(settings_as_yaml(config))
+    if run.is_writer:
+        (run_dir / SETTINGS_NAME).write_text(settings_as_yaml(config))
+    rows: dict[str, Any] = {
+        "rows_per_step": config.rows_per_step, "shuffle": config.shuffle_train_dataset, "seed": config.seed,
+        "empty_rows": fill_up(run.manifest.splits["train"].rows, config),
+    }  # fmt: skip
     batches = train_batches(
-        config.data,
-        run.manifest,
-        rows_per_step=config.rows_per_step,
-        shuffle=config.shuffle_train_dataset,
-        seed=config.seed,
-        empty_rows=fill_up(run.manifest.splits["train"].rows, config),
+        config.data, run.manifest, **rows, process_index=share.shard_index, process_count=share.shard_count
     )
-    first_step = checkpoints.latest_step or 0
+    shards = ShardWatch(config.data, run.manifest)
+    alarms = Alarms(fine_tuning=config.model.path is not None)
+    done, evaluation_due = 0, False  # steps taken: the only count that users see
     params: dict[str, Any] = {}
     frozen: dict[str, Any] = {}
-    if first_step == 0 or run.has_frozen_weights:
+    is_new = checkpoints.latest_step is None
+    if is_new or run.has_frozen_weights:
         params, frozen = run.initial_weights()
     frozen_digest = digest(frozen)
-    if first_step:
-        left = "nothing to do" if first_step == run.num_steps else f"{run.num_steps - first_step} steps to go"
-        print(f"going on from the checkpoint of step {first_step}: {left}")
-        del params  # the checkpoint's take their place
-        state = checkpoints.restore(run.abstract_state, batches, frozen_digest=frozen_digest)
-    else:
+    if is_new:
         state = run.initial_state(params)
+    else:
+        del params  # the checkpoint's take their place
+        done, state, notes = checkpoints.restore(
+            run.abstract_state,
+            batches,
+            order,
+            pair_ids_of=lambda step: step_pair_ids(config.data, run.manifest, **rows, step=step),
+            frozen_digest=frozen_digest,
+        )
+        best.restore(notes["best"])
+        alarms.restore(notes["alarms"])
+        evaluation_due = notes["evaluation_due"]
+        is_over = done == run.num_steps or best.patience_is_over
+        left = "nothing to do" if is_over else f"{run.num_steps - done} steps to go"
+        if run.is_writer:
+            print(f"going on from the checkpoint of step {done}: {left}")
     samples = Samples(config, run)
+    one_step = partial(
+        train_step,
+        objective=run.objective,
+        optimizer=run.optimizer,
+        micro_batches=config.gradient_accumulation_steps,
+    )
     step_fn = jax.jit(
-        partial(
-            train_step,
-            objective=run.objective,
-            optimizer=run.optimizer,
-            micro_batches=config.gradient_accumulation_steps,
-        ),
+        guarded(one_step, max_skipped_steps=config.max_skipped_steps),
         donate_argnums=0,
         out_shardings=(run.state_shardings, None),
     )
-    evaluate = make_evaluation(config, run)
+    profile = StepProfile(config.run_dir, config.profile_steps)
+    evaluations: dict[int, dict[str, float]] = {}  # of the newest and of the best step
     with (
+        told_clearly(config.run_dir),
         jax.set_mesh(run.mesh),
-        Metrics(config, first_step=first_step, num_steps=run.num_steps, is_writer=run.is_writer) as sink,
+        checkpoints,
+        Metrics(config, first_step=done, num_steps=run.num_steps, is_writer=run.is_writer) as sink,
+        StopSignals() as signals,
     ):
-        if first_step == 0:
-            samples.write(0, join_params(state["params"], frozen))
-        report = StepReport(config, run, sink)
-        for step in range(first_step, run.num_steps):
-            batch = next(batches)
-            state, step_metrics = step_fn(state, put_on_mesh({n: batch[n] for n in DEVICE_ARRAYS}, run.mesh), frozen)
-            done = step + 1  # steps taken: the only count that users see
-            last = done == run.num_steps
+
+        def fail(step: int, values: dict[str, float], batch: dict[str, np.ndarray]) -> RunFailed:
+            path = write_dump(config, run, step=step, values=values, batch=batch, params=state["params"], frozen=frozen)
+            return RunFailed(describe_failure(path, step=step, values=values))
+
+        def measure() -> bool:
+            """Evaluates; returns whether the weights are the best so far."""
+            assert evaluate is not None
+            report.flush()
+            weights = join_params(state["params"], frozen)
+            with shards.blamed():
+                evaluation = evaluate(weights)
+            evaluations[done] = evaluation
+            is_best = best.add(done, evaluation)
+            for step in evaluations.keys() - {best.step, done}:
+                del evaluations[step]
+            for line in alarms.add_evaluation(done, evaluation):
+                sink.say(f"warning: {line}")
+            sink.write(done, evaluation)
+            if config.generate_during_eval:
+                sink.write_samples(done, samples.write(done, weights))
+            return is_best
+
+        def save() -> None:
+            report.flush()
+            shards.check()  # what is saved was learned from the rows of the manifest
+            checkpoints.save(
+                done,
+                state,
+                batches,
+                order,
+                frozen_digest=frozen_digest,
+                notes={"best": best.notes(), "alarms": alarms.notes(), "evaluation_due": evaluation_due},
+                best_step=best.step if config.load_best_model_at_end else None,
+            )
+            save_clock.restart()
+
+        save_clock = Clock(config.save_interval_minutes)
+        wishes = Wishes(signals, save_clock)
+        report = StepReport(config, run, sink, order, alarms, wishes, fail)
+        samples.drop_after(done)
+        if is_new:
+            sink.write_samples(0, samples.write(0, join_params(state["params"], frozen)))
+        stop = None
+        if evaluation_due:
+            measure()
+        while done < run.num_steps and not best.patience_is_over and not stop:
+            with shards.blamed():
+                batch = next(batches)
+            profile.before(done + 1)
+            arrays = {name: batch[name] for name in DEVICE_ARRAYS} | wishes.arrays(len(batch["inputs"]))
+            state, step_metrics = step_fn(state, put_on_mesh(arrays, run.mesh), frozen)
+            done += 1
+            profile.after(done, step_metrics)
+            step_metrics["data_order"] = step_words(batch["pair_ids"], run.mesh)
             # Metrics are fetched one step late, so that the device never waits for the host.
-            report.add(done, step_metrics, batch["pair_ids"])
-            # Evaluation comes before the save: a run killed between the two takes both again, and alike.
-            if evaluate and (last or due(done, config.eval_steps)):
-                report.flush()
-                sink.write(done, evaluate(join_params(state["params"], frozen)))
-            if (last and config.do_last_save) or due(done, config.save_steps):
-                report.flush()
-                checkpoints.save(done, state, batches, frozen_digest=frozen_digest)
+            report.add(done, step_metrics, batch)
+            checkpoints.check()
+            wish = wishes.take()
+            stop = signal.Signals(wish) if wish > SAVE else None
+            last = done == run.num_steps
+            # Evaluation comes before the save: a run killed between the two takes both again, and alike. One that is
+            # told to stop has only seconds to save in, and evaluates when it goes on.
+            evaluation_due = evaluate is not None and (last or due(done, config.eval_steps))
+            is_best = False
+            if evaluation_due and not stop:
+                is_best, evaluation_due = measure(), False
+            is_end = last or best.patience_is_over
+            if (
+                wish
+                or due(done, config.save_steps)
+                or (is_best and config.load_best_model_at_end)
+                or (is_end and config.do_last_save)
+            ):
+                save()
         report.flush()
-        samples.write(run.num_steps, join_params(state["params"], frozen))
-        checkpoints.close()
+        profile.close()
+        checkpoints.wait()
         batches.close()
+        if stop:
+            raise Stopped(f"{stop.name} at step {done}, which is saved; the same command goes on from it", stop)
+        exported_step = done
+        if best.patience_is_over and done < run.num_steps:
+            sink.say(f"early stopping: {best.without_improvement} evaluations without a better {best.metric}")
+        if config.load_best_model_at_end and best.step is not None and best.step != done:
+            exported_step = best.step
+            sink.say(f"the best evaluation is that of step {best.step}, {best.metric} {best.value:.4f}: it is exported")
+            best_params = checkpoints.restore_params(
+                best.step, run.abstract_state["params"], frozen_digest=frozen_digest
+            )
+            state = {**state, "params": best_params}
+        sink.write_samples(exported_step, samples.write(exported_step, join_params(state["params"], frozen)))
     # Out of the mesh: what is brought to the host is computed on single devices.
     if config.lora and config.lora.export in ("adapter", "both"):
         params = state["params"]
-        export_adapter(run_dir / ADAPTER_FOLDER, params=params, config=config, run=run, step=run.num_steps)
+        export_adapter(run_dir / ADAPTER_FOLDER, params=params, config=config, run=run, step=exported_step)
     if not config.lora or config.lora.export in ("merged", "both"):
         params = merge_lora(state["params"], frozen, config.lora)
-        export_model(run_dir / EXPORT_FOLDER, params=params, config=config, run=run, step=run.num_steps)
+        export_model(run_dir / EXPORT_FOLDER, params=params, config=config, run=run, step=exported_step)
     if run.is_writer:
         plot_curves(run_dir)
-    return last_evaluation(run_dir)
+    # Only the writer's process is sure to see what it has written.
+    return evaluations.get(exported_step) or last_evaluation(run_dir, step=exported_step)
 
 
 def due(done: int, every: int | None) -> bool:
     return every is not None and done % every == 0
 
 
-def make_evaluation(config: TrainConfig, run: Run) -> Callable[[Any], dict[str, float]] | None:
+def make_evaluation(config: TrainConfig, run: Run) -> Evaluation | None:
     """A function from weights to the metrics of the eval split, under `eval/`; None where there is no such split."""
-    split = run.eval_manifest.splits.get("eval")
-    if split is None or not split.rows:
+    if not num_rows(run.eval_manifest, "eval"):
         return None
-    objective = dataclasses.replace(run.objective, max_pairs=split.max_pairs_per_row)
-    step_fn = jax.jit(partial(eval_step, objective=objective))
-
-    def evaluate(params: Any) -> dict[str, float]:
-        totals = None
-        for batch in eval_batches(
-            run.eval_data,
-            run.eval_manifest,
-            split="eval",
-            batch_size=config.total_batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ):
-            sums = step_fn(params, put_on_mesh({name: batch[name] for name in DEVICE_ARRAYS}, run.mesh))
-            sums = jax.tree.map(float, jax.device_get(sums))
-            totals = sums if totals is None else jax.tree.map(float.__add__, totals, sums)
-        assert totals is not None  # the split has rows
-        return {f"eval/{name}": float(value) for name, value in metrics(*totals, beta=config.beta).items()}
-
-    return evaluate
+    batch_size = config.eval_batch_size or config.total_batch_size
+    return Evaluation(
+        run.objective, data=run.eval_data, manifest=run.eval_manifest, split="eval", batch_size=batch_size
+    )
 
 
 class StepReport:
     """Holds the metrics of the newest step until the next is under way, checks them, and writes them.
 
-    A non-finite loss stops the run: what follows would be noise, and a checkpoint of it useless.
+    Args:
+      fail: makes the error of a step that is not finite, from the step, its metrics and its batch.
     """
 
-    def __init__(self, config: TrainConfig, run: Run, sink: Metrics):
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        sink: Metrics,
+        order: DataOrder,
+        alarms: Alarms,
+        wishes: Wishes,
+        fail: Callable[[int, dict[str, float], dict[str, np.ndarray]], RunFailed],
+    ):
         self._config, self._run, self._sink = config, run, sink
-        self._pending: tuple[int, Mapping[str, jax.Array], np.ndarray] | None = None
+        self._order, self._alarms, self._wishes, self._fail = order, alarms, wishes, fail
+        self._pending: tuple[int, Mapping[str, jax.Array], dict[str, np.ndarray]] | None = None
         self._schedule = run.learning_rate
         self._clock = time.monotonic()
-        self._tokens = self._pairs = self._slots = 0.0
+        self._tokens = self._pairs = self._slots = self._flops = 0.0
+        whole = num_parameters(run.decoder_config)
+        self._trained_share = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_state["params"])) / whole
 
-    def add(self, step: int, values: Mapping[str, jax.Array], pair_ids: np.ndarray) -> None:
+    def add(self, step: int, values: Mapping[str, jax.Array], batch: dict[str, np.ndarray]) -> None:
         self.flush()
-        self._pending = step, values, pair_ids
+        self._pending = step, values, batch
 
     def flush(self) -> None:
         if self._pending is None:
             return
-        step, device_values, pair_ids = self._pending
+        step, device_values, batch = self._pending
         self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(device_values).items()}
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-            ids = " ".join(f"{pair_id:016x}" for pair_id in np.unique(pair_ids[pair_ids > 0]))
-            raise RunFailed(
-                f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}; "
-                f"pairs of this step: {ids}. "
-                "A lower --learning_rate or --max_grad_norm helps where the data are sound"
+        on_host = jax.device_get(dict(device_values))
+        self._order.add(on_host.pop("data_order"))
+        values: dict[str, Any] = {name: float(value) for name, value in on_host.items()}
+        self._wishes.hear(values)
+        finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+        if not finite:
+            skipped = int(values["skipped_steps"])
+            if skipped > self._config.max_skipped_steps:
+                raise self._fail(step, values, batch)
+            self._sink.say(
+                f"warning: step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}: left out, "
+                f"{skipped} of at most {self._config.max_skipped_steps}; "
+                f"its pairs: {' '.join(hex_ids(batch['pair_ids']))}"
             )
+        else:
+            for line in self._alarms.add_step(step, values):
+                self._sink.say(f"warning: {line}")
         self._tokens += values.pop("num_tokens")
         self._pairs += values.pop("num_pairs")
         self._slots += self._config.rows_per_step * self._run.manifest.row_length
+        flops = step_flops(
+            self._run.decoder_config, batch["position"], batch["branch"], trained_share=self._trained_share
+        )
+        self._flops += flops * self._config.rows_per_step / len(batch["position"])  # the rows of this process are some
         if step == self._run.num_steps or due(step, self._config.logging_steps):
             seconds = time.monotonic() - self._clock
             values |= {
-                "learning_rate": self._schedule(step - 1),
+                # Steps that were left out before this one do not count in the schedule.
+                "learning_rate": self._schedule(step - 1 - (values["skipped_steps"] - (not finite))),
                 "epoch": step * self._config.rows_per_step / self._run.rows_per_epoch,
                 "tokens_per_second": self._tokens / seconds,
                 "pairs_per_second": self._pairs / seconds,
                 "padding_share": 1 - self._tokens / self._slots,
+                "alarms": self._alarms.count,
+                "data_order": self._order.digest,
             }
+            mfu = utilisation(self._flops, seconds)
+            values |= {} if mfu is None else {"mfu": mfu}
             self._sink.write(step, values)
             self._clock = time.monotonic()
-            self._tokens = self._pairs = self._slots = 0.0
+            self._tokens = self._pairs = self._slots = self._flops = 0.0

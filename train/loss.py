@@ -65,6 +65,28 @@ class Denominators(NamedTuple):
     reported: jax.Array
 
 
+class PairValues(NamedTuple):
+    """What a row says about each of its pairs; [N] each, or [B, N]. Slots without a pair are 0.
+
+    Attributes:
+      nll: sum over the pair's tokens that count in the NLL, and `nll_tokens` their number.
+      chosen_logp, rejected_logp: mean over the answer's tokens.
+      odds_ratio_loss, log_odds_ratio: of the pair, unweighted.
+      prompt_tokens: labels of the prompt, one less than its tokens.
+      chosen_tokens, rejected_tokens: of the answer; never 0 where there is a pair.
+    """
+
+    nll: jax.Array
+    nll_tokens: jax.Array
+    chosen_logp: jax.Array
+    rejected_logp: jax.Array
+    odds_ratio_loss: jax.Array
+    log_odds_ratio: jax.Array
+    prompt_tokens: jax.Array
+    chosen_tokens: jax.Array
+    rejected_tokens: jax.Array
+
+
 class Sums(NamedTuple):
     """What a row adds to the metrics; added up over rows, then divided by the denominators. Scalars."""
 
@@ -100,6 +122,48 @@ def denominators(branch: jax.Array, segment: jax.Array, nll_scope: NllScope) -> 
     )
 
 
+def _mean_logps(
+    logp_L: jax.Array, branch_L: jax.Array, segment_L: jax.Array, max_pairs: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Which slots hold a pair, and the mean log-probability of each answer's tokens (-1 where there is none); [N]."""
+    of_pair_NL = jnp.abs(segment_L)[None, :] == jnp.arange(1, max_pairs + 1)[:, None]
+
+    def mean_logp(branch: int) -> jax.Array:
+        mask_NL = of_pair_NL & (branch_L == branch)
+        # An empty slot has no token; the pair mask takes it out of every sum.
+        return jnp.sum(jnp.where(mask_NL, logp_L, 0), -1) / jnp.maximum(jnp.sum(mask_NL, -1), 1)
+
+    is_pair_N = jnp.any(of_pair_NL, -1)
+    return is_pair_N, jnp.where(is_pair_N, mean_logp(CHOSEN), -1), jnp.where(is_pair_N, mean_logp(REJECTED), -1)
+
+
+def pair_values(
+    logp_L: jax.Array, branch_L: jax.Array, segment_L: jax.Array, *, nll_scope: NllScope, max_pairs: int
+) -> PairValues:
+    """The parts of the loss, pair by pair; arguments as in `row_loss`. For evaluation, which adds them up wide."""
+    is_pair_N, chosen_N, rejected_N = _mean_logps(logp_L, branch_L, segment_L, max_pairs)
+    of_pair_NL = segment_L[None, :] == jnp.arange(1, max_pairs + 1)[:, None]
+
+    def count(mask_L: jax.Array) -> jax.Array:
+        return jnp.sum(of_pair_NL & mask_L, -1)
+
+    def there(values_N: jax.Array) -> jax.Array:
+        return jnp.where(is_pair_N, values_N, 0)
+
+    in_nll_L = nll_mask(branch_L, nll_scope)
+    return PairValues(
+        nll=-jnp.sum(jnp.where(of_pair_NL & in_nll_L, logp_L, 0), -1),
+        nll_tokens=count(in_nll_L),
+        chosen_logp=there(chosen_N),
+        rejected_logp=there(rejected_N),
+        odds_ratio_loss=there(odds_ratio_loss(chosen_N, rejected_N)),
+        log_odds_ratio=there(log_odds(chosen_N) - log_odds(rejected_N)),
+        prompt_tokens=count(branch_L == PROMPT),
+        chosen_tokens=count(branch_L == CHOSEN),
+        rejected_tokens=count(branch_L == REJECTED),
+    )
+
+
 def row_loss(
     logp_L: jax.Array,
     branch_L: jax.Array,
@@ -122,16 +186,7 @@ def row_loss(
     Returns: the row's share of the loss, and its sums for the metrics.
     """
     nll = -jnp.sum(jnp.where(nll_mask(branch_L, nll_scope), logp_L, 0))
-    of_pair_NL = jnp.abs(segment_L)[None, :] == jnp.arange(1, max_pairs + 1)[:, None]
-
-    def mean_logp(branch: int) -> jax.Array:
-        mask_NL = of_pair_NL & (branch_L == branch)
-        # An empty slot has no token; the pair mask below takes it out of every sum.
-        return jnp.sum(jnp.where(mask_NL, logp_L, 0), -1) / jnp.maximum(jnp.sum(mask_NL, -1), 1)
-
-    is_pair_N = jnp.any(of_pair_NL, -1)
-    chosen_N = jnp.where(is_pair_N, mean_logp(CHOSEN), -1)
-    rejected_N = jnp.where(is_pair_N, mean_logp(REJECTED), -1)
+    is_pair_N, chosen_N, rejected_N = _mean_logps(logp_L, branch_L, segment_L, max_pairs)
 
     def total(values_N: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(is_pair_N, values_N, 0).astype(logp_L.dtype))

@@ -1,22 +1,21 @@
-"""Where metrics go: metrics.jsonl always, TensorBoard, and the console."""
+"""Where metrics go: metrics.jsonl always, TensorBoard and W&B on request, and the console."""
 
+import dataclasses
 import json
 import math
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from train.config import TrainConfig
+from train.progress import RunProgress
+from train.wandb_sink import WandbSink
 
 METRICS_NAME = "metrics.jsonl"
-# Without a terminal there is no bar; a line appears at most this often.
-SECONDS_BETWEEN_LINES = 5.0
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
@@ -35,10 +34,10 @@ def _drop_lines_after(path: Path, step: int) -> None:
     os.replace(unfinished, path)
 
 
-def last_evaluation(run_dir: str | Path) -> dict[str, float]:
-    """The newest evaluation in a run's metrics.jsonl, keys `eval/…`; empty where there is none."""
-    lines = (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines()
-    evaluations = [line for line in map(json.loads, lines) if "eval/loss" in line]
+def last_evaluation(run_dir: str | Path, *, step: int | None = None) -> dict[str, float]:
+    """The newest evaluation in a run's metrics.jsonl, or that of a step, keys `eval/…`; empty where there is none."""
+    lines = map(json.loads, (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines())
+    evaluations = [line for line in lines if "eval/loss" in line and step in (None, line["step"])]
     return {name: value for name, value in evaluations[-1].items() if name != "step"} if evaluations else {}
 
 
@@ -52,21 +51,8 @@ class Metrics:
     """
 
     def __init__(self, config: TrainConfig, *, first_step: int, num_steps: int, is_writer: bool):
-        self._is_writer = is_writer
-        self._last_line = 0.0
-        self._console = Console(quiet=not is_writer, highlight=False, soft_wrap=True)
-        self._bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not (is_writer and self._console.is_terminal),
-        )
-        self._task = self._bar.add_task("", total=num_steps, completed=first_step)
-        self._num_steps = num_steps
-        self._file, self._tensorboard = None, None
+        self._progress = RunProgress(first_step=first_step, num_steps=num_steps, is_writer=is_writer)
+        self._file, self._tensorboard, self._wandb = None, None, None
         if is_writer:
             path = Path(config.run_dir) / METRICS_NAME
             _drop_lines_after(path, first_step)
@@ -75,43 +61,51 @@ class Metrics:
                 self._tensorboard = SummaryWriter(
                     os.path.join(config.run_dir, "tensorboard"), purge_step=first_step + 1
                 )
+            if "wandb" in config.report_to:
+                self._wandb = WandbSink(config.run_dir, dataclasses.asdict(config))
 
     def __enter__(self) -> "Metrics":
-        self._bar.start()
+        self._progress.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._bar.stop()
-        if self._file:
-            self._file.close()
-        if self._tensorboard:
-            self._tensorboard.close()
+        self._progress.__exit__(kind, error, traceback)
+        for sink in (self._file, self._tensorboard, self._wandb):
+            if sink:
+                sink.close()
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the metrics of a step, counted from 1."""
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes the metrics of a step, counted from 1: numbers, and texts for metrics.jsonl alone."""
         if self._file:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            # JSON has no NaN.
+            finite = {name: value for name, value in values.items() if isinstance(value, str) or math.isfinite(value)}
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
             self._file.flush()
         if self._tensorboard:
             for name, value in values.items():
-                if math.isfinite(value):
+                if isinstance(value, int | float) and math.isfinite(value):
                     self._tensorboard.add_scalar(name, value, step)
-        self._show(step, values)
+        if self._wandb:
+            self._wandb.write(step, values)
+        self._progress.show(step, values)
 
-    def _show(self, step: int, values: Mapping[str, float]) -> None:
-        prefix = "eval/" if "eval/loss" in values else ""
-        line = (
-            f"{prefix}loss {values[prefix + 'loss']:.4f}  "
-            f"accuracy {values[prefix + 'rewards/accuracies']:.3f}  "
-            f"log_odds_chosen {values[prefix + 'log_odds_chosen']:+.4f}"
-        )
-        if not prefix:
-            line += f"  {values['pairs_per_second']:.1f} pairs/s"
-            self._bar.update(self._task, completed=step, description=line)
-        now = time.monotonic()
-        due = prefix or step in (1, self._num_steps) or now - self._last_line >= SECONDS_BETWEEN_LINES
-        if due and (prefix or not self._console.is_terminal):
-            self._last_line = now
-            self._console.print(f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}  {line}")
+    def write_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Shows answers of a step where metrics are shown; samples.jsonl is not written here.
+
+        Args:
+          samples: of one step, keys `prompt`, `answer` and further texts.
+        """
+        if not samples:
+            return
+        if self._tensorboard:
+            for number, sample in enumerate(samples):
+                lines = [f"**{name}**\n\n{value}" for name, value in sample.items() if name != "step"]
+                self._tensorboard.add_text(f"samples/{number}", "\n\n".join(lines), step)
+        if self._wandb:
+            self._wandb.write_samples(step, samples)
+
+    def say(self, line: str) -> None:
+        """A line of its own on the console."""
+        self._progress.say(line)

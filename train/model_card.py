@@ -16,8 +16,8 @@ from train.config import TrainConfig
 from train.hf_config import DecoderConfig, num_parameters
 from train.metrics import METRICS_NAME
 
-# Folders of the machine; the rest of the settings is what another one needs to repeat the run.
-_FOLDERS = {"data", "run_dir"}
+# Folders and processes of the machine; the rest of the settings is what another one needs to repeat the run.
+_OF_THE_MACHINE = {"data", "run_dir", "distributed"}
 
 
 def hub_id(config: TrainConfig) -> str | None:
@@ -65,7 +65,10 @@ def model_card(
     splits = "\n".join(
         f"| {name} | {split.pairs:,} | {sum(split.tokens.values()):,} |" for name, split in manifest.splits.items()
     )
-    measured = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics_at(config.run_dir, step).items())
+    measured = "\n".join(
+        f"| {name} | {value if isinstance(value, str) else f'{value:.6g}'} |"
+        for name, value in metrics_at(config.run_dir, step).items()
+    )
     settings = yaml.safe_dump(portable_settings(config), sort_keys=False, allow_unicode=True)
     return f"""---
 {data.to_yaml()}
@@ -106,9 +109,9 @@ The last that were logged up to step {step:,}; `eval/` is the held-out split.
 """
 
 
-def metrics_at(run_dir: str | Path, step: int) -> dict[str, float]:
+def metrics_at(run_dir: str | Path, step: int) -> dict[str, Any]:
     """The newest value of every metric up to a step, but for speeds."""
-    newest: dict[str, float] = {}
+    newest: dict[str, Any] = {}
     for line in (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
         if values["step"] <= step:
@@ -128,4 +131,4 @@ def portable_settings(config: TrainConfig) -> dict[str, Any]:
             return Path(value).name
         return value
 
-    return {name: shorten(value) for name, value in dataclasses.asdict(config).items() if name not in _FOLDERS}
+    return {name: shorten(value) for name, value in dataclasses.asdict(config).items() if name not in _OF_THE_MACHINE}

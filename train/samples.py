@@ -1,6 +1,7 @@
-"""Answers to a few held-out prompts, before and after the training, to read side by side."""
+"""Answers to a few held-out prompts, before, during and after the training, to read side by side."""
 
 import json
+import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,6 @@ from schemas.record import Pair, decode_row
 from train.config import TrainConfig
 from train.data import num_rows, stored_rows
 from train.generate import generate
-from train.sampling import SamplingConfig
 from train.setup import Run
 from train.tokenizer import Tokenizer
 
@@ -36,16 +36,24 @@ class Samples:
             self._pairs = [next(iter(decode_row(rows[index]).pairs())) for index in range(count)]
             self._tokenizer = Tokenizer(Path(config.data) / TOKENIZER_FOLDER)
 
-    def write(self, step: int, params: Any) -> None:
-        """Answers the prompts with the weights of a step; the file keeps one answer a step."""
+    def drop_after(self, step: int) -> None:
+        """Removes what a killed run wrote after its last checkpoint: it is generated again."""
+        if self._pairs and self._run.is_writer:
+            self._write([line for line in read_samples(self._config.run_dir) if line["step"] <= step])
+
+    def write(self, step: int, params: Any) -> list[dict[str, Any]]:
+        """Answers the prompts with the weights of a step, and appends the answers to the file.
+
+        Returns: the answers, as they stand in the file; none where another process writes it.
+        """
         if not self._pairs:
-            return
+            return []
         generated = generate(
             self._run.generator,
             params,
             self._run.decoder_config,
             [pair.prompt for pair in self._pairs],
-            sampling=SamplingConfig(max_new_tokens=self._config.generation_max_new_tokens),
+            sampling=self._config.sampling,
             stop_ids=sorted(self._tokenizer.stop_ids),
         )
         answers = [answer.ids for answer in generated]  # every process has a part in them
@@ -56,12 +64,19 @@ class Samples:
             return self._tokenizer.decode_answer(prompt, answer[:end])
 
         if not self._run.is_writer:
-            return
-        kept = [line for line in read_samples(self._config.run_dir) if line["step"] < step]
+            return []
+        written = []
         for pair, answer in zip(self._pairs, answers, strict=True):
             texts = {"answer": text(pair.prompt, answer), "chosen": text(pair.prompt, pair.chosen)}
-            kept.append({"step": step, "prompt": self._tokenizer.decode(pair.prompt), **texts})
-        self._path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
+            written.append({"step": step, "prompt": self._tokenizer.decode(pair.prompt), **texts})
+        self._write([line for line in read_samples(self._config.run_dir) if line["step"] != step] + written)
+        return written
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        unfinished = self._path.with_suffix(".unfinished")
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, self._path)
 
 
 def read_samples(run_dir: str | Path) -> list[dict[str, Any]]:

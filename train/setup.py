@@ -21,13 +21,14 @@ from schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
 from train.checkpoint import abstract
 from train.config import FREE_TO_CHANGE, TrainConfig
 from train.data import fill_up, num_rows
+from train.distributed import join_processes
 from train.frozen import WeightPath, frozen_paths, split_params, stored_dtypes
 from train.hf_config import DecoderConfig, config_file, num_parameters, parse_config, read_config
 from train.hub import find_model
 from train.lora import add_adapters, is_adapter
 from train.model import Decoder
 from train.optimizer import learning_rate_schedule, make_optimizer, num_warmup_steps
-from train.sharding import batch_sharding, make_mesh, param_shardings, state_shardings
+from train.sharding import batch_sharding, make_mesh, num_row_shards, param_shardings, state_shardings
 from train.step import Objective, State
 from train.weights import check_stored, load_params
 
@@ -80,6 +81,8 @@ def prepare(config: TrainConfig) -> Run:
     Raises:
       Refused: see the checks.
     """
+    join_processes(config.distributed)
+    is_writer = jax.process_index() == 0
     manifest = read_manifest(config.data)
     check_shards(config.data, manifest)
     if not manifest.splits["train"].rows:
@@ -99,7 +102,6 @@ def prepare(config: TrainConfig) -> Run:
         model_path = Path(config.model.config)
     hf_config = read_config(model_path)
     decoder_config, unused = parse_config(hf_config, path=str(config_file(model_path)))
-    is_writer = jax.process_index() == 0
     if unused and is_writer:
         print(f"{config_file(model_path)}: fields that are not known here and not used: {', '.join(unused)}")
     has_dropout = bool(decoder_config.attention_dropout or decoder_config.resid_pdrop)
@@ -109,12 +111,13 @@ def prepare(config: TrainConfig) -> Run:
     check_tokenizer(manifest, decoder_config, model_path, data=config.data)
 
     mesh = make_mesh(config.mesh)
-    num_shares = math.prod(mesh.shape.values())
-    if config.total_batch_size % num_shares:
-        raise Refused(
-            f"--total_batch_size={config.total_batch_size}: must be a multiple of the {num_shares} devices "
-            "that rows are spread over"
-        )
+    num_shares = num_row_shards(mesh)
+    for name in ("total_batch_size", "eval_batch_size"):
+        if (getattr(config, name) or 0) % num_shares:
+            raise Refused(
+                f"--{name}={getattr(config, name)}: must be a multiple of the {num_shares} devices "
+                "that rows are spread over"
+            )
     epoch = manifest.splits["train"].rows
     if config.compat == "trl" and jax.process_count() > 1:
         raise Refused("--compat=trl: takes the steps of one process; leave it out, or start one process")
@@ -166,7 +169,7 @@ def prepare(config: TrainConfig) -> Run:
     optimizer, learning_rate = make_optimizer(config, num_steps), learning_rate_schedule(config, num_steps)
 
     def with_optimizer(params: Any) -> State:
-        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}
+        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0), "skipped": jnp.int32(0)}
 
     state_shapes = jax.eval_shape(with_optimizer, abstract_params)
     shardings = state_shardings(state_shapes, params_on_mesh, mesh)
@@ -214,7 +217,8 @@ def prepare(config: TrainConfig) -> Run:
         f"{'from its weights' if config.model.path else 'from random weights'}\n"
         f"{describe_frozen(config, abstract_params, decoder_config)}"
         f"data {config.data}: {manifest.splits['train'].pairs:,} pairs in {epoch:,} rows of {manifest.row_length}\n"
-        f"{num_steps:,} steps of {config.rows_per_step} rows on {num_shares} device(s), "
+        f"{num_steps:,} steps of {config.rows_per_step} rows on {mesh.size} device(s)"
+        f"{f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''}, "
         f"{config.optim}, learning rate {config.peak_learning_rate:g}, {config.lr_scheduler_type} "
         f"to {learning_rate(num_steps):g} after {warmup} steps of warmup, "
         f"beta {config.beta:g}, NLL over {'prompt and answer' if config.nll_scope == 'full' else 'the answer'}"

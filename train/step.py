@@ -12,11 +12,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from schemas.layout import PADDING
 from train.frozen import join_params
-from train.head import fused_head_loss
-from train.loss import Denominators, NllScope, Sums, denominators, means, named_metrics, row_loss
+from train.head import fused_head_loss, head_logp
+from train.loss import (
+    Denominators,
+    NllScope,
+    PairValues,
+    Sums,
+    denominators,
+    means,
+    named_metrics,
+    pair_values,
+    row_loss,
+)
 from train.sharding import BATCH_AXES
 
-State = dict[str, Any]  # {"params": tree of the trained weights, "opt_state": tree, "step": int32 scalar}
+# {"params": tree of the trained weights, "opt_state": tree, "step": int32 scalar}; of a run also "skipped" (guard.py)
+State = dict[str, Any]
 Batch = dict[str, jax.Array]  # each [B, L] int32
 
 
@@ -66,6 +77,15 @@ class Objective:
             self.mesh,
             decoder.config.final_logit_softcapping,
         )
+
+    def pair_values(self, params: Any, batch: Batch) -> PairValues:
+        """The parts of the loss, pair by pair, [B, N] each. Args: params: all weights of the decoder."""
+        decoder = nnx.merge(self.definition, params)
+        hidden_BLD = decoder(batch["inputs"], batch["position"], batch["end"])
+        softcap = decoder.config.final_logit_softcapping
+        logp_BL = head_logp(hidden_BLD, decoder.head_VD, batch["labels"], self.mesh, softcap)
+        of_row = partial(pair_values, nll_scope=self.nll_scope, max_pairs=self.max_pairs)
+        return jax.vmap(of_row)(logp_BL, batch["branch"], batch["segment"])
 
     def totals(self, batch: Batch) -> Denominators:
         return denominators(batch["branch"], batch["segment"], self.nll_scope)
@@ -150,8 +170,6 @@ def split_batch(
     return split, jax.tree.map(lambda total: jnp.broadcast_to(total, micro_batches), totals)
 
 
-def eval_step(params: Any, batch: Batch, *, objective: Objective) -> tuple[Sums, Denominators]:
-    """Sums and counts of a batch; added up over batches they give the metrics of a split, whatever the batching."""
-    totals = objective.totals(batch)
-    _, sums = objective.loss(params, batch, totals)
-    return sums, totals
+def eval_step(params: Any, batch: Batch, *, objective: Objective) -> dict[str, jax.Array]:
+    """What evaluation needs of each pair of a batch: the fields of `PairValues`, [B, N], and the `pair_ids`."""
+    return {**objective.pair_values(params, batch)._asdict(), "pair_ids": batch["pair_ids"]}

@@ -14,8 +14,9 @@ from schemas.errors import Refused, require
 from schemas.manifest import MANIFEST_NAME, TokenizerSummary, file_sha256, read_manifest
 from train.checkpoint import Checkpoints
 from train.config import ModelConfig, TrainConfig
+from train.digest import digest
 from train.export_command import ExportConfig, export_run
-from train.frozen import digest, join_params
+from train.frozen import join_params
 from train.loop import CHECKPOINT_FOLDER, make_evaluation, train
 from train.raw_rows import preprocess_rows
 from train.setup import prepare
@@ -130,22 +131,16 @@ class ORPOTrainer:
         evaluation = make_evaluation(self.arguments, run)
         if evaluation is None:
             raise Refused("evaluate: there is no eval split; give eval_dataset, or rows with an eval_share above 0")
-        checkpoints = Checkpoints(
-            Path(self.arguments.run_dir) / CHECKPOINT_FOLDER,
-            identity=run.identity,
-            save_total_limit=self.arguments.save_total_limit,
-        )
-        try:
+        if self._has_trained and not self.arguments.do_last_save:
+            raise Refused("evaluate: with do_last_save=False no checkpoint of the end is kept; train() returned it")
+        folder = Path(self.arguments.run_dir) / CHECKPOINT_FOLDER
+        with Checkpoints(folder, identity=run.identity, save_total_limit=None) as checkpoints:
             checkpoints.check_identity()
             step = checkpoints.latest_step
-            if self._has_trained and step != run.num_steps:
-                raise Refused("evaluate: with do_last_save=False no checkpoint of the end is kept; train() returned it")
             params, frozen = run.initial_weights() if step is None or run.has_frozen_weights else ({}, {})
             if step is not None:
                 shapes = run.abstract_state["params"]
                 params = checkpoints.restore_params(step, shapes, frozen_digest=digest(frozen))
-        finally:
-            checkpoints.close()
         with jax.set_mesh(run.mesh):
             return evaluation(join_params(params, frozen))
 

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from schemas.errors import Refused, RunFailed, find_refusal, require, run_command
+from schemas.errors import Refused, RunFailed, Stopped, find_refusal, require, run_command
 
 
 def raising(error: BaseException):
@@ -17,7 +17,8 @@ def test_each_end_has_its_exit_code(capsys: pytest.CaptureFixture[str]):
     assert run_command(lambda: None) == 0
     assert run_command(raising(RunFailed("the disk is full"))) == 1
     assert run_command(raising(Refused("no such file"))) == 2
-    assert capsys.readouterr().err == "failed: the disk is full\nrefused: no such file\n"
+    assert run_command(raising(Stopped("saved at step 3", 15))) == 143
+    assert capsys.readouterr().err == "failed: the disk is full\nrefused: no such file\nstopped: saved at step 3\n"
 
 
 def test_a_defect_keeps_its_traceback():

@@ -2,12 +2,11 @@
 
 import itertools
 
-import grain
 import numpy as np
 import pytest
 
 from tests.datasets import packed, random_pairs, write_dataset
-from train.data import eval_batches, train_batches
+from train.data import eval_batches, step_pair_ids, train_batches
 
 VOCAB_SIZE, ROW_LENGTH, ROWS_PER_STEP = 40, 24, 4
 
@@ -23,9 +22,9 @@ def dataset(tmp_path_factory):
     return str(folder), manifest, rows
 
 
-def batches_of(dataset, *, shuffle=True, seed=3):
+def batches_of(dataset, *, shuffle=True, seed=3, **share):
     folder, manifest, _ = dataset
-    return train_batches(folder, manifest, rows_per_step=ROWS_PER_STEP, shuffle=shuffle, seed=seed)
+    return train_batches(folder, manifest, rows_per_step=ROWS_PER_STEP, shuffle=shuffle, seed=seed, **share)
 
 
 def first_ids(batch):
@@ -68,18 +67,15 @@ def test_a_saved_position_gives_the_same_rest_at_every_step(dataset):
         next(batches)
 
 
-def test_processes_share_the_rows_of_one_process(dataset, monkeypatch):
+def test_processes_share_the_rows_of_one_process(dataset):
     """Two processes read disjoint halves of each global batch, and a state of one serves the other."""
     whole = take_ids(batches_of(dataset), 6)
     halves = []
     for index in range(2):
-        shard = grain.sharding.ShardOptions(shard_index=index, shard_count=2)
-        monkeypatch.setattr(grain.sharding, "ShardByJaxProcess", lambda shard=shard: shard)
-        batches = batches_of(dataset)
+        batches = batches_of(dataset, process_index=index, process_count=2)
         halves.append(take_ids(batches, 6))
         state = batches.get_state()
     assert [sorted(a + b) for a, b in zip(*halves, strict=True)] == [sorted(batch) for batch in whole]
-    monkeypatch.undo()
     one = batches_of(dataset)
     one.set_state(state)
     assert take_ids(one, 1) == take_ids(batches_of(dataset), 7)[6:]
@@ -105,3 +101,10 @@ def test_evaluation_rows_are_shared_out_among_processes(dataset):
             assert len(batch["inputs"]) == 2
             found += batch["pair_ids"][batch["branch"].any(1)][:, 0].tolist()
     assert sorted(found) == [row[0].id for row in rows[:7]]
+
+
+def test_the_pairs_of_a_step_are_known_without_the_steps_before(dataset):
+    folder, manifest, _ = dataset
+    for step, batch in enumerate(itertools.islice(batches_of(dataset), 12), start=1):
+        ids = step_pair_ids(folder, manifest, rows_per_step=ROWS_PER_STEP, shuffle=True, seed=3, step=step)
+        assert ids.tolist() == batch["pair_ids"].tolist()

@@ -12,7 +12,8 @@ from schemas.errors import Refused
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 from train.config import ModelConfig, TrainConfig
-from train.frozen import digest, frozen_paths, join_params, split_params
+from train.digest import digest
+from train.frozen import frozen_paths, join_params, split_params
 from train.loop import train
 from train.setup import prepare
 from train.weights import save_params

@@ -175,5 +175,5 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pairs(inputs, tmp
     finished = run(tmp_path / "run", *inputs, "--max_steps=20", "--learning_rate=1e38", "--max_grad_norm=null")
     assert finished.returncode == 1
     assert "Traceback" not in finished.stderr
-    assert "at step" in finished.stderr and "pairs of this step: 0000" in finished.stderr
+    assert "at step 2; pairs of the rows that are not finite alone: 0000" in finished.stderr
     assert not (tmp_path / "run" / "export").exists()

@@ -1,0 +1,109 @@
+"""Does a run grow, and what does watching it cost? 500 steps of the tiny recipe, with all there is and with nothing.
+
+With: evaluation and answers every 100 steps, a checkpoint every 50, TensorBoard, W&B (offline) where it is installed.
+Without: the same steps, metrics.jsonl alone. Both in processes of their own, in turn; memory is what the kernel says.
+
+    python -m bench.steady [--steps=500] [--rounds=1]
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import PreprocessConfig, SourceConfig, preprocess
+
+TINY = Path(__file__).resolve().parents[1] / "recipes" / "tiny"
+WARM_UP = 100  # steps that are not measured: compilation, the first evaluation and the first checkpoints
+NOTHING = ["--eval_steps=null", "--save_steps=null", "--do_last_save=false", "--report_to=[]"]
+
+
+def everything() -> list[str]:
+    sinks = "tensorboard,wandb" if importlib.util.find_spec("wandb") else "tensorboard"
+    return [
+        "--eval_steps=100", "--save_steps=50", "--generation_num_prompts=4", "--generation_max_new_tokens=24",
+        "--generate_during_eval=true", f"--report_to=[{sinks}]",
+    ]  # fmt: skip
+
+
+def resident_mb(process: int) -> float:
+    """Anonymous memory of a process: file pages come and go with the kernel's cache."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+def watch(arguments: list[str], run_dir: Path) -> tuple[list[tuple[int, float]], float]:
+    """(step, MB) as the run goes, and the steps a second after the warm-up."""
+    command = [sys.executable, "-m", "train", "run", f"--run_dir={run_dir}", *arguments]
+    environment = os.environ | {"WANDB_MODE": "offline"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    metrics, seen, when = run_dir / "metrics.jsonl", [], {}
+    while process.poll() is None:
+        time.sleep(0.1)
+        if not metrics.exists() or not (lines := metrics.read_bytes().splitlines()):
+            continue
+        try:
+            step = json.loads(lines[-1])["step"]
+            seen.append((step, resident_mb(process.pid)))
+        except (ValueError, OSError, StopIteration):
+            continue  # a line half written, or a process that has just ended
+        when.setdefault(step, time.perf_counter())
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    first, last = min(step for step in when if step >= WARM_UP), max(when)
+    return seen, (last - first) / (when[last] - when[first])
+
+
+def growth(seen: list[tuple[int, float]]) -> tuple[float, float]:
+    """MB a 100 steps after the warm-up by least squares, and the memory at its end."""
+    steps, megabytes = np.array([each for each in seen if each[0] >= WARM_UP]).T
+    slope, start = np.polyfit(steps, megabytes, 1)
+    return float(100 * slope), float(start + slope * steps[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=1, help="how often each side is measured, in turn")
+    given = parser.parse_args()
+    rates: dict[str, list[float]] = {"everything": [], "nothing": []}
+    memory: dict[str, list[tuple[float, float]]] = {"everything": [], "nothing": []}
+    with tempfile.TemporaryDirectory() as folder:
+        data = f"{folder}/data"
+        preprocess(
+            PreprocessConfig(
+                source=SourceConfig(path=str(TINY / "pairs.jsonl")),
+                tokenizer=str(TINY / "tokenizer"),
+                output=data,
+                max_length=64,
+                max_prompt_length=32,
+            ),
+            say=lambda line: None,
+        )
+        common = [
+            f"--data={data}", f"--model.config={TINY / 'config.json'}", f"--max_steps={given.steps}",
+            "--gradient_checkpointing=false",
+        ]  # fmt: skip
+        for number in range(given.rounds):
+            for name, arguments in (("everything", everything()), ("nothing", NOTHING)):
+                seen, rate = watch([*common, *arguments], Path(folder) / f"{name}-{number}")
+                rates[name].append(rate)
+                memory[name].append(growth(seen))
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores; tiny recipe, {given.steps} steps; on: {everything()}")
+    print("\n| run | steps/s | memory at the end, MB | growth, MB a 100 steps |\n|---|---|---|---|")
+    for name in rates:
+        slope, end = np.median(memory[name], axis=0)
+        print(f"| {name} | {np.median(rates[name]):.2f} | {end:.0f} | {slope:+.2f} |")
+    print(f"\nwithout them {np.median(rates['nothing']) / np.median(rates['everything']) - 1:+.1%} as fast")
+
+
+if __name__ == "__main__":
+    main()

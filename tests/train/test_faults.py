@@ -1,0 +1,38 @@
+"""What machines do to a run becomes one message."""
+
+import errno
+import sys
+
+import jax
+import pytest
+
+from schemas.errors import Refused, RunFailed
+from train.faults import told_clearly
+from train.wandb_sink import import_wandb
+
+
+def test_a_full_disk_is_told_with_its_file():
+    with pytest.raises(RunFailed, match=r"runs/a/metrics\.jsonl: No space left on device\. Make room"):  # noqa: SIM117
+        with told_clearly("runs/a"):
+            raise OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl")
+
+
+def test_full_device_memory_is_told_with_the_settings_that_help():
+    with pytest.raises(RunFailed, match="--gradient_checkpointing=true"), told_clearly("runs/a"):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes")
+
+
+def test_a_lost_process_is_told_and_other_errors_stay_defects(monkeypatch):
+    with pytest.raises(jax.errors.JaxRuntimeError), told_clearly("runs/a"):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something")
+    with pytest.raises(FileNotFoundError), told_clearly("runs/a"):
+        raise FileNotFoundError(errno.ENOENT, "x")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(RunFailed, match="another process of the run is gone"), told_clearly("runs/a"):
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE: Gloo all-reduce failed")
+
+
+def test_wandb_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(Refused, match=r"pip install 'oddsmill\[wandb\]'"):
+        import_wandb()

@@ -1,0 +1,241 @@
+"""Whole runs: stopped, starved, poisoned and watched by every sink there is."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import train.loop
+from tests.datasets import packed, random_pairs, write_dataset
+from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
+from train.__main__ import main
+from train.weights import save_params
+
+pytestmark = pytest.mark.slow
+ROW_LENGTH, POISON = 32, VOCAB_SIZE - 1
+TIMINGS = {"tokens_per_second", "pairs_per_second"}
+SETTINGS = ["--total_batch_size=4", "--learning_rate=1e-2", "--gradient_checkpointing=false"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """The runs of this module share what they compile."""
+    names = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in names.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, make_tokenizer):
+    """A dataset with a tokenizer that works, one pair of which holds the poison, and two models."""
+    folder = tmp_path_factory.mktemp("inputs")
+    pairs = random_pairs(np.random.default_rng(0), 100, vocab_size=POISON)
+    rows = packed(pairs, ROW_LENGTH)
+    rows[20][0].chosen[0] = POISON
+    write_dataset(folder / "data", {"train": rows[6:], "eval": rows[:6]}, row_length=ROW_LENGTH, vocab_size=VOCAB_SIZE)
+    make_tokenizer(folder / "data" / "tokenizer")
+    (folder / "config.json").write_text(json.dumps(TINY))
+    weights = split_decoder(decoder_config(), jnp.float32)[1]
+    weights["embed_tokens"]["weight"] = weights["embed_tokens"]["weight"].at[POISON].set(np.inf)
+    (folder / "poisoned").mkdir()
+    save_params(weights, folder / "poisoned", num_layers=TINY["num_hidden_layers"])
+    (folder / "poisoned" / "config.json").write_text(json.dumps(TINY))
+    return {
+        "random": [f"--data={folder / 'data'}", f"--model.config={folder / 'config.json'}", *SETTINGS],
+        "poisoned": [f"--data={folder / 'data'}", f"--model.path={folder / 'poisoned'}", *SETTINGS],
+        "blamed": [f"{pair.id:016x}" for pair in rows[20]],
+        "data": folder / "data",
+    }
+
+
+def logged(run_dir):
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
+
+
+def at_step(monkeypatch, step, action):
+    """Does something while a step, counted from 1 in this start, is taken."""
+    counts = iter(range(1, 10_000))
+    put_on_mesh = train.loop.put_on_mesh
+
+    def put(batch, mesh):
+        if threading_is_training(batch) and next(counts) == step:
+            action()
+        return put_on_mesh(batch, mesh)
+
+    def threading_is_training(batch):
+        return sys._getframe(2).f_code.co_name == "train"
+
+    monkeypatch.setattr(train.loop, "put_on_mesh", put)
+
+
+def test_a_signal_at_an_evaluation_saves_first_and_evaluates_when_the_run_goes_on(
+    inputs, tmp_path, monkeypatch, capsys
+):
+    settings = [*inputs["random"], "--max_steps=12", "--eval_steps=4", "--save_steps=100"]
+    assert main(["run", f"--run_dir={tmp_path / 'whole'}", *settings]) == 0
+    arguments = ["run", f"--run_dir={tmp_path / 'stopped'}", *settings]
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        with monkeypatch.context() as patch:
+            at_step(patch, 4, lambda number=number: os.kill(os.getpid(), number))
+            assert main(arguments) == code
+        assert "is saved; the same command goes on from it" in capsys.readouterr().err
+    assert "eval/loss" not in logged(tmp_path / "stopped")[-1]
+    assert logged(tmp_path / "stopped")[-1]["step"] == 8
+    assert main(arguments) == 0
+    assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
+    name = "export/model.safetensors"
+    assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_early_stopping_leaves_the_best_weights_and_the_run_is_over(inputs, tmp_path, capsys):
+    settings = [
+        *inputs["random"], "--max_steps=400", "--eval_steps=2", "--learning_rate=5e-2", "--early_stopping_patience=3",
+        "--load_best_model_at_end=true", "--save_total_limit=1", "--report_to=[]",
+    ]  # fmt: skip
+    arguments = ["run", f"--run_dir={tmp_path / 'run'}", *settings]
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    evaluations = {line["step"]: line["eval/loss"] for line in logged(tmp_path / "run") if "eval/loss" in line}
+    best = min(evaluations, key=evaluations.__getitem__)
+    last = max(evaluations)
+    assert last == best + 6 < 400
+    assert f"the best evaluation is that of step {best}" in output and "early stopping: 3 evaluations" in output
+    assert "held out   reward accuracy" in output and f"loss {evaluations[best]:.4f}" in output.split("held out")[1]
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
+        *map(str, sorted((best, last)))
+    ]
+    exported = load_file(tmp_path / "run" / "export" / "model.safetensors")
+    assert main(["export", f"--run_dir={tmp_path / 'run'}", f"--checkpoint={best}", f"--out={tmp_path / 'best'}"]) == 0
+    best_weights = load_file(tmp_path / "best" / "model.safetensors")
+    assert all(np.array_equal(exported[name], best_weights[name]) for name in exported | best_weights)
+    # The same command once more: nothing to do, and the same weights.
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    again = load_file(tmp_path / "run" / "export" / "model.safetensors")
+    assert all(np.array_equal(exported[name], again[name]) for name in exported)
+
+
+def test_a_row_that_is_not_finite_ends_the_run_and_is_named(inputs, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    settings = [*inputs["poisoned"], "--num_train_epochs=1", "--shuffle_train_dataset=false", "--save_steps=2"]
+    assert main(["run", f"--run_dir={run_dir}", *settings]) == 1
+    step = (20 - 6) // 4 + 1
+    error = capsys.readouterr().err
+    assert f"at step {step}; pairs of the rows that are not finite alone: {' '.join(inputs['blamed'])}. " in error
+    dump = json.loads((run_dir / f"nonfinite-step-{step}.json").read_text())
+    assert [row["pairs"] for row in dump["rows"] if not row["finite"]] == [inputs["blamed"]]
+    assert len(dump["rows"]) == 4 and dump["data"] == str(inputs["data"])
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["2"]
+    assert logged(run_dir)[-1]["step"] == step - 1
+    # Asked to, the same command leaves the step out and goes on.
+    assert main(["run", f"--run_dir={run_dir}", *settings, "--max_skipped_steps=1"]) == 0
+    output = capsys.readouterr().out
+    assert f"warning: step {step}: loss nan" in output and "left out, 1 of at most 1" in output
+    lines = {line["step"]: line for line in logged(run_dir) if "eval/loss" not in line}
+    assert "loss" not in lines[step] and [line["skipped_steps"] for line in lines.values()] == [
+        float(number >= step) for number in lines
+    ]
+    # A step that is left out is not counted in the schedule.
+    assert lines[step + 1]["learning_rate"] == lines[step]["learning_rate"] > lines[step + 2]["learning_rate"]
+    weights = load_file(run_dir / "export" / "model.safetensors")
+    assert all(np.isfinite(value).all() for name, value in weights.items() if "embed" not in name)
+
+
+def test_a_shard_that_goes_missing_ends_the_run_and_nothing_is_saved_since(inputs, tmp_path, monkeypatch, capsys):
+    shutil.copytree(inputs["data"], tmp_path / "data")
+    shard = tmp_path / "data" / "train-00000-of-00001.arrayrecord"
+    arguments = [
+        "run", f"--run_dir={tmp_path / 'run'}", *inputs["random"], f"--data={tmp_path / 'data'}", "--max_steps=12",
+        "--save_steps=2",
+    ]  # fmt: skip
+    with monkeypatch.context() as patch:
+        at_step(patch, 6, lambda: shard.rename(tmp_path / "elsewhere"))
+        assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert f"{shard} is missing since the run began" in error and "Traceback" not in error
+    assert max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()) == 4
+    assert main(arguments) == 2  # it is refused at the start now
+    (tmp_path / "elsewhere").rename(shard)
+    assert main(arguments) == 0
+
+
+class FakeWandb(types.ModuleType):
+    """What the sink uses of wandb, kept for the test."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.logs, self.starts, self.finished = [], [], 0
+
+    def init(self, **settings):
+        self.starts.append(settings)
+        return types.SimpleNamespace(
+            id="abc", log=self.logs.append, finish=self.finish, define_metric=lambda *names, **more: None
+        )
+
+    def finish(self):
+        self.finished += 1
+
+    def Table(self, *, columns, data):
+        return [dict(zip(columns, row, strict=True)) for row in data]
+
+
+def test_every_sink_gets_metrics_and_samples(inputs, tmp_path, monkeypatch, capsys):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    run_dir = tmp_path / "run"
+    arguments = [
+        "run", f"--run_dir={run_dir}", *inputs["random"], "--max_steps=6", "--eval_steps=2", "--save_steps=4",
+        "--report_to=[tensorboard,wandb]", "--generate_during_eval=true", "--generation_num_prompts=2",
+        "--generation_max_new_tokens=4", "--generation_do_sample=true", "--generation_seed=1", "--profile_steps=[2,3]",
+        "--save_interval_minutes=100",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    samples = [json.loads(line) for line in (run_dir / "samples.jsonl").read_text().splitlines()]
+    assert [sample["step"] for sample in samples] == [0, 0, 2, 2, 4, 4, 6, 6]
+    assert output.count("step 0 ") == output.count("step 6  ") - output.count("eval/step 6") == 2
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    sent = [log for log in wandb.logs if "samples" not in log]
+    assert sent == metrics
+    tables = {log["step"]: log["samples"] for log in wandb.logs if "samples" in log}
+    assert list(tables) == [0, 2, 4, 6] and tables[6] == samples[-2:]
+    assert wandb.finished == 1 and wandb.starts[0]["config"]["beta"] == 0.1
+    (events,) = (run_dir / "tensorboard").glob("events*")
+    assert b"samples/0" in events.read_bytes() and b"eval/loss" in events.read_bytes()
+    assert list((run_dir / "profile").rglob("*.xplane.pb"))
+    # The run goes on in theirs, and samples of steps that were not saved are generated again.
+    shutil.rmtree(run_dir / "checkpoints" / "6")
+    assert main(arguments) == 0
+    assert wandb.starts[1]["id"] == "abc"
+    assert [json.loads(line) for line in (run_dir / "samples.jsonl").read_text().splitlines()] == samples
+
+
+def test_checkpoints_by_the_clock_and_no_last_one(inputs, tmp_path):
+    arguments = [
+        "run", f"--run_dir={tmp_path / 'run'}", *inputs["random"], "--max_steps=3", "--save_steps=null",
+        "--save_interval_minutes=1e-9", "--save_total_limit=9", "--report_to=[]",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["1", "2", "3"]
+    arguments[1] = f"--run_dir={tmp_path / 'none'}"
+    arguments[arguments.index("--save_interval_minutes=1e-9")] = "--do_last_save=false"
+    assert main(arguments) == 0
+    assert list((tmp_path / "none" / "checkpoints").iterdir()) == []
+    assert (tmp_path / "none" / "export" / "model.safetensors").is_file()

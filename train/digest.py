@@ -1,0 +1,32 @@
+"""A fingerprint of arrays that does not depend on how they are spread over devices."""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+
+
+def digest(tree: Any) -> str | None:
+    """A fingerprint of names, shapes, dtypes and bits of all arrays, whatever the mesh; None where there are none.
+
+    The bits of every array are summed as words, each times an odd number that tells its place: the sum of
+    integers does not depend on the order, so no array leaves its device. No defence against malice.
+    """
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    if not leaves:
+        return None
+    sums = jax.device_get({name: _weighted_sum(leaf) for name, leaf in leaves.items()})
+    lines = [f"{name} {leaf.dtype} {leaf.shape} {int(sums[name])}" for name, leaf in sorted(leaves.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@jax.jit
+def _weighted_sum(leaf: jax.Array) -> jax.Array:
+    words = jax.lax.bitcast_convert_type(leaf, _WORDS[leaf.dtype.itemsize])
+    place = jnp.zeros((), jnp.uint32)
+    for dim, size in enumerate(words.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, dim)
+    return jnp.sum(words.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)

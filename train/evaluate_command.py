@@ -1,0 +1,206 @@
+"""`python -m train eval`: a model and a preprocessed split in, the metrics of training out."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from schemas.errors import Refused, require
+from schemas.manifest import Manifest, Split, check_shards, read_manifest
+from train.config import ModelConfig, TrainConfig
+from train.data import num_rows
+from train.distributed import DistributedConfig, join_processes
+from train.evaluation import Evaluation, Pairs
+from train.frozen import join_params
+from train.hf_config import parse_config, read_config
+from train.hub import find_model
+from train.loading import load_decoder
+from train.loss import NllScope
+from train.provenance import read_places
+from train.restoring import restore_run
+from train.setup import check_tokenizer
+from train.sharding import MeshConfig, make_mesh, num_row_shards
+from train.step import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Measures a model, or a checkpoint of a run, on a preprocessed split; prints the metrics as JSON.
+
+    Args:
+      data: the folder that `python -m pipeline run` wrote; null: that of the run.
+      split: train or eval.
+      model: which model; or give run_dir.
+      run_dir: the folder of a run. Its data and its model must be where they were.
+      checkpoint: the step of the run's checkpoint; null: the newest.
+      out: a JSONL file to write, an object a pair: its id, its source, log-probabilities, NLL and lengths.
+      metrics_out: a JSON file to write the metrics to, which are on standard output in any case.
+      batch_size: rows at once, over all devices; it has no part in the metrics.
+      beta: weight of the odds-ratio term; null: as in the run, else the default of a run.
+      nll_scope: tokens of the NLL term; null: as in the run, else the default of a run.
+      param_dtype: what weights are kept in; null: as in the run, else the default of a run.
+      compute_dtype: what matrix products take; null: as in the run, else the default of a run.
+      mesh: how devices are arranged; null: as in the run, else all along data.
+      distributed: how several processes find each other.
+    """
+
+    data: str | None = None
+    split: Split = "eval"
+    model: ModelConfig | None = None
+    run_dir: str | None = None
+    checkpoint: int | None = None
+    out: str | None = None
+    metrics_out: str | None = None
+    batch_size: int = 8
+    beta: float | None = None
+    nll_scope: NllScope | None = None
+    param_dtype: Literal["float32", "bfloat16"] | None = None
+    compute_dtype: Literal["float32", "bfloat16"] | None = None
+    mesh: MeshConfig | None = None
+    distributed: DistributedConfig = DistributedConfig()
+
+    def __post_init__(self) -> None:
+        path = self.model.path if self.model else None
+        given = f"give either --model.path (a folder or a hub id) or --run_dir (a run; now {self.run_dir})"
+        require((path is None) != (self.run_dir is None), "model.path", path, given)
+        require(self.data is not None or self.run_dir is not None, "data", None, "is needed: the rows to measure on")
+        require(self.batch_size > 0, "batch_size", self.batch_size, "must be positive")
+        require(self.beta is None or self.beta >= 0, "beta", self.beta, "must not be negative")
+        if self.run_dir is None:
+            require(self.checkpoint is None, "checkpoint", self.checkpoint, "is of a run; give it by --run_dir")
+        else:
+            for name in ("param_dtype", "compute_dtype"):
+                require(getattr(self, name) is None, name, getattr(self, name), "is the run's own; leave it out")
+
+
+class _Measured(NamedTuple):
+    """What is measured: the objective of a decoder, all its weights, and the folder of the rows."""
+
+    objective: Objective
+    params: dict[str, Any]
+    data: str
+    manifest: Manifest
+
+
+def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
+    """Prints the metrics, keys `eval/…` as in a run's metrics.jsonl, and writes the files that are asked for.
+
+    Raises:
+      Refused: model and data do not fit each other, or one cannot be used.
+    """
+    for path in (config.out, config.metrics_out):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise Refused(f"{path}: there is no folder {Path(path).absolute().parent}; make it first")
+    with contextlib.redirect_stdout(sys.stderr):  # standard output holds the metrics alone
+        objective, params, data, manifest = _of_run(config) if config.run_dir else _of_model(config)
+    if not num_rows(manifest, config.split):
+        raise Refused(f"--split={config.split}: {data} has no rows of it")
+    shares = num_row_shards(objective.mesh)
+    require(config.batch_size % shares == 0, "batch_size", config.batch_size, f"must be a multiple of {shares} devices")
+    evaluation = Evaluation(objective, data=data, manifest=manifest, split=config.split, batch_size=config.batch_size)
+    with jax.set_mesh(objective.mesh):
+        pairs = evaluation.pairs(params)
+    metrics = evaluation.metrics(pairs)
+    if jax.process_index() == 0:
+        if config.out is not None:
+            places = read_places(data, manifest, config.split)
+            _publish(config.out, "".join(json.dumps(line) + "\n" for line in pair_lines(pairs, places)))
+        text = json.dumps(metrics, indent=2) + "\n"
+        if config.metrics_out is not None:
+            _publish(config.metrics_out, text)
+        print(text, end="")
+    return metrics
+
+
+def _of_model(config: EvaluateConfig) -> _Measured:
+    assert config.model is not None and config.model.path is not None and config.data is not None  # by EvaluateConfig
+    join_processes(config.distributed)
+    manifest = read_manifest(config.data)
+    check_shards(config.data, manifest)
+    folder = find_model(config.model.path, config.model.revision)
+    decoder_config, unused = parse_config(read_config(folder), path=str(folder))
+    if unused:
+        print(f"{folder}: fields that are not known here and not used: {', '.join(unused)}")
+    check_tokenizer(manifest, decoder_config, folder, data=config.data)
+    mesh = make_mesh(config.mesh or MeshConfig())
+    definition, params = load_decoder(
+        folder,
+        decoder_config,
+        mesh,
+        param_dtype=config.param_dtype or TrainConfig.param_dtype,
+        compute_dtype=config.compute_dtype or TrainConfig.compute_dtype,
+    )
+    objective = Objective(
+        definition=definition,
+        mesh=mesh,
+        beta=TrainConfig.beta if config.beta is None else config.beta,
+        nll_scope=config.nll_scope or TrainConfig.nll_scope,
+        max_pairs=1,  # the split says it
+    )
+    return _Measured(objective, params, config.data, manifest)
+
+
+def _of_run(config: EvaluateConfig) -> _Measured:
+    assert config.run_dir is not None  # by run_evaluate
+    restored = restore_run(
+        config.run_dir,
+        command="python -m train eval",
+        checkpoint=config.checkpoint,
+        mesh=config.mesh,
+        distributed=config.distributed,
+    )
+    print(f"{config.run_dir}: the checkpoint of step {restored.step}")
+    run, data = restored.run, config.data or restored.config.data
+    manifest = run.manifest if data == restored.config.data else read_manifest(data)
+    if manifest is not run.manifest:
+        check_shards(data, manifest)
+        if manifest.tokenizer.sha256["tokenizer.json"] != run.manifest.tokenizer.sha256["tokenizer.json"]:
+            raise Refused(
+                f"--data={data} was made with another tokenizer than {restored.config.data}, which the run was "
+                "trained on: preprocess with the same"
+            )
+    objective = dataclasses.replace(
+        run.objective,
+        beta=run.objective.beta if config.beta is None else config.beta,
+        nll_scope=config.nll_scope or run.objective.nll_scope,
+    )
+    return _Measured(objective, join_params(restored.params, restored.frozen), data, manifest)
+
+
+def pair_lines(pairs: Pairs, places: Mapping[int, tuple[str, int]]) -> Iterator[dict[str, Any]]:
+    """An object a pair, in stored order.
+
+    `logp_chosen` and `logp_rejected` are means over the answers' tokens and `nll` over its own, in nats; `source` is
+    `file:row`, null where the data do not say it.
+    """
+    for index, pair in enumerate(pairs["pair_ids"].tolist()):
+        value = {name: float(values[index]) for name, values in pairs.items() if name != "pair_ids"}
+        yield {
+            "id": f"{pair:016x}",
+            "source": "{}:{}".format(*places[pair]) if pair in places else None,
+            "logp_chosen": value["chosen_logp"],
+            "logp_rejected": value["rejected_logp"],
+            "log_odds_ratio": value["log_odds_ratio"],
+            "nll": value["nll"] / value["nll_tokens"],
+            "nll_tokens": int(value["nll_tokens"]),
+            "prompt_tokens": int(value["prompt_tokens"]) + 1,  # the first has no label
+            "chosen_tokens": int(value["chosen_tokens"]),
+            "rejected_tokens": int(value["rejected_tokens"]),
+        }
+
+
+def _publish(path: str, text: str) -> None:
+    """The file appears under its name when it is whole."""
+    unfinished = f"{path}.unfinished"
+    try:
+        Path(unfinished).write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise Refused(f"{path}: cannot be written ({error.strerror})") from error

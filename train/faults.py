@@ -1,0 +1,56 @@
+"""What machines do to a run, told in one message instead of a traceback."""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+
+from schemas.errors import RunFailed
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_GO_ON = "The newest checkpoint is whole: the same command goes on from it"
+
+
+class ProcessLost(RunFailed):
+    """Another process of the run is gone."""
+
+
+@contextmanager
+def told_clearly(run_dir: str) -> Iterator[None]:
+    """A full disk, full device memory and a lost process of the run become `RunFailed`; all else stays as it is.
+
+    Raises:
+      RunFailed: as said.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise RunFailed(f"{error.filename or run_dir}: {error.strerror}. Make room. {_GO_ON}") from error
+    except jax.errors.JaxRuntimeError as error:
+        line = str(error).strip().splitlines()[0]
+        if "RESOURCE_EXHAUSTED" in line:
+            raise RunFailed(
+                f"the devices have no memory left ({line}). A lower --total_batch_size with more "
+                "--gradient_accumulation_steps, --gradient_checkpointing=true or a larger --mesh.fsdp needs less"
+            ) from error
+        if jax.process_count() > 1:
+            raise ProcessLost(f"another process of the run is gone or failed ({line}). {_GO_ON}") from error
+        raise
+
+
+@contextmanager
+def left_at_once() -> Iterator[None]:
+    """For the command line: where another process is lost, this one ends too, now.
+
+    An ordinary end would wait minutes for the lost one to say goodbye.
+    """
+    try:
+        yield
+    except ProcessLost as failure:
+        print(f"failed: {failure}", file=sys.stderr, flush=True)
+        os._exit(1)

@@ -1,0 +1,74 @@
+"""What the console shows of a run: a bar on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+# Without a terminal there is no bar; a line appears at most this often.
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def describe(values: Mapping[str, float]) -> str:
+    """The metrics of a training step or of an evaluation in a line."""
+    prefix = "eval/" if "eval/loss" in values else ""
+    parts = [
+        f"{prefix}loss {values[prefix + 'loss']:.4f}",
+        f"accuracy {values[prefix + 'rewards/accuracies']:.3f}",
+        f"log_odds_chosen {values[prefix + 'log_odds_chosen']:+.4f}",
+    ]
+    if not prefix:
+        parts += [f"{values['pairs_per_second']:.1f} pairs/s", f"{values['tokens_per_second']:,.0f} tokens/s"]
+        parts += [f"MFU {values['mfu']:.1%}"] if "mfu" in values else []
+        parts += [f"{values['skipped_steps']:.0f} skipped"] if values.get("skipped_steps") else []
+    return "  ".join(parts)
+
+
+class RunProgress:
+    """The console of a run.
+
+    Args:
+      first_step: steps already taken.
+      console: in place of standard output; for tests.
+    """
+
+    def __init__(self, *, first_step: int, num_steps: int, is_writer: bool, console: Console | None = None):
+        self._console = console or Console(quiet=not is_writer, highlight=False, soft_wrap=True)
+        self._last_line = 0.0
+        self._num_steps = num_steps
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not (is_writer and self._console.is_terminal),
+        )
+        self._task = self._bar.add_task("", total=num_steps, completed=first_step)
+
+    def __enter__(self) -> "RunProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """The metrics of a training step or of an evaluation."""
+        is_evaluation = "eval/loss" in values
+        if not is_evaluation:
+            self._bar.update(self._task, completed=step, description=describe(values))
+        now = time.monotonic()
+        due = is_evaluation or step in (1, self._num_steps) or now - self._last_line >= SECONDS_BETWEEN_LINES
+        if due and (is_evaluation or not self._console.is_terminal):
+            self._last_line = now
+            self.say(f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}  {describe(values)}")
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        self._console.print(line, markup=False)
