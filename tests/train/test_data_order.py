@@ -42,6 +42,11 @@ def test_places_inside_a_step_do_not_count_and_all_else_does(steps):
     assert whole not in digests and len(set(digests)) == len(digests)
 
 
+def test_sets_of_equal_sums_have_different_digests():
+    first, second = (np.array([[pair, other]], np.uint64) for pair, other in ((1, 4), (2, 3)))
+    assert digest([first]) != digest([second])
+
+
 def test_what_the_devices_add_up_is_what_the_host_adds_up(steps):
     mesh = make_mesh(MeshConfig())
     for ids in steps:
