@@ -3,7 +3,8 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,6 @@ def train(config: TrainConfig) -> dict[str, float]:
     if "wandb" in config.report_to:
         import_wandb()
     run = prepare(config)
-    if run.is_writer:
-        print(run.summary)
     evaluate = make_evaluation(config, run)
     require(
         evaluate is not None or not (config.load_best_model_at_end or config.early_stopping_patience),
@@ -69,6 +68,8 @@ def train(config: TrainConfig) -> dict[str, float]:
         config.data,
         "has no eval split, which load_best_model_at_end and early_stopping_patience need",
     )
+    if run.is_writer:
+        print(run.summary)
     run_dir = Path(config.run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -144,9 +145,8 @@ def train(config: TrainConfig) -> dict[str, float]:
         def measure() -> bool:
             """Evaluates; returns whether the weights are the best so far."""
             assert evaluate is not None
-            report.flush()
-            weights = join_params(state["params"], frozen)
-            with shards.blamed():
+            with report.paused(), shards.blamed():
+                weights = join_params(state["params"], frozen)
                 evaluation = evaluate(weights)
             evaluations[done] = evaluation
             is_best = best.add(done, evaluation)
@@ -156,21 +156,22 @@ def train(config: TrainConfig) -> dict[str, float]:
                 sink.say(f"warning: {line}")
             sink.write(done, evaluation)
             if config.generate_during_eval:
-                sink.write_samples(done, samples.write(done, weights))
+                with report.paused():
+                    sink.write_samples(done, samples.write(done, weights))
             return is_best
 
         def save() -> None:
-            report.flush()
-            shards.check()  # what is saved was learned from the rows of the manifest
-            checkpoints.save(
-                done,
-                state,
-                batches,
-                order,
-                frozen_digest=frozen_digest,
-                notes={"best": best.notes(), "alarms": alarms.notes(), "evaluation_due": evaluation_due},
-                best_step=best.step if config.load_best_model_at_end else None,
-            )
+            with report.paused():
+                shards.check()  # what is saved was learned from the rows of the manifest
+                checkpoints.save(
+                    done,
+                    state,
+                    batches,
+                    order,
+                    frozen_digest=frozen_digest,
+                    notes={"best": best.notes(), "alarms": alarms.notes(), "evaluation_due": evaluation_due},
+                    best_step=best.step if config.load_best_model_at_end else None,
+                )
             save_clock.restart()
 
         save_clock = Clock(config.save_interval_minutes)
@@ -284,6 +285,14 @@ class StepReport:
     def add(self, step: int, values: Mapping[str, jax.Array], batch: dict[str, np.ndarray]) -> None:
         self.flush()
         self._pending = step, values, batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside comes after the newest step, and does not count in the rates of the next."""
+        self.flush()
+        started = time.monotonic()
+        yield
+        self._clock += time.monotonic() - started
 
     def flush(self) -> None:
         if self._pending is None:
