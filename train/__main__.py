@@ -20,6 +20,8 @@ python -m train VERB --help lists the settings of a verb."""
 
 def run(arguments: Sequence[str]) -> None:
     """Trains, then says what was made and where."""
+    import jax
+
     from train.config import TrainConfig
 
     config = load_settings(TrainConfig, arguments, command="python -m train run")
@@ -29,6 +31,8 @@ def run(arguments: Sequence[str]) -> None:
     from train.samples import SAMPLES_NAME, side_by_side
 
     evaluation = train(config)
+    if jax.process_index() > 0:  # one process has the console
+        return
     samples = side_by_side(config.run_dir)
     if samples:
         print(f"\n{samples}")
@@ -63,10 +67,14 @@ def generate(arguments: Sequence[str]) -> None:
 
 def export(arguments: Sequence[str]) -> None:
     """Writes a checkpoint of a run as a Hugging Face folder."""
+    import jax
+
     from train.export_command import ExportConfig, export_run
 
     config = load_settings(ExportConfig, arguments, command="python -m train export")
-    print(f"model      {config.out} (step {export_run(config)})")
+    step = export_run(config)
+    if jax.process_index() == 0:
+        print(f"model      {config.out} (step {step})")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -88,7 +88,7 @@ def test_devices_and_micro_batches_do_not_change_the_run(inputs, tmp_path):
     variants = {
         "one": (["--total_batch_size=8"], {}),
         "mesh": (
-            ["--total_batch_size=8", "--mesh.data=2", "--mesh.fsdp=2"],
+            ["--total_batch_size=8", "--mesh.fsdp=2", "--mesh.tensor=2"],
             # Fake devices beyond the cores can deadlock in XLA:CPU's concurrency-optimized scheduler.
             {
                 "XLA_FLAGS": "--xla_force_host_platform_device_count=4 "
@@ -144,7 +144,7 @@ def test_bad_settings_are_refused(inputs, refusal):
     assert "--max_steps=many: expected int" in refusal(*inputs, "--max_steps=many")
     assert "--beta=-1.0: must not be negative" in refusal(*inputs, "--beta=-1")
     assert "--data is needed" in refusal(inputs[1])
-    assert "--mesh.fsdp=3: their product" in refusal(*inputs, "--mesh.fsdp=3")
+    assert "--mesh.fsdp=3 --mesh.tensor=1: their product" in refusal(*inputs, "--mesh.fsdp=3")
 
 
 def test_data_that_are_not_there_or_altered_are_refused(inputs, data_folder, tmp_path, refusal):
