@@ -27,7 +27,7 @@ PARITY_PYTHON := $(PARITY_VENV)/bin/python
 PARITY_INSTALLED := $(PARITY_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help preprocess train test test-slow test-parity check bench clean lock
+.PHONY: help preprocess train test test-slow test-parity check docs bench clean lock
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,9 @@ check: $(INSTALLED)  ## Format, lint and types
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
+
+docs: $(INSTALLED)  ## Write the generated pages of docs/ anew
+	@$(RUN_PYTHON) -m docs.make_reference
 
 bench: $(INSTALLED)  ## The benchmarks, each both sides in one run
 	@$(RUN_PYTHON) -m bench.preprocess

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import jsonargparse
 import yaml
 
-from schemas.errors import Refused
+from schemas.errors import Refused, require
 
 Settings = TypeVar("Settings")
+_UNIONS = (types.UnionType, typing.Union)
 
 
 def load_settings(
@@ -39,7 +40,7 @@ def load_settings(
     try:
         namespace = parser.instantiate(parser.parse_args(arguments))
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        raise Refused(_explain(str(error), dict(_setting_types(settings_class)))) from error
+        raise Refused(_explain(str(error), dict(setting_types(settings_class)))) from error
     names = [field.name for field in dataclasses.fields(settings_class)]  # type: ignore[arg-type]
     return settings_class(**{name: namespace[name] for name in names})
 
@@ -49,9 +50,28 @@ def settings_as_yaml(settings: Any) -> str:
     return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
 
 
+def require_choices(settings: Any) -> None:
+    """Checks the settings that take one of a few values; from Python they come unchecked.
+
+    Raises:
+      Refused: a value that is none of them.
+    """
+    for name, annotation in typing.get_type_hints(type(settings)).items():
+        kinds = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
+        literals = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
+        if not literals:
+            continue
+        value = getattr(settings, name)
+        allowed = [choice for kind in literals for choice in typing.get_args(kind)]
+        others = tuple(kind for kind in kinds if kind not in literals)
+        wanted = f"expected {type_name(annotation)}"
+        require(value in allowed or (bool(others) and isinstance(value, others)), name, value, wanted)
+
+
 def _spell_out_flags(arguments: Sequence[str], settings_class: type) -> list[str]:
     """`--overwrite` alone means `--overwrite=true`."""
-    flags = {f"--{name}" for name, annotation in _setting_types(settings_class) if annotation is bool}
+    types_of_settings = setting_types(settings_class)
+    flags = {f"--{name}" for name, kind in types_of_settings if kind is bool or bool in typing.get_args(kind)}
     following = [*arguments, "--"][1:]
     return [
         f"{argument}=true" if argument in flags and after.startswith("-") else argument
@@ -59,25 +79,27 @@ def _spell_out_flags(arguments: Sequence[str], settings_class: type) -> list[str
     ]
 
 
-def _setting_types(settings_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def setting_types(settings_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting's dotted name with its type."""
     for name, annotation in typing.get_type_hints(settings_class).items():
         # A group of settings, or one that may be null.
         groups = [part for part in (annotation, *typing.get_args(annotation)) if dataclasses.is_dataclass(part)]
         for group in groups:
-            yield from _setting_types(typing.cast(type, group), f"{prefix}{name}.")
+            yield from setting_types(typing.cast(type, group), f"{prefix}{name}.")
         if annotation not in groups:
             yield prefix + name, annotation
 
 
-def _type_name(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
     """A type as a person would write it: `int`, `one of full, response`, `int or null`."""
     if annotation is types.NoneType:
         return "null"
     if typing.get_origin(annotation) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(annotation)))
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return " or ".join(map(_type_name, typing.get_args(annotation)))
+    if typing.get_origin(annotation) in _UNIONS:
+        return " or ".join(map(type_name, typing.get_args(annotation)))
+    if typing.get_origin(annotation) is list:
+        return f"list of {' or '.join(map(type_name, typing.get_args(annotation)))}"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
@@ -114,5 +136,5 @@ def _explain(message: str, setting_types: dict[str, Any]) -> str:
     wrong = ".".join(key.group(1) for key in keys)
     given = re.search(r"(?:Given|Got) value: (.*)", message[keys[-1].end() :] if keys else "")
     if given and wrong in setting_types:
-        return f"--{wrong}={given.group(1)}: expected {_type_name(setting_types[wrong])}"
+        return f"--{wrong}={given.group(1)}: expected {type_name(setting_types[wrong])}"
     return re.sub(r"\s*\n\s*", " ", message)

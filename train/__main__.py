@@ -20,6 +20,8 @@ python -m train VERB --help lists the settings of a verb."""
 
 def run(arguments: Sequence[str]) -> None:
     """Trains, then says what was made and where."""
+    import jax
+
     from train.config import TrainConfig
 
     config = load_settings(TrainConfig, arguments, command="python -m train run")
@@ -31,6 +33,8 @@ def run(arguments: Sequence[str]) -> None:
 
     with left_at_once():
         evaluation = train(config)
+    if jax.process_index() > 0:  # one process has the console
+        return
     samples = side_by_side(config.run_dir)
     if samples:
         print(f"\n{samples}")
@@ -65,11 +69,14 @@ def generate(arguments: Sequence[str]) -> None:
 
 def export(arguments: Sequence[str]) -> None:
     """Writes a checkpoint of a run as a Hugging Face folder."""
+    import jax
+
     from train.export_command import ExportConfig, export_run
 
     config = load_settings(ExportConfig, arguments, command="python -m train export")
     step = export_run(config)
-    print(f"{'adapter' if config.adapter else 'model':<10} {config.out} (step {step})")
+    if jax.process_index() == 0:
+        print(f"{'adapter' if config.adapter else 'model':<10} {config.out} (step {step})")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ Axes: B = rows, L = queries, M = keys (both the positions of a row in training),
 G = N / K, H = head dimension; Q = queries of a block, P = keys of a block.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ def attention(
     first_query: jax.Array | int = 0,
     window: jax.Array | None = None,
     softcap: float | None = None,
+    drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Softmax attention; scores and softmax in float32 or wider.
 
@@ -51,16 +53,17 @@ def attention(
       first_query: index of the first query among the keys; not 0 when keys come from a cache.
       window: int32 scalar, a query sees keys less than this many positions back; None: all.
       softcap: scores s become softcap * tanh(s / softcap).
+      drop: dropout of the softmax's weights [B, K, G, L, M]; with it all of them are held at once.
 
     Returns: [B, L, N, H] in the values' dtype. At padding positions it is finite and means nothing.
     """
     batch, length, heads, dim = query_BLNH.shape
     query_BLKGH = query_BLNH.reshape(batch, length, key_BMKH.shape[2], -1, dim)
-    if length == key_BMKH.shape[1] and length % BLOCK == 0 and length > BLOCK:
+    if drop is None and length == key_BMKH.shape[1] and length % BLOCK == 0 and length > BLOCK:
         mixed = blockwise_attention(query_BLKGH, key_BMKH, value_BMKH, query_position_BL, keys, window, scale, softcap)
     else:
         mixed = dense_attention(
-            query_BLKGH, key_BMKH, value_BMKH, query_position_BL, keys, window, scale, softcap, first_query
+            query_BLKGH, key_BMKH, value_BMKH, query_position_BL, keys, window, scale, softcap, first_query, drop
         )
     return mixed.reshape(batch, length, heads, dim)
 
@@ -97,6 +100,7 @@ def dense_attention(
     scale: float,
     softcap: float | None,
     first_query: jax.Array | int = 0,
+    drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """`attention` with all scores at once; [B, L, K, G, H]."""
     scores = _scores(query_BLKGH, key_BMKH, scale, softcap)
@@ -104,6 +108,7 @@ def dense_attention(
     visible = _visible(query_index_L, query_position_BL, key_index_M, keys, window)
     # A finite floor keeps rows that see nothing (padding) free of NaN.
     weights = jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(scores.dtype).min), axis=-1)
+    weights = weights if drop is None else drop(weights)
     return jnp.einsum("bkglm,bmkh->blkgh", weights.astype(value_BMKH.dtype), value_BMKH)
 
 

@@ -61,7 +61,7 @@ def make_best(config: TrainConfig) -> Best:
       Refused: there is no metric of that name.
     """
     name = (config.metric_for_best_model or _DEFAULT_METRIC).removeprefix("eval/").removeprefix("eval_")
-    known = metrics(Sums(*[1.0] * len(Sums._fields)), Denominators(1.0, 1.0), beta=1.0)  # type: ignore[arg-type]
+    known = metrics(Sums(*[1.0] * len(Sums._fields)), Denominators(1.0, 1.0, 1.0), beta=1.0)  # type: ignore[arg-type]
     require(name in known, "metric_for_best_model", name, f"there are {', '.join(known)}")
     greater = config.greater_is_better
     return Best(

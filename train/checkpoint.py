@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from schemas.errors import Refused, RunFailed
+from train.config import SETTING_DEFAULTS
 from train.data_order import DataOrder
 from train.digest import digest
 from train.step import State
@@ -86,6 +87,7 @@ class Checkpoints:
                 saved = self._load(step, {"meta": None})["meta"]["identity"]
             except Exception:  # damaged: `restore` goes back to the one before, and says so
                 continue
+            saved = {name: SETTING_DEFAULTS[name] for name in self._identity.keys() & SETTING_DEFAULTS.keys()} | saved
             differing = [
                 f"{name}: {saved.get(name)} -> {self._identity.get(name)}"
                 for name in sorted(saved.keys() | self._identity.keys())

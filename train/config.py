@@ -1,10 +1,11 @@
 """The settings of a training run. Names are those of EasyDeL's ORPOConfig and of TRL wherever they have one."""
 
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal
 
 from schemas.errors import Refused, require
+from schemas.settings import require_choices
 from train.distributed import DistributedConfig
 from train.loss import NllScope
 from train.sampling import SamplingConfig
@@ -15,6 +16,14 @@ FINE_TUNING_LEARNING_RATE = 5e-6
 # Adapters want about ten times the rate of full fine-tuning (Schulman et al. 2025, LoRA Without Regret).
 LORA_LEARNING_RATE = 5e-5
 FROM_SCRATCH_LEARNING_RATE = 1e-3
+
+# Settings that only some values of another one read.
+_READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
+    "adam_beta1": ("optim", ("adamw", "adamw_bf16", "lion")),
+    "adam_beta2": ("optim", ("adamw", "adamw_bf16", "lion")),
+    "adam_epsilon": ("optim", ("adamw", "adamw_bf16")),
+    "learning_rate_end": ("lr_scheduler_type", ("linear", "cosine")),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,23 +114,37 @@ class TrainConfig:
       beta: weight of the odds-ratio term (the paper's lambda).
       nll_scope: tokens of the NLL term: `full` is prompt and chosen answer, `response` the answer alone.
       learning_rate: the peak. null: 5e-6 with model.path, 5e-5 with lora, 1e-3 with model.config.
-      learning_rate_end: what the linear decay ends at.
+      learning_rate_end: what the linear or cosine decay ends at.
+      lr_scheduler_type: how the learning rate falls after the warmup: linear, cosine, inverse_sqrt (by the square
+        root of the steps) or constant, not at all. As in transformers.
       warmup_steps: steps of linear warmup from zero.
-      weight_decay: decoupled; norms and biases are left out.
-      adam_beta1: AdamW's decay of the first moment.
-      adam_beta2: AdamW's decay of the second moment.
-      adam_epsilon: AdamW's epsilon, outside the root.
+      warmup_ratio: the warmup as a share of the run's steps, rounded up, instead of warmup_steps.
+      optim: adamw; adamw_bf16, its moments kept in bfloat16, rounded at random; adafactor, with an absolute learning
+        rate; lion, which wants a learning rate about a tenth of adamw's; or sgd, without momentum.
+      weight_decay: decoupled, times the learning rate; norms and biases are left out.
+      adam_beta1: decay of the first moment of adamw; with lion the share of the momentum in a step.
+      adam_beta2: decay of the second moment of adamw; with lion of the momentum (its authors have 0.99).
+      adam_epsilon: epsilon of adamw, outside the root.
       max_grad_norm: gradients are scaled down to this global norm; null turns it off.
       total_batch_size: rows a micro-batch over all devices; a packed row holds several pairs.
       gradient_accumulation_steps: micro-batches an optimizer step.
+      compat: trl takes the steps that TRL takes on one device with per_device_train_batch_size=total_batch_size: the
+        loss and each metric are the mean of the micro-batches' own means, and the last step of an epoch holds what is
+        left of its rows. null: both means of the loss are over all of a step's tokens and pairs, so that results do
+        not depend on how rows fall into micro-batches, and epochs follow each other without a seam.
       num_train_epochs: passes over the rows; max_steps wins over it.
       max_steps: optimizer steps.
       seed: of the initial weights and of the order of rows.
       shuffle_train_dataset: a new permutation of the rows each epoch; false keeps the stored order.
       param_dtype: what trained weights and optimizer state are kept in.
       compute_dtype: what matrix products take; reductions are float32.
-      gradient_checkpointing: recompute each layer in the backward pass; less memory, a little more time.
+      disable_dropout: trains without the dropout of the model's config.json; a lora.dropout of its own stays. false:
+        that dropout is applied, in training steps alone.
+      gradient_checkpointing: what of each layer is computed again in the backward pass: true, all of it, for the least
+        memory; dots_saveable all but matrix products; dots_with_no_batch_dims_saveable all but those with weights;
+        false nothing. The names are those of jax.checkpoint_policies.
       logging_steps: metrics are written every so many steps.
+      eval_data: the preprocessed folder whose eval split is measured; null: that of data.
       eval_batch_size: rows at once in an evaluation, over all devices; null: as total_batch_size.
       eval_steps: the eval split is measured every so many steps, and at the end; null: at the end alone.
       save_steps: a checkpoint every so many steps, and at the end; null: at the end alone.
@@ -160,7 +183,10 @@ class TrainConfig:
     nll_scope: NllScope = "full"
     learning_rate: float | None = None
     learning_rate_end: float = 0.0
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "inverse_sqrt"] = "linear"
     warmup_steps: int = 0
+    warmup_ratio: float = 0.0
+    optim: Literal["adamw", "adamw_bf16", "adafactor", "lion", "sgd"] = "adamw"
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
@@ -168,14 +194,17 @@ class TrainConfig:
     max_grad_norm: float | None = 1.0
     total_batch_size: int = 8
     gradient_accumulation_steps: int = 1
+    compat: Literal["trl"] | None = None
     num_train_epochs: float = 3.0
     max_steps: int | None = None
     seed: int = 0
     shuffle_train_dataset: bool = True
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = True
+    disable_dropout: bool = True
+    gradient_checkpointing: bool | Literal["dots_saveable", "dots_with_no_batch_dims_saveable"] = True
     logging_steps: int = 1
+    eval_data: str | None = None
     eval_batch_size: int | None = None
     eval_steps: int | None = None
     save_steps: int | None = 500
@@ -201,6 +230,7 @@ class TrainConfig:
     generation_seed: int = SamplingConfig.seed
 
     def __post_init__(self) -> None:
+        require_choices(self)
         for name in (
             "total_batch_size", "gradient_accumulation_steps", "max_steps", "logging_steps", "eval_steps",
             "save_steps", "save_total_limit", "num_train_epochs", "max_grad_norm", "learning_rate", "adam_epsilon",
@@ -218,6 +248,17 @@ class TrainConfig:
             value = getattr(self, name)
             require(0 <= value < 1, name, value, "must be in [0, 1)")
         require(self.seed >= 0, "seed", self.seed, "must not be negative")
+        require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "must be in [0, 1)")
+        require(
+            not (self.warmup_ratio and self.warmup_steps),
+            "warmup_ratio",
+            self.warmup_ratio,
+            f"says the same as --warmup_steps={self.warmup_steps}; give one of the two",
+        )
+        for name, (by, readers) in _READ_BY.items():
+            value, chosen = getattr(self, name), getattr(self, by)
+            problem = f"has no effect with --{by}={chosen}, only with {' or '.join(readers)}; leave it out"
+            require(chosen in readers or value == SETTING_DEFAULTS[name], name, value, problem)
         require(
             self.lora is None or self.model.path is not None,
             "lora.rank",
@@ -313,12 +354,17 @@ class TrainConfig:
         return self.total_batch_size * self.gradient_accumulation_steps
 
 
+# What a checkpoint means by a setting that it does not name: it is older than the setting.
+SETTING_DEFAULTS: dict[str, Any] = {
+    setting.name: setting.default for setting in fields(TrainConfig) if setting.default is not MISSING
+}
+
 # Settings that may change between two starts of one run: none has a part in the weights.
 FREE_TO_CHANGE = {
-    "data", "run_dir", "mesh", "logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to",
-    "gradient_checkpointing", "generation_num_prompts", "generation_max_new_tokens", "distributed", "eval_batch_size",
-    "save_interval_minutes", "do_last_save", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
-    "early_stopping_patience", "early_stopping_threshold", "max_skipped_steps", "profile_steps",
-    "generate_during_eval", "generation_do_sample", "generation_temperature", "generation_top_k", "generation_top_p",
-    "generation_repetition_penalty", "generation_seed",
+    "data", "run_dir", "mesh", "logging_steps", "eval_data", "eval_steps", "eval_batch_size", "save_steps",
+    "save_interval_minutes", "save_total_limit", "do_last_save", "load_best_model_at_end", "metric_for_best_model",
+    "greater_is_better", "early_stopping_patience", "early_stopping_threshold", "max_skipped_steps", "profile_steps",
+    "report_to", "gradient_checkpointing", "distributed", "generate_during_eval", "generation_num_prompts",
+    "generation_max_new_tokens", "generation_do_sample", "generation_temperature", "generation_top_k",
+    "generation_top_p", "generation_repetition_penalty", "generation_seed",
 }  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 from schemas.layout import derive
 from schemas.manifest import Manifest, SplitSummary
 from schemas.record import check_row, decode_row
+from train.config import TrainConfig
 
 Batch = dict[str, np.ndarray]
 # Arrays that go to the devices; `pair_ids` stays on the host.
@@ -24,13 +25,13 @@ def num_rows(manifest: Manifest, split: str) -> int:
 
 
 def empty_row(row_length: int, max_pairs: int) -> Batch:
-    """A row of padding alone: it adds nothing to any sum. Fills the last batch of an evaluation."""
+    """A row of padding alone: it adds nothing to any sum. Fills up the last batch of an evaluation."""
     arrays = {name: np.zeros(row_length, np.int32) for name in DEVICE_ARRAYS}
     return {**arrays, "pair_ids": np.zeros(max_pairs, np.uint64)}
 
 
 class _DecodeRow:
-    """record -> the six derived arrays [L] int32 and `pair_ids` [N] uint64, padded with 0."""
+    """record (no bytes: an empty row) -> the six derived arrays [L] int32 and `pair_ids` [N] uint64, padded with 0."""
 
     def __init__(self, manifest: Manifest, split: SplitSummary):
         self._row_length = manifest.row_length
@@ -38,6 +39,8 @@ class _DecodeRow:
         self._max_pairs = split.max_pairs_per_row
 
     def __call__(self, record: bytes) -> Batch:
+        if not record:
+            return empty_row(self._row_length, self._max_pairs)
         row = decode_row(record)
         check_row(row, row_length=self._row_length, vocab_size=self._vocab_size, max_pairs=self._max_pairs)
         pair_ids = np.zeros(self._max_pairs, np.uint64)
@@ -53,20 +56,31 @@ def stored_rows(folder: str, manifest: Manifest, split: str) -> grain.MapDataset
     return grain.MapDataset.source(grain.sources.ArrayRecordDataSource(paths))
 
 
-def ordered_rows(folder: str, manifest: Manifest, *, shuffle: bool, seed: int) -> grain.MapDataset:
-    """The train split, decoded, in the order of a run: epochs follow each other without a seam or an end."""
+def fill_up(rows: int, config: TrainConfig) -> int:
+    """The empty rows that an epoch of so many rows ends with: with compat=trl no step holds rows of two epochs."""
+    return -rows % config.rows_per_step if config.compat == "trl" else 0
+
+
+def ordered_rows(folder: str, manifest: Manifest, *, shuffle: bool, seed: int, empty_rows: int = 0) -> grain.MapDataset:
+    """The train split, decoded, in the order of a run: epochs follow each other without a seam or an end.
+
+    Args:
+      empty_rows: rows of padding at the end of each epoch.
+    """
     rows = stored_rows(folder, manifest, "train")
     if shuffle:
         # The seed is given here: one derived from the dataset's depth would change with every step added.
         rows = rows.shuffle(seed=seed)
+    if empty_rows:
+        rows = grain.MapDataset.concatenate([rows, grain.MapDataset.source([b""] * empty_rows)])
     return rows.repeat().map(_DecodeRow(manifest, manifest.splits["train"]))
 
 
 def step_pair_ids(
-    folder: str, manifest: Manifest, *, rows_per_step: int, shuffle: bool, seed: int, step: int
+    folder: str, manifest: Manifest, *, rows_per_step: int, shuffle: bool, seed: int, step: int, empty_rows: int = 0
 ) -> np.ndarray:
     """[rows_per_step, N] uint64: the pairs of all processes' rows of a step, counted from 1."""
-    rows = ordered_rows(folder, manifest, shuffle=shuffle, seed=seed)
+    rows = ordered_rows(folder, manifest, shuffle=shuffle, seed=seed, empty_rows=empty_rows)
     return np.stack([rows[index]["pair_ids"] for index in range((step - 1) * rows_per_step, step * rows_per_step)])
 
 
@@ -77,6 +91,7 @@ def train_batches(
     rows_per_step: int,
     shuffle: bool,
     seed: int,
+    empty_rows: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator[Batch]:
@@ -86,10 +101,11 @@ def train_batches(
     row index: the same on every process, and valid for another number of processes.
 
     Args:
+      empty_rows: as in `ordered_rows`.
       process_index, process_count: this process's share of every batch (`train.sharding.row_share`).
     """
     batches = grain.experimental.ElasticIterator(
-        ordered_rows(folder, manifest, shuffle=shuffle, seed=seed),
+        ordered_rows(folder, manifest, shuffle=shuffle, seed=seed, empty_rows=empty_rows),
         rows_per_step,
         grain.sharding.ShardOptions(shard_index=process_index, shard_count=process_count),
         # One reader thread: decoding holds the interpreter lock, more threads only wait for it.

@@ -98,15 +98,18 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
     for path in (config.out, config.metrics_out):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise Refused(f"{path}: there is no folder {Path(path).absolute().parent}; make it first")
-    with contextlib.redirect_stdout(sys.stderr):  # standard output holds the metrics alone
+    with _stdout_kept_free():
         objective, params, data, manifest = _of_run(config) if config.run_dir else _of_model(config)
-    if not num_rows(manifest, config.split):
-        raise Refused(f"--split={config.split}: {data} has no rows of it")
-    shares = num_row_shards(objective.mesh)
-    require(config.batch_size % shares == 0, "batch_size", config.batch_size, f"must be a multiple of {shares} devices")
-    evaluation = Evaluation(objective, data=data, manifest=manifest, split=config.split, batch_size=config.batch_size)
-    with jax.set_mesh(objective.mesh):
-        pairs = evaluation.pairs(params)
+        if not num_rows(manifest, config.split):
+            raise Refused(f"--split={config.split}: {data} has no rows of it")
+        shares = num_row_shards(objective.mesh)
+        problem = f"must be a multiple of the {shares} devices that rows are spread over"
+        require(config.batch_size % shares == 0, "batch_size", config.batch_size, problem)
+        evaluation = Evaluation(
+            objective, data=data, manifest=manifest, split=config.split, batch_size=config.batch_size
+        )
+        with jax.set_mesh(objective.mesh):
+            pairs = evaluation.pairs(params)
     metrics = evaluation.metrics(pairs)
     if jax.process_index() == 0:
         if config.out is not None:
@@ -194,6 +197,23 @@ def pair_lines(pairs: Pairs, places: Mapping[int, tuple[str, int]]) -> Iterator[
             "chosen_tokens": int(value["chosen_tokens"]),
             "rejected_tokens": int(value["rejected_tokens"]),
         }
+
+
+@contextlib.contextmanager
+def _stdout_kept_free() -> Iterator[None]:
+    """Standard output holds the metrics alone: what else is said meanwhile goes to standard error.
+
+    By file descriptor too, for libraries that are not Python: gloo tells there which peers it has found.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _publish(path: str, text: str) -> None:

@@ -109,7 +109,8 @@ def summary(pairs: Pairs, beta: float, sources: Mapping[int, str]) -> dict[str, 
         accurate=_total(accurate),
         clamped=_total((chosen > MAX_MEAN_LOGP) | (rejected > MAX_MEAN_LOGP)),
     )
-    totals = Denominators(nll_tokens=_total(pairs["nll_tokens"]), pairs=_total(np.ones(len(chosen))))
+    count = _total(np.ones(len(chosen)))
+    totals = Denominators(nll_tokens=_total(pairs["nll_tokens"]), pairs=count, reported=count)
     values = {name: float(value) for name, value in metrics(sums, totals, beta=beta).items()}
     values["num_pairs"] = float(len(chosen))
     longer = np.searchsorted(LENGTH_DIFFERENCES, pairs["chosen_tokens"] - pairs["rejected_tokens"])

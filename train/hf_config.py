@@ -23,6 +23,7 @@ class DecoderConfig:
       fused_projections: one weight for q, k, v and one for gate, up.
       attention_scale: scores are the dot products times this.
       pad_token_id: its row of the embedding is zero where weights are random.
+      attention_dropout, resid_pdrop: of a training step, for attention's weights and for what a layer adds.
     """
 
     model_type: str
@@ -43,6 +44,8 @@ class DecoderConfig:
     initializer_range: float
     hidden_act: str
     attention_scale: float
+    attention_dropout: float
+    resid_pdrop: float
     attn_logit_softcapping: float | None
     final_logit_softcapping: float | None
     query_key_norm: bool
@@ -105,9 +108,11 @@ _ACTIVATIONS = {
 
 def _refuse_unsupported(config: dict[str, Any], family: str, path: str) -> None:
     """Refuses, by name, each field whose value would change the result and is not obeyed."""
-    for name in ("attention_dropout", "embd_pdrop", "resid_pdrop"):
-        if config.get(name):
-            raise Refused(f"{path}: {name}={config[name]} is not supported; set it to 0.0")
+    if config.get("embd_pdrop"):
+        raise Refused(f"{path}: embd_pdrop={config['embd_pdrop']} is not supported; set it to 0.0")
+    for name in ("attention_dropout", "resid_pdrop"):
+        if not 0 <= (config.get(name) or 0) < 1:
+            raise Refused(f"{path}: {name}={config[name]}: must be in [0, 1)")
     if config.get("use_bidirectional_attention"):
         raise Refused(f"{path}: use_bidirectional_attention is not supported; decoders here are causal")
     if config.get("quantization_config"):
@@ -208,6 +213,9 @@ def parse_config(config: dict[str, Any], *, path: str) -> tuple[DecoderConfig, l
         initializer_range=config.get("initializer_range") or 0.02,  # as transformers has it, for 0 too
         hidden_act=_ACTIVATIONS[activation],
         attention_scale=(config["query_pre_attn_scalar"] if later_gemma else head_dim) ** -0.5,
+        attention_dropout=config.get("attention_dropout") or 0.0,
+        # transformers reads it in this family alone.
+        resid_pdrop=(config.get("resid_pdrop") or 0.0) if family == "phi3" else 0.0,
         attn_logit_softcapping=config.get("attn_logit_softcapping"),
         final_logit_softcapping=config.get("final_logit_softcapping"),
         query_key_norm=family in ("qwen3", "gemma3_text"),

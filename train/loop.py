@@ -19,7 +19,7 @@ from train.best import make_best
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.curves import plot_curves
-from train.data import DEVICE_ARRAYS, num_rows, step_pair_ids, train_batches
+from train.data import DEVICE_ARRAYS, fill_up, num_rows, step_pair_ids, train_batches
 from train.data_order import DataOrder, step_words
 from train.digest import digest
 from train.evaluation import Evaluation
@@ -83,7 +83,8 @@ def train(config: TrainConfig) -> dict[str, float]:
     if run.is_writer:
         (run_dir / SETTINGS_NAME).write_text(settings_as_yaml(config))
     rows: dict[str, Any] = {
-        "rows_per_step": config.rows_per_step, "shuffle": config.shuffle_train_dataset, "seed": config.seed
+        "rows_per_step": config.rows_per_step, "shuffle": config.shuffle_train_dataset, "seed": config.seed,
+        "empty_rows": fill_up(run.manifest.splits["train"].rows, config),
     }  # fmt: skip
     batches = train_batches(
         config.data, run.manifest, **rows, process_index=share.shard_index, process_count=share.shard_count
@@ -247,10 +248,12 @@ def due(done: int, every: int | None) -> bool:
 
 def make_evaluation(config: TrainConfig, run: Run) -> Evaluation | None:
     """A function from weights to the metrics of the eval split, under `eval/`; None where there is no such split."""
-    if not num_rows(run.manifest, "eval"):
+    if not num_rows(run.eval_manifest, "eval"):
         return None
     batch_size = config.eval_batch_size or config.total_batch_size
-    return Evaluation(run.objective, data=config.data, manifest=run.manifest, split="eval", batch_size=batch_size)
+    return Evaluation(
+        run.objective, data=run.eval_data, manifest=run.eval_manifest, split="eval", batch_size=batch_size
+    )
 
 
 class StepReport:
@@ -325,7 +328,7 @@ class StepReport:
             values |= {
                 # Steps that were left out before this one do not count in the schedule.
                 "learning_rate": self._schedule(step - 1 - (values["skipped_steps"] - (not finite))),
-                "epoch": step * self._config.rows_per_step / self._run.manifest.splits["train"].rows,
+                "epoch": step * self._config.rows_per_step / self._run.rows_per_epoch,
                 "tokens_per_second": self._tokens / seconds,
                 "pairs_per_second": self._pairs / seconds,
                 "padding_share": 1 - self._tokens / self._slots,

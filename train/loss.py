@@ -54,10 +54,15 @@ def _odds_ratio_loss_jvp(
 
 
 class Denominators(NamedTuple):
-    """What the two means of the loss divide by, over the whole optimizer batch. Scalars, float."""
+    """What the two means of the loss divide by, over the whole optimizer batch. Scalars.
+
+    Attributes:
+      reported: pairs whose log-probabilities and rewards are in the metrics; all, but for compat=trl.
+    """
 
     nll_tokens: jax.Array
     pairs: jax.Array
+    reported: jax.Array
 
 
 class PairValues(NamedTuple):
@@ -105,10 +110,15 @@ def needed_mask(branch: jax.Array, nll_scope: NllScope) -> jax.Array:
 
 
 def denominators(branch: jax.Array, segment: jax.Array, nll_scope: NllScope) -> Denominators:
-    """Counts of a whole batch; `branch` and `segment` are [..., L] int32."""
+    """Counts of a whole batch; `branch` and `segment` are [..., L] int32, as `row_loss` takes them."""
+
+    def pairs(segment: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.max(jnp.where(branch == PADDING, 0, segment), axis=-1))
+
     return Denominators(
         nll_tokens=jnp.sum(nll_mask(branch, nll_scope)),
-        pairs=jnp.sum(jnp.max(jnp.where(branch == PADDING, 0, segment), axis=-1)),
+        pairs=pairs(jnp.abs(segment)),
+        reported=pairs(jnp.maximum(segment, 0)),
     )
 
 
@@ -116,7 +126,7 @@ def _mean_logps(
     logp_L: jax.Array, branch_L: jax.Array, segment_L: jax.Array, max_pairs: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Which slots hold a pair, and the mean log-probability of each answer's tokens (-1 where there is none); [N]."""
-    of_pair_NL = segment_L[None, :] == jnp.arange(1, max_pairs + 1)[:, None]
+    of_pair_NL = jnp.abs(segment_L)[None, :] == jnp.arange(1, max_pairs + 1)[:, None]
 
     def mean_logp(branch: int) -> jax.Array:
         mask_NL = of_pair_NL & (branch_L == branch)
@@ -168,7 +178,8 @@ def row_loss(
 
     Args:
       logp_L: [L] float32 or wider, log-probability of each position's label.
-      branch_L, segment_L: [L] int32, as `schemas.layout.derive` gives them.
+      branch_L, segment_L: [L] int32, as `schemas.layout.derive` gives them; segments are negative in a row whose
+        log-probabilities and rewards are not reported.
       totals: the denominators of the whole optimizer batch.
       max_pairs: N, the most pairs a row holds (static).
 
@@ -180,33 +191,51 @@ def row_loss(
     def total(values_N: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(is_pair_N, values_N, 0).astype(logp_L.dtype))
 
+    reported = jnp.all(segment_L >= 0)
     odds_ratio = total(odds_ratio_loss(chosen_N, rejected_N))
     sums = Sums(
         nll=nll,
         odds_ratio_loss=odds_ratio,
-        chosen_logp=total(chosen_N),
-        rejected_logp=total(rejected_N),
+        chosen_logp=reported * total(chosen_N),
+        rejected_logp=reported * total(rejected_N),
         log_odds_ratio=total(log_odds(chosen_N) - log_odds(rejected_N)),
-        accurate=total(chosen_N > rejected_N),
+        accurate=reported * total(chosen_N > rejected_N),
         clamped=total((chosen_N > MAX_MEAN_LOGP) | (rejected_N > MAX_MEAN_LOGP)),
     )
     return nll / totals.nll_tokens + beta * odds_ratio / totals.pairs, sums
 
 
-def metrics(sums: Sums, totals: Denominators, *, beta: float) -> dict[str, jax.Array]:
-    """TRL's metrics, under TRL's names, from the sums of a whole batch. Each is a scalar."""
-    chosen, rejected = sums.chosen_logp / totals.pairs, sums.rejected_logp / totals.pairs
-    nll, odds_ratio = sums.nll / totals.nll_tokens, sums.odds_ratio_loss / totals.pairs
+def means(sums: Sums, totals: Denominators) -> Sums:
+    """What these sums add to the means over the batch that `totals` count; `clamped` stays a count."""
+    return Sums(
+        nll=sums.nll / totals.nll_tokens,
+        odds_ratio_loss=sums.odds_ratio_loss / totals.pairs,
+        chosen_logp=sums.chosen_logp / totals.reported,
+        rejected_logp=sums.rejected_logp / totals.reported,
+        log_odds_ratio=sums.log_odds_ratio / totals.pairs,
+        accurate=sums.accurate / totals.reported,
+        clamped=sums.clamped,
+    )
+
+
+def named_metrics(batch_means: Sums, *, beta: float) -> dict[str, jax.Array]:
+    """TRL's metrics, under TRL's names, from the means of a whole batch. Each is a scalar."""
+    chosen, rejected = batch_means.chosen_logp, batch_means.rejected_logp
     return {
-        "loss": nll + beta * odds_ratio,
-        "nll_loss": nll,
-        "log_odds_ratio": -odds_ratio,
-        "log_odds_chosen": sums.log_odds_ratio / totals.pairs,
+        "loss": batch_means.nll + beta * batch_means.odds_ratio_loss,
+        "nll_loss": batch_means.nll,
+        "log_odds_ratio": -batch_means.odds_ratio_loss,
+        "log_odds_chosen": batch_means.log_odds_ratio,
         "rewards/chosen": beta * chosen,
         "rewards/rejected": beta * rejected,
-        "rewards/accuracies": sums.accurate / totals.pairs,
+        "rewards/accuracies": batch_means.accurate,
         "rewards/margins": beta * (chosen - rejected),
         "logps/chosen": chosen,
         "logps/rejected": rejected,
-        "clamped_pairs": sums.clamped,
+        "clamped_pairs": batch_means.clamped,
     }
+
+
+def metrics(sums: Sums, totals: Denominators, *, beta: float) -> dict[str, jax.Array]:
+    """`named_metrics` from the sums of a whole batch."""
+    return named_metrics(means(sums, totals), beta=beta)

@@ -8,6 +8,7 @@ N = query heads, K = key-value heads, H = head dimension.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from train.attention import Keys, attention
+from train.dropout import AFTER_ATTENTION, AFTER_MLP, ATTENTION, drop
 from train.hf_config import DecoderConfig, Rope
 
 
@@ -53,8 +55,7 @@ class Adapter(nnx.Module):
     Args:
       lora_A: [rank, in].
       lora_B: [out, rank].
-      dropout: the probability with which an element of x is left out; the others are divided by its complement.
-      stream: tells the masks of one adapter of a layer from those of another.
+      dropout, stream: rate and stream of train/dropout.py, for x.
     """
 
     def __init__(self, lora_A: jax.Array, lora_B: jax.Array, *, scaling: float, dropout: float, stream: int):
@@ -62,10 +63,7 @@ class Adapter(nnx.Module):
         self.scaling, self.dropout, self.stream = scaling, dropout, stream
 
     def __call__(self, x: jax.Array, dropout_B: jax.Array | None) -> jax.Array:
-        if dropout_B is not None and self.dropout:
-            keys_B = jax.vmap(jax.random.fold_in, (0, None))(dropout_B, self.stream)
-            kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:]))(keys_B)
-            x = jnp.where(kept, x / (1 - self.dropout), 0)
+        x = drop(x, dropout_B, stream=self.stream, rate=self.dropout)
         narrow = jnp.einsum("...i,ri->...r", x, self.lora_A[...].astype(x.dtype))
         return self.scaling * jnp.einsum("...r,or->...o", narrow, self.lora_B[...].astype(x.dtype))
 
@@ -171,6 +169,10 @@ class Attention(nnx.Module):
             projected = [linear(x_BLD, dropout_B) for linear in (self.q_proj, self.k_proj, self.v_proj)]
         return [x.reshape(batch, length, -1, config.head_dim) for x in projected]
 
+    def drop_weights(self, dropout_B: jax.Array | None) -> Callable[[jax.Array], jax.Array] | None:
+        rate = self.config.attention_dropout
+        return partial(drop, keys_B=dropout_B, stream=ATTENTION, rate=rate) if rate and dropout_B is not None else None
+
     def __call__(
         self, x_BLD: jax.Array, position_BL: jax.Array, keys: Keys, turn: Turn, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
@@ -197,6 +199,7 @@ class Attention(nnx.Module):
             first_query=first_query,
             window=turn.window,
             softcap=self.config.attn_logit_softcapping,
+            drop=self.drop_weights(turn.dropout),
         )
         return self.o_proj(mixed.reshape(batch, length, -1), turn.dropout), cache
 
@@ -234,7 +237,7 @@ class Layer(nnx.Module):
             self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(), norm()
         self.self_attn = Attention(config, dtype=dtype, rngs=rngs)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
-        self.post_norms = config.post_norms
+        self.post_norms, self.resid_pdrop = config.post_norms, config.resid_pdrop
 
     def __call__(
         self, x_BLD: jax.Array, position_BL: jax.Array, keys: Keys, turn: Turn, cache: Cache | None
@@ -244,8 +247,9 @@ class Layer(nnx.Module):
             x_BLD = x_BLD + self.post_attention_layernorm(attended)
             gated = self.mlp(self.pre_feedforward_layernorm(x_BLD), turn.dropout)
             return x_BLD + self.post_feedforward_layernorm(gated), cache
-        x_BLD = x_BLD + attended
-        return x_BLD + self.mlp(self.post_attention_layernorm(x_BLD), turn.dropout), cache
+        x_BLD = x_BLD + drop(attended, turn.dropout, stream=AFTER_ATTENTION, rate=self.resid_pdrop)
+        gated = self.mlp(self.post_attention_layernorm(x_BLD), turn.dropout)
+        return x_BLD + drop(gated, turn.dropout, stream=AFTER_MLP, rate=self.resid_pdrop), cache
 
 
 def softcapped(logits: jax.Array, softcap: float | None) -> jax.Array:
@@ -268,7 +272,8 @@ class Decoder(nnx.Module):
       config: the decoder's fields.
       param_dtype: what weights are stored in.
       compute_dtype: what matrix products take; reductions are float32 or wider.
-      remat: recompute each layer in the backward pass instead of keeping its activations.
+      remat: recompute each layer in the backward pass instead of keeping its activations; all of it, or all but what
+        a policy of jax.checkpoint_policies keeps.
       constrain: called on the hidden states between layers, to pin their sharding.
     """
 
@@ -279,7 +284,7 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
         param_dtype: jnp.dtype = jnp.float32,
         compute_dtype: jnp.dtype = jnp.float32,
-        remat: bool = False,
+        remat: bool | str = False,
         constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
     ):
         @nnx.split_rngs(splits=config.num_hidden_layers)
@@ -306,7 +311,7 @@ class Decoder(nnx.Module):
         """Hidden states [B, L, D] after the last norm, in the compute dtype.
 
         Args:
-          dropout_B: a key a row, for the dropout of adapters; None drops nothing.
+          dropout_B: a key a row, for the dropout of the config and of adapters; None drops nothing.
         """
         keys = Keys(position=position_BL, end=end_BL)
         return self.extend(inputs_BL, position_BL, keys, None, dropout_B)[0]
@@ -334,7 +339,10 @@ class Decoder(nnx.Module):
         x_BLD = self.embed_tokens.weight[...][inputs_BL].astype(self.compute_dtype)
         if self.config.scaled_embedding:
             x_BLD *= jnp.asarray(self.config.hidden_size**0.5, self.compute_dtype)
-        body = jax.checkpoint(one_layer) if self.remat else one_layer
+        body = one_layer
+        if self.remat:
+            policy = getattr(jax.checkpoint_policies, self.remat) if isinstance(self.remat, str) else None
+            body = jax.checkpoint(one_layer, policy=policy)
         x_BLD, cache = jax.lax.scan(body, self.constrain(x_BLD), (weights, layer_turns(self.config, dropout_B), cache))
         return self.norm(x_BLD), cache
 

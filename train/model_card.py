@@ -60,8 +60,9 @@ def model_card(
         start += f" at revision `{config.model.revision}`" if config.model.revision else ""
     else:
         start = "from the weights of a local folder" if config.model.path else "from random weights"
-    adapted = f", by LoRA adapters of rank {config.lora.rank}" if config.lora else ""
-    adapted += (", which lie here" if adapter else ", merged here") if adapted else ""
+    adapted = ""
+    if config.lora:
+        adapted = f", as LoRA adapters of rank {config.lora.rank} {'that lie here' if adapter else 'merged here'},"
     splits = "\n".join(
         f"| {name} | {split.pairs:,} | {sum(split.tokens.values()):,} |" for name, split in manifest.splits.items()
     )

@@ -30,8 +30,8 @@ class Samples:
         self._path = Path(config.run_dir) / SAMPLES_NAME
         self._pairs: list[Pair] = []
         if config.generation_num_prompts:
-            split = "eval" if num_rows(run.manifest, "eval") else "train"
-            rows = stored_rows(config.data, run.manifest, split)
+            split = "eval" if num_rows(run.eval_manifest, "eval") else "train"
+            rows = stored_rows(run.eval_data, run.eval_manifest, split)
             count = min(config.generation_num_prompts, len(rows))
             self._pairs = [next(iter(decode_row(rows[index]).pairs())) for index in range(count)]
             self._tokenizer = Tokenizer(Path(config.data) / TOKENIZER_FOLDER)

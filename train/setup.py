@@ -20,13 +20,14 @@ from schemas.errors import Refused
 from schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
 from train.checkpoint import abstract
 from train.config import FREE_TO_CHANGE, TrainConfig
+from train.data import fill_up, num_rows
 from train.distributed import join_processes
 from train.frozen import WeightPath, frozen_paths, split_params, stored_dtypes
 from train.hf_config import DecoderConfig, config_file, num_parameters, parse_config, read_config
 from train.hub import find_model
 from train.lora import add_adapters, is_adapter
 from train.model import Decoder
-from train.optimizer import learning_rate_schedule, make_optimizer
+from train.optimizer import learning_rate_schedule, make_optimizer, num_warmup_steps
 from train.sharding import batch_sharding, make_mesh, num_row_shards, param_shardings, state_shardings
 from train.step import Objective, State
 from train.weights import check_stored, load_params
@@ -41,6 +42,8 @@ class Run:
       hf_config: config.json as it came in.
       model_folder: where it came from, with or without weights and a tokenizer.
       num_steps: optimizer steps of the whole run.
+      rows_per_epoch: empty ones that fill up its last step counted.
+      eval_data, eval_manifest: the folder whose eval split is measured.
       identity: flat JSON that a checkpoint must share to be gone on from.
       initial_weights: makes the weights of step 0, every array already sharded: those that are trained, and the frozen.
       initial_state: the state of step 0 of the trained weights, which it takes over.
@@ -59,6 +62,9 @@ class Run:
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[Any], Any]
     num_steps: int
+    rows_per_epoch: int
+    eval_data: str
+    eval_manifest: Manifest
     identity: dict[str, Any]
     abstract_state: State
     state_shardings: Any
@@ -81,6 +87,14 @@ def prepare(config: TrainConfig) -> Run:
     check_shards(config.data, manifest)
     if not manifest.splits["train"].rows:
         raise Refused(f"{config.data}: the train split has no rows")
+    eval_manifest = manifest
+    if config.eval_data:
+        eval_manifest = read_manifest(config.eval_data)
+        check_shards(config.eval_data, eval_manifest)
+        if not num_rows(eval_manifest, "eval"):
+            raise Refused(f"--eval_data={config.eval_data}: the eval split has no rows; preprocess with --eval_share=1")
+        if eval_manifest.tokenizer != manifest.tokenizer:
+            raise Refused(f"--eval_data={config.eval_data}: was made with another tokenizer than {config.data}")
     if config.model.path:
         model_path = find_model(config.model.path, config.model.revision)
     else:
@@ -90,6 +104,10 @@ def prepare(config: TrainConfig) -> Run:
     decoder_config, unused = parse_config(hf_config, path=str(config_file(model_path)))
     if unused and is_writer:
         print(f"{config_file(model_path)}: fields that are not known here and not used: {', '.join(unused)}")
+    has_dropout = bool(decoder_config.attention_dropout or decoder_config.resid_pdrop)
+    if has_dropout and config.disable_dropout:
+        print(f"{model_path}: its dropout is not applied; --disable_dropout=false applies it")
+        decoder_config, has_dropout = dataclasses.replace(decoder_config, attention_dropout=0.0, resid_pdrop=0.0), False
     check_tokenizer(manifest, decoder_config, model_path, data=config.data)
 
     mesh = make_mesh(config.mesh)
@@ -101,9 +119,14 @@ def prepare(config: TrainConfig) -> Run:
                 "that rows are spread over"
             )
     epoch = manifest.splits["train"].rows
-    num_steps = config.max_steps or math.ceil(config.num_train_epochs * epoch / config.rows_per_step)
-    if config.warmup_steps >= num_steps:
-        raise Refused(f"--warmup_steps={config.warmup_steps}: the run has only {num_steps} steps")
+    if config.compat == "trl" and jax.process_count() > 1:
+        raise Refused("--compat=trl: takes the steps of one process; leave it out, or start one process")
+    rows_per_epoch = epoch + fill_up(epoch, config)
+    num_steps = config.max_steps or math.ceil(config.num_train_epochs * rows_per_epoch / config.rows_per_step)
+    warmup = num_warmup_steps(config, num_steps)
+    if warmup >= num_steps:
+        name = "warmup_steps" if config.warmup_steps else "warmup_ratio"
+        raise Refused(f"--{name}={getattr(config, name)}: the warmup is {warmup} of {num_steps} steps, all of the run")
 
     rows = batch_sharding(mesh)
 
@@ -143,7 +166,7 @@ def prepare(config: TrainConfig) -> Run:
     abstract_params, _ = split_params(whole_model, frozen)
     model_on_mesh = param_shardings(whole_model, mesh)
     params_on_mesh, _ = split_params(model_on_mesh, frozen)
-    optimizer = make_optimizer(config, num_steps)
+    optimizer, learning_rate = make_optimizer(config, num_steps), learning_rate_schedule(config, num_steps)
 
     def with_optimizer(params: Any) -> State:
         return {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0), "skipped": jnp.int32(0)}
@@ -178,7 +201,8 @@ def prepare(config: TrainConfig) -> Run:
         beta=config.beta,
         nll_scope=config.nll_scope,
         max_pairs=manifest.splits["train"].max_pairs_per_row,
-        dropout_seed=config.seed if config.lora and config.lora.dropout else None,
+        compat=config.compat,
+        dropout_seed=config.seed if has_dropout or (config.lora and config.lora.dropout) else None,
     )
     settings = {
         name: value
@@ -195,7 +219,8 @@ def prepare(config: TrainConfig) -> Run:
         f"data {config.data}: {manifest.splits['train'].pairs:,} pairs in {epoch:,} rows of {manifest.row_length}\n"
         f"{num_steps:,} steps of {config.rows_per_step} rows on {mesh.size} device(s)"
         f"{f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''}, "
-        f"learning rate {config.peak_learning_rate:g} to {config.learning_rate_end:g}, "
+        f"{config.optim}, learning rate {config.peak_learning_rate:g}, {config.lr_scheduler_type} "
+        f"to {learning_rate(num_steps):g} after {warmup} steps of warmup, "
         f"beta {config.beta:g}, NLL over {'prompt and answer' if config.nll_scope == 'full' else 'the answer'}"
     )
     return Run(
@@ -207,8 +232,11 @@ def prepare(config: TrainConfig) -> Run:
         mesh=mesh,
         objective=objective,
         optimizer=optimizer,
-        learning_rate=learning_rate_schedule(config, num_steps),
+        learning_rate=learning_rate,
         num_steps=num_steps,
+        rows_per_epoch=rows_per_epoch,
+        eval_data=config.eval_data or config.data,
+        eval_manifest=eval_manifest,
         # Through JSON, as it comes back from a checkpoint: tuples become lists.
         identity=json.loads(
             json.dumps(

@@ -102,13 +102,13 @@ def _num_shares(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
 
 def state_shardings(abstract_state: Any, params: dict[str, Any], mesh: Mesh) -> Any:
     """Shardings of a training state: a leaf that ends in a weight's path and has its shape lies as the weight does."""
-    by_path = flatten_dict(params)
+    by_path, weights = flatten_dict(params), flatten_dict(abstract_state["params"])
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         names = tuple(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", "")))) for entry in path)
         for start in range(len(names)):
-            if names[start:] in by_path and leaf.ndim:
+            if names[start:] in by_path and leaf.shape == weights[names[start:]].shape:
                 return by_path[names[start:]]
         return replicated
 

@@ -2,18 +2,29 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from schemas.layout import PADDING
 from train.frozen import join_params
 from train.head import fused_head_loss, head_logp
-from train.loss import Denominators, NllScope, PairValues, Sums, denominators, metrics, pair_values, row_loss
+from train.loss import (
+    Denominators,
+    NllScope,
+    PairValues,
+    Sums,
+    denominators,
+    means,
+    named_metrics,
+    pair_values,
+    row_loss,
+)
+from train.sharding import BATCH_AXES
 
 # {"params": tree of the trained weights, "opt_state": tree, "step": int32 scalar}; of a run also "skipped" (guard.py)
 State = dict[str, Any]
@@ -27,7 +38,8 @@ class Objective:
     Attributes:
       definition: the decoder without its weights.
       max_pairs: the most pairs a row holds.
-      dropout_seed: of the adapters' dropout; None where there is none.
+      compat: as in TrainConfig.
+      dropout_seed: of the dropout in training steps; None where there is none.
     """
 
     definition: nnx.GraphDef
@@ -35,6 +47,7 @@ class Objective:
     beta: float
     nll_scope: NllScope
     max_pairs: int
+    compat: Literal["trl"] | None = None
     dropout_seed: int | None = None
 
     def loss(
@@ -95,8 +108,8 @@ def train_step(
 ) -> tuple[State, dict[str, jax.Array]]:
     """One optimizer step.
 
-    Gradients and sums of the micro-batches are added up, over denominators of the whole batch: the result
-    does not depend on `micro_batches`, but for rounding.
+    Gradients and metrics of the micro-batches are added up, over denominators of the whole batch: the result
+    does not depend on `micro_batches`, but for rounding. With compat=trl each micro-batch has its own.
 
     Args:
       frozen: the weights that are not in the state.
@@ -106,28 +119,55 @@ def train_step(
     totals = objective.totals(batch)
     gradient = jax.value_and_grad(objective.loss, has_aux=True)
 
-    def one_micro_batch(carry: Any, micro_batch: Batch) -> tuple[Any, None]:
-        (_, sums), gradients = gradient(state["params"], micro_batch, totals, frozen, state["step"])
-        return jax.tree.map(jnp.add, carry, (gradients, sums)), None
+    def share_of(rows: Batch, totals: Denominators) -> tuple[Any, Sums]:
+        (_, sums), gradients = gradient(state["params"], rows, totals, frozen, state["step"])
+        return gradients, means(sums, totals)
+
+    def one_micro_batch(carry: Any, micro_batch: tuple[Batch, Denominators]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, carry, share_of(*micro_batch)), None
 
     if micro_batches == 1:
-        (_, sums), gradients = gradient(state["params"], batch, totals, frozen, state["step"])
+        gradients, batch_means = share_of(batch, totals)
     else:
-        # Every micro-batch takes every n-th row, so that rows stay on the device where they lie.
-        split = {name: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
-        first = jax.tree.map(lambda x: x[0], split)
-        shapes = jax.eval_shape(lambda: gradient(state["params"], first, totals, frozen, state["step"]))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[1], shapes[0][1]))
-        (gradients, sums), _ = jax.lax.scan(one_micro_batch, zeros, split)
+        split = split_batch(batch, totals, micro_batches=micro_batches, objective=objective)
+        shapes = jax.eval_shape(share_of, *jax.tree.map(lambda x: x[0], split))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (gradients, batch_means), _ = jax.lax.scan(one_micro_batch, zeros, split)
     updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
     params = optax.apply_updates(state["params"], updates)
     batch_metrics = {
-        **metrics(sums, totals, beta=objective.beta),
+        **named_metrics(batch_means, beta=objective.beta),
         "grad_norm": optax.global_norm(gradients),
         "num_tokens": jnp.sum(batch["branch"] != PADDING),
         "num_pairs": totals.pairs,
     }
     return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, batch_metrics
+
+
+def split_batch(
+    batch: Batch, totals: Denominators, *, micro_batches: int, objective: Objective
+) -> tuple[Batch, Denominators]:
+    """The rows of a step as micro-batches, stacked, and what the loss of each is divided by.
+
+    With compat=trl these are consecutive rows, as in TRL, and the step's loss is the mean of their losses, those
+    without a row not counted: each has its own denominators, times the number of micro-batches. Where an epoch ends
+    with a micro-batch of r rows, TRL logs logps/* and rewards/* of the first r rows of each micro-batch of that step
+    (accelerate's gather_for_metrics cuts them, having seen the end of the data): the others are marked as not reported.
+    """
+    if objective.compat == "trl":
+        rows = NamedSharding(objective.mesh, PartitionSpec(None, BATCH_AXES))
+        split = {name: x.reshape(micro_batches, -1, *x.shape[1:]) for name, x in batch.items()}
+        split = jax.lax.with_sharding_constraint(split, rows)
+        size = split["branch"].shape[1]
+        rest = jnp.sum(jnp.any(split["branch"] != PADDING, axis=-1)) % size
+        is_cut_K = (rest > 0) & (jnp.arange(size) >= rest)
+        split["segment"] = jnp.where(is_cut_K[:, None], -split["segment"], split["segment"])
+        own = jax.vmap(objective.totals)(split)
+        count = jnp.sum(own.pairs > 0)
+        return split, jax.tree.map(lambda total: jnp.maximum(total, 1) * count, own)
+    # Every micro-batch takes every n-th row, so that rows stay on the device where they lie.
+    split = {name: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
+    return split, jax.tree.map(lambda total: jnp.broadcast_to(total, micro_batches), totals)
 
 
 def eval_step(params: Any, batch: Batch, *, objective: Objective) -> dict[str, jax.Array]:

@@ -1,9 +1,15 @@
 """The digest of the pairs that a run has taken: what it tells apart, and what it must not."""
 
+import json
+
 import numpy as np
 import pytest
 
+import train.data
 from schemas.errors import Refused
+from tests.datasets import packed, random_pairs, write_dataset
+from tests.train.decoders import TINY, VOCAB_SIZE
+from train.__main__ import main
 from train.data_order import DataOrder, row_words, step_words
 from train.sharding import MeshConfig, make_mesh
 
@@ -42,6 +48,11 @@ def test_places_inside_a_step_do_not_count_and_all_else_does(steps):
     assert whole not in digests and len(set(digests)) == len(digests)
 
 
+def test_sets_of_equal_sums_have_different_digests():
+    first, second = (np.array([[pair, other]], np.uint64) for pair, other in ((1, 4), (2, 3)))
+    assert digest([first]) != digest([second])
+
+
 def test_what_the_devices_add_up_is_what_the_host_adds_up(steps):
     mesh = make_mesh(MeshConfig())
     for ids in steps:
@@ -61,3 +72,19 @@ def test_another_order_than_that_of_the_checkpoint_is_refused(steps):
     digest(steps[:4], order)
     with pytest.raises(Refused, match="step 4: its last step took other pairs"):
         DataOrder().set_state(order.get_state(), steps[4], where="checkpoints, step 4")
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_where_the_loader_gives_another_order(tmp_path, monkeypatch, capsys):
+    """As another version of the library that shuffles would."""
+    rows = packed(random_pairs(np.random.default_rng(0), 60, vocab_size=VOCAB_SIZE), 32)
+    write_dataset(tmp_path / "data", {"train": rows}, row_length=32, vocab_size=VOCAB_SIZE)
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    arguments = ["run", f"--data={tmp_path / 'data'}", f"--model.config={tmp_path / 'config.json'}", "--max_steps=3"]
+    arguments.append(f"--run_dir={tmp_path / 'run'}")
+    assert main(arguments) == 0 and main(arguments) == 0
+    original = train.data.ordered_rows
+    monkeypatch.setattr(train.data, "ordered_rows", lambda *data, seed, **rest: original(*data, seed=seed + 1, **rest))
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "step 3: its last step took other pairs than the loader gives for it now" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import re
 import signal
 import socket
 import subprocess
@@ -120,7 +120,7 @@ def test_two_processes_run_as_one_does_and_one_goes_on_for_them(inputs, tmp_path
     outputs = finish(start("run", *inputs, f"--run_dir={two}", "--mesh.fsdp=2", processes=2, devices=2))
     assert_same_run(two, one)
     assert "4 device(s) of 2 processes" in outputs[0]
-    assert "step" not in outputs[1]  # one process has the console
+    assert not re.sub(r"\[Gloo\].*\n", "", outputs[1])  # one process has the console
 
     # Killed after some checkpoints, gone on with by one process, on another mesh.
     processes = start("run", *inputs, f"--run_dir={mixed}", "--mesh.fsdp=2", processes=2, devices=2)
@@ -180,24 +180,3 @@ def test_a_process_that_dies_ends_the_other_with_one_message_and_the_checkpoint_
     assert "failed: another process of the run is gone or failed (" in error and "Traceback" not in error
     [output] = finish(start("run", *settings))
     assert "going on from the checkpoint of step" in output
-
-
-@pytest.mark.slow
-def test_another_order_of_the_rows_is_refused_when_a_run_goes_on(inputs, tmp_path):
-    """As another version of the library that shuffles would give it: here, by a changed digest in the checkpoint."""
-    run_dir = tmp_path / "run"
-    settings = [*inputs, f"--run_dir={run_dir}"]
-    finish(start("run", *settings))
-    shutil.rmtree(run_dir / "export")
-    [file] = [
-        path
-        for path in (run_dir / "checkpoints" / str(STEPS)).rglob("*")
-        if path.is_file() and b"data_order" in path.read_bytes()
-    ]
-    meta = json.loads(file.read_text())
-    meta["data_order"]["before"] = "0" * 16
-    file.write_text(json.dumps(meta))
-    [process] = start("run", *settings)
-    _, error = process.communicate()
-    assert process.returncode == 2
-    assert f"step {STEPS}: its last step took other pairs" in error and "Traceback" not in error

@@ -94,7 +94,7 @@ def test_adapters_are_exported_by_themselves_as_at_the_end_of_the_run(adapted, t
         assert name in made
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.library_name == "peft"
-    assert "by LoRA adapters of rank 2, which lie here" in card.text
+    assert "as LoRA adapters of rank 2 that lie here, for 4 steps" in card.text
     assert "AutoPeftModelForCausalLM.from_pretrained" in card.text
 
 

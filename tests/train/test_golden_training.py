@@ -41,7 +41,15 @@ def golden_rows(folder, split):
             yield Pair(prompt=prompt, **sides, id=row["i"] + 1)
 
 
-@pytest.mark.parametrize("name", ["llama-ga1-nowarmup", "qwen2-ga1-warmup4-beta0.25"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("llama-ga1-nowarmup", marks=pytest.mark.slow),
+        pytest.param("llama-ga4-warmup5-wd0.1", marks=pytest.mark.slow),
+        "qwen2-ga1-warmup4-beta0.25",
+        "qwen2-ga4-partial-epochs",
+    ],
+)
 def test_twenty_steps_equal_trl(shared, tmp_path, name):
     """One pair a row, source order, NLL over prompt and answer: metrics of every step and the final weights."""
     folder = shared / "golden" / "training" / name
@@ -71,6 +79,7 @@ def test_twenty_steps_equal_trl(shared, tmp_path, name):
             gradient_accumulation_steps=arguments["gradient_accumulation_steps"],
             max_steps=arguments["max_steps"],
             shuffle_train_dataset=False,
+            compat="trl",
         )
     )
     golden = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

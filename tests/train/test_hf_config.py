@@ -20,7 +20,7 @@ def test_both_generations_mean_the_same():
     [
         ({"model_type": "gpt2"}, "gpt2"),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"attention_dropout": 0.1}, "attention_dropout"),
+        ({"attention_dropout": 1.0}, "attention_dropout=1.0: must be in"),
         ({"embd_pdrop": 0.1}, "embd_pdrop"),
         ({"model_type": "gemma", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ({"attn_logit_softcapping": 5.0}, "attn_logit_softcapping"),

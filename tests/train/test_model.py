@@ -149,6 +149,13 @@ def test_rematerialisation_changes_no_value_and_no_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, recomputed)
     assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(plain[1]))
 
+    def products(remat):
+        return str(jax.make_jaxpr(jax.grad(total), static_argnums=1)(params, remat)).count("dot_general")
+
+    # What a policy keeps is not computed again.
+    assert products("dots_saveable") == products(False)
+    assert products("dots_saveable") < products("dots_with_no_batch_dims_saveable") < products(True)
+
 
 def test_rope_frequencies_by_hand():
     default = rope_frequencies(decoder_config().ropes[0], 4)

@@ -7,8 +7,10 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from schemas.errors import Refused
 from tests.train.decoders import decoder_config
+from train.config import ModelConfig, TrainConfig
 from train.model import Decoder
-from train.sharding import _RULES, MESH_AXES, param_shardings
+from train.optimizer import make_optimizer
+from train.sharding import _RULES, MESH_AXES, param_shardings, state_shardings
 
 
 def specs(fsdp, tensor=1, **changes):
@@ -46,3 +48,21 @@ def test_a_mesh_that_does_not_divide_the_weights_is_refused():
 def test_every_mesh_axis_has_a_part_in_the_table():
     named = {axis for specs in (rule for _, rule in _RULES) for spec in specs for axis in jax.tree.leaves(tuple(spec))}
     assert named == set(MESH_AXES) - {"data"}  # copies
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adamw_bf16", "adafactor", "lion", "sgd"])
+def test_the_state_of_every_optimizer_can_lie_on_the_mesh(optim):
+    """Moments lie as their weights do. Adafactor's have other shapes, but for the tables, too small to be factored."""
+    decoder = decoder_config(hidden_size=128, intermediate_size=256)
+    weights = nnx.to_pure_dict(nnx.split(nnx.eval_shape(lambda: Decoder(decoder, rngs=nnx.Rngs(0))))[1])
+    mesh = AbstractMesh((1, 4, 1), MESH_AXES)
+    config = TrainConfig(data="d", run_dir="r", model=ModelConfig(config="c"), optim=optim)
+    state = jax.eval_shape(lambda params: {"params": params, "opt": make_optimizer(config, 10).init(params)}, weights)
+    shardings = state_shardings(state, param_shardings(weights, mesh), mesh)
+    split = [
+        sharding.shard_shape(leaf.shape) != leaf.shape
+        for leaf, sharding in zip(jax.tree.leaves(state["opt"]), jax.tree.leaves(shardings["opt"]), strict=True)
+    ]
+    matrices, tables = sum(leaf.ndim == 3 for leaf in jax.tree.leaves(weights)), 2
+    both = matrices + tables
+    assert sum(split) == {"adamw": 2 * both, "adamw_bf16": 2 * both, "adafactor": tables, "lion": both, "sgd": 0}[optim]

@@ -1,0 +1,76 @@
+"""Writes docs/reference/settings.md from the dataclasses: `make docs`. What it says has no other home than they."""
+
+import dataclasses
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import PreprocessConfig, SourceConfig
+from schemas.settings import setting_types, type_name
+from train.config import LoraConfig, ModelConfig, TrainConfig
+from train.export_command import ExportConfig
+from train.generate_command import GenerateConfig
+from train.sampling import SamplingConfig
+from train.sharding import MeshConfig
+from train.trainer import ORPOConfig
+
+PAGE = Path(__file__).parent / "reference" / "settings.md"
+# Title, class, what its settings begin with on a command line.
+SECTIONS: list[tuple[str, Any, str]] = [
+    ("`python -m train run`", TrainConfig, ""),
+    ("`model`: which model", ModelConfig, "model."),
+    ("`lora`: adapters", LoraConfig, "lora."),
+    ("`mesh`: devices", MeshConfig, "mesh."),
+    ("Python: `ORPOConfig`, beside those of a run", ORPOConfig, ""),
+    ("`python -m train generate`", GenerateConfig, ""),
+    ("`python -m train export`", ExportConfig, ""),
+    ("`python -m pipeline run`", PreprocessConfig, ""),
+    ("`source`: where rows come from", SourceConfig, "source."),
+]
+HEAD = """# Settings
+
+Written by `make docs` from the dataclasses. `--config FILE.yaml` first, then `--key=value` over it; `null` is `None` in
+Python. [What EasyDeL's and TRL's settings are called here](from_easydel_and_trl.md).
+"""
+
+
+def documented(settings: Any) -> dict[str, str]:
+    """Setting -> what its class says of it, on one line; of a class that extends another, what is its own."""
+    parents = {TrainConfig} if settings is ORPOConfig else {SamplingConfig} & set(settings.__mro__)
+    classes = [settings] if settings is ORPOConfig else [*parents, settings]
+    text = "\n".join(inspect.cleandoc(kind.__doc__ or "") for kind in classes)
+    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", text, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", meaning) for name, meaning in entries}
+
+
+def default(setting: dataclasses.Field) -> str:  # type: ignore[type-arg]
+    if setting.default is not dataclasses.MISSING:
+        value = setting.default
+    elif setting.default_factory is not dataclasses.MISSING:
+        value = setting.default_factory()
+    else:
+        return "needed"
+    if dataclasses.is_dataclass(value):
+        return "see below"
+    return f"`{json.dumps(value)}`"
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for title, settings, prefix in SECTIONS:
+        types = dict(setting_types(settings))
+        lines = [f"## {title}\n", "| setting | takes | default | meaning |", "|---|---|---|---|"]
+        by_name = {setting.name: setting for setting in dataclasses.fields(settings)}
+        for name, meaning in documented(settings).items():
+            kind = re.sub(r"\w+Config", "a group", type_name(types[name])) if name in types else "a group"
+            cells = (f"`{prefix}{name}`", kind, default(by_name[name]), meaning.replace("|", r"\|"))
+            lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference(), encoding="utf-8")

@@ -1,0 +1,203 @@
+"""The Python API: what a person who comes from EasyDeL's tutorial or from TRL writes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from schemas.errors import Refused, RunFailed
+from tests.datasets import packed, random_pairs, write_dataset
+from tests.train.decoders import TINY, VOCAB_SIZE
+from train import ModelConfig, ORPOConfig, ORPOTrainer
+from train.config import TrainConfig
+from train.metrics import last_evaluation
+from train.raw_rows import preprocess_rows, write_rows
+from train.trainer import check_processing_class, tokenizer_settings
+
+ROOT = Path(__file__).parents[2]
+ROW_LENGTH = 32
+TINY_RECIPE = ROOT / "recipes" / "tiny"
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """(preprocessed folder, model): random pairs and a model from random weights."""
+    rows = packed(random_pairs(np.random.default_rng(0), 40, vocab_size=VOCAB_SIZE), ROW_LENGTH)
+    splits = {"train": rows[4:], "eval": rows[:4]}
+    write_dataset(tmp_path / "rows", splits, row_length=ROW_LENGTH, vocab_size=VOCAB_SIZE)
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    return tmp_path / "rows", ModelConfig(config=str(tmp_path / "config.json"))
+
+
+def arguments(tmp_path, **changes):
+    return ORPOConfig(**{"run_dir": str(tmp_path / "run"), "total_batch_size": 4, "max_steps": 3, **changes})
+
+
+@pytest.mark.slow
+def test_a_preprocessed_folder_is_trained_on_measured_and_saved(prepared, tmp_path):
+    data, model = prepared
+    trainer = ORPOTrainer(arguments(tmp_path, learning_rate=1e-2), model, train_dataset=data, eval_dataset=data)
+    assert type(trainer.arguments) is TrainConfig
+    before = trainer.evaluate()
+    after = trainer.train()
+    assert after == last_evaluation(tmp_path / "run") and after["eval/loss"] < before["eval/loss"]
+    assert trainer.evaluate() == pytest.approx(after, rel=1e-5)
+    trainer.save_pretrained(tmp_path / "saved")
+    exported = load_file(tmp_path / "run" / "export" / "model.safetensors")
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert saved.keys() == exported.keys()
+    assert all(np.array_equal(saved[name], exported[name]) for name in saved)
+    # Another object with the same settings goes on: there is nothing left to do.
+    again = ORPOTrainer(arguments(tmp_path, learning_rate=1e-2), model, train_dataset=data, eval_dataset=data)
+    assert again.train() == after
+
+
+def test_what_would_have_no_effect_is_refused(prepared, tmp_path):
+    data, model = prepared
+
+    def refused(match, *, model=model, train_dataset=data, settings=None, **given):
+        with pytest.raises(Refused, match=match):
+            ORPOTrainer(arguments(tmp_path, **(settings or {})), model, train_dataset, **given)
+
+    refused("data_collator: rows are laid out once", data_collator=len)
+    refused("max_length: no effect on rows that are preprocessed", settings={"max_length": 64})
+    refused("model is a dict; give a Hugging Face folder", model={})
+    refused("model is nothing", model=None)
+    refused("train_dataset=None: give the rows", train_dataset=None)
+    refused("preprocessing: eval_share has no effect with an eval_dataset", train_dataset=[{}], eval_dataset=[{}],
+            settings={"preprocessing": {"eval_share": 0.1}})  # fmt: skip
+    other = tmp_path / "tokenizer"
+    other.mkdir()
+    (other / "tokenizer.json").write_text("{}")
+    refused("processing_class: train_dataset was made with another tokenizer", processing_class=str(other))
+
+
+def test_the_tokenizer_is_the_models_own_or_the_one_given():
+    model = ModelConfig(path="org/model", revision="v1")
+    assert tokenizer_settings(None, model) == {"tokenizer": "org/model", "tokenizer_revision": "v1"}
+    assert tokenizer_settings("folder", model) == {"tokenizer": "folder"}
+    loaded = SimpleNamespace(name_or_path="org/other", chat_template="{{ messages }}")
+    assert tokenizer_settings(loaded, model) == {"tokenizer": "org/other", "chat_template": "{{ messages }}"}
+    with pytest.raises(Refused, match="processing_class: give the tokenizer's folder"):
+        tokenizer_settings(None, ModelConfig(config="config.json"))
+
+
+class Loaded:
+    """A tokenizer of transformers, as far as it is looked at."""
+
+    bos_token_id, eos_token_id = None, 1
+
+    def __len__(self):
+        return 48
+
+
+def test_a_tokenizer_that_was_changed_in_memory_is_refused():
+    of_rows = SimpleNamespace(bos_id=None, eos_id=1, vocab_size=48)
+    check_processing_class(Loaded(), of_rows, "train_dataset")
+    for changed in ({"bos_id": 3}, {"eos_id": 2}, {"vocab_size": 47}):
+        with pytest.raises(Refused, match="changed in memory is lost"):
+            check_processing_class(Loaded(), SimpleNamespace(**{**vars(of_rows), **changed}), "train_dataset")
+
+
+def test_rows_that_cannot_be_written_are_refused(tmp_path):
+    def refused(rows, match):
+        with pytest.raises(Refused, match=match):
+            write_rows(rows, tmp_path / "rows.jsonl", name="train_dataset")
+
+    refused({"train": [], "test": []}, r"train_dataset holds several splits \(train, test\); give one")
+    refused(3, "train_dataset is a int")
+    refused([], "train_dataset has no rows")
+    refused([{}, "text"], "train_dataset, row 1 is a str; a dict is needed")
+    refused([{"prompt": b"bytes"}], "row 0: cannot be written as JSON")
+
+
+def test_without_the_pipeline_rows_of_text_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Refused, match=r"pip install 'oddsmill\[pipeline\]'"):
+        preprocess_rows([{}], tmp_path / "data", name="train_dataset", settings={})
+
+
+def test_how_the_pipeline_ends_is_how_this_ends(tmp_path, monkeypatch):
+    command = [sys.executable, "-c", "import sys; print('note\\n{}: because', file=sys.stderr); sys.exit({})"]
+    from train import raw_rows
+
+    def ends(word, code):
+        raw_rows._run([*command[:2], command[2].format(word, code)], name="train_dataset")
+
+    with pytest.raises(Refused, match="train_dataset: because"):
+        ends("refused", 2)
+    with pytest.raises(RunFailed, match="train_dataset could not be preprocessed: because"):
+        ends("failed", 1)
+    ends("note", 0)
+
+
+TUTORIAL = """
+from datasets import load_dataset
+
+from train import ORPOConfig, ORPOTrainer
+
+rows = load_dataset("json", data_files="pairs.jsonl", split="train[:80]")
+eval_rows = load_dataset("json", data_files="pairs.jsonl", split="train[-20:]")
+config = ORPOConfig(
+    run_dir="runs/orpo_example",
+    beta=0.1,
+    max_length=64,
+    max_prompt_length=32,
+    max_completion_length=32,
+    total_batch_size=4,
+    gradient_accumulation_steps=1,
+    learning_rate=1e-3,
+    learning_rate_end=5e-4,
+    num_train_epochs=2,
+    optim="adamw",
+    preprocessing={"row_length": 128},
+)
+trainer = ORPOTrainer(
+    arguments=config,
+    model="model",
+    train_dataset=rows,
+    eval_dataset=eval_rows,
+    processing_class="model",
+)
+before = trainer.evaluate()
+trainer.train()
+after = trainer.evaluate()
+assert after["eval/loss"] < before["eval/loss"], (before, after)
+trainer.save_pretrained("trained")
+"""
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path, capfd):
+    """EasyDeL's tutorial, re-written: rows of text, a model folder, an eval dataset, a decaying learning rate."""
+
+    def first():
+        return ORPOTrainer(
+            arguments(tmp_path, max_steps=1, max_length=64, max_prompt_length=32),
+            ModelConfig(config=str(TINY_RECIPE / "config.json")),
+            train_dataset=TINY_RECIPE / "pairs.jsonl",
+            processing_class=TINY_RECIPE / "tokenizer",
+        )
+
+    first().train()
+    assert "nothing changed" not in capfd.readouterr().out
+    first().save_pretrained(tmp_path / "model")  # the same rows and settings find what is there
+    assert "nothing changed" in capfd.readouterr().out
+    shutil.copy(TINY_RECIPE / "pairs.jsonl", tmp_path)
+    (tmp_path / "tutorial.py").write_text(TUTORIAL)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    finished = subprocess.run(
+        [sys.executable, "tutorial.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    logged = [json.loads(line) for line in (tmp_path / "runs/orpo_example/metrics.jsonl").read_text().splitlines()]
+    rates = [line["learning_rate"] for line in logged if "learning_rate" in line]
+    assert rates[0] == 1e-3 and 5e-4 < rates[-1] < 6e-4
+    assert (tmp_path / "trained" / "model.safetensors").is_file()

@@ -1,0 +1,228 @@
+"""The Python API: `ORPOTrainer(arguments, model, train_dataset, …).train()`, with the names of EasyDeL and TRL.
+
+It is the command line's run and nothing else: the same settings, the same files in `run_dir`, the same resuming.
+"""
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from schemas.errors import Refused, require
+from schemas.manifest import MANIFEST_NAME, TokenizerSummary, file_sha256, read_manifest
+from train.checkpoint import Checkpoints
+from train.config import ModelConfig, TrainConfig
+from train.digest import digest
+from train.export_command import ExportConfig, export_run
+from train.frozen import join_params
+from train.loop import CHECKPOINT_FOLDER, make_evaluation, train
+from train.raw_rows import preprocess_rows
+from train.setup import prepare
+
+_GIVEN_TO_TRAINER = ModelConfig(path="the model of ORPOTrainer")
+_LENGTHS = ("max_length", "max_prompt_length", "max_completion_length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ORPOConfig(TrainConfig):
+    """The settings of a run and, for rows of text, of their preprocessing. Model and data are given to ORPOTrainer.
+
+    Args:
+      max_length: longest prompt + answer, in tokens; null: the pipeline's default, as with the next two.
+      max_prompt_length: a prompt is cut to make room for the answers, but not below this.
+      max_completion_length: longest answer, in tokens.
+      preprocessing: further settings of `python -m pipeline run`, e.g. {"packing": False}.
+    """
+
+    data: str = ""
+    model: ModelConfig = _GIVEN_TO_TRAINER
+    max_length: int | None = None
+    max_prompt_length: int | None = None
+    max_completion_length: int | None = None
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+    def pipeline_settings(self) -> dict[str, Any]:
+        """What was set of the settings of `python -m pipeline run`."""
+        lengths = {name: getattr(self, name) for name in _LENGTHS}
+        return {name: value for name, value in lengths.items() if value is not None} | self.preprocessing
+
+
+class ORPOTrainer:
+    """A run, ready to start: `.train()`, `.evaluate()`, `.save_pretrained(folder)`.
+
+    Rows of text are preprocessed here, by the pipeline in a process of its own, into `run_dir/data`; the same rows and
+    settings again find them there.
+
+    Args:
+      arguments: an ORPOConfig; or a TrainConfig, for preprocessed rows.
+      model: a Hugging Face folder or hub id, whose weights the run starts from; or a ModelConfig.
+      train_dataset: a preprocessed folder; or rows of text: a list of dicts, a `datasets.Dataset`, a file, a glob or
+        `hf://org/name`. None: `arguments.data`.
+      eval_dataset: held-out rows, likewise; of a preprocessed folder its eval split. None: the eval split of the train
+        rows, which of rows of text is a share of their prompts (the pipeline's eval_share).
+      processing_class: the tokenizer that rows of text are read with: a folder, a hub id, or an object of transformers,
+        for its files and its chat template. None: the model's own. With preprocessed rows it must be theirs.
+      data_collator: refused: the pipeline lays out the rows.
+
+    Raises:
+      Refused: these do not fit each other, or the pipeline refuses the rows.
+    """
+
+    def __init__(
+        self,
+        arguments: TrainConfig,
+        model: str | os.PathLike[str] | ModelConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Any = None,
+    ):
+        if data_collator is not None:
+            raise Refused(
+                "data_collator: rows are laid out once, by the pipeline, and read as they are. Its settings "
+                "(max_length, preprocessing={'packing': False}, …) do what a collator is given for"
+            )
+        self._model = _model(model, arguments)
+        self._processing_class = processing_class
+        self._pipeline_settings = arguments.pipeline_settings() if isinstance(arguments, ORPOConfig) else {}
+        self._is_preprocessing = False
+        folders = Path(arguments.run_dir) / "data"
+        if train_dataset is None:
+            require(bool(arguments.data), "train_dataset", None, "give the rows: a preprocessed folder or rows of text")
+            train_dataset = arguments.data
+        share: dict[str, Any] = {}
+        if eval_dataset is not None and not _is_preprocessed(train_dataset):
+            if "eval_share" in self._pipeline_settings:
+                raise Refused("preprocessing: eval_share has no effect with an eval_dataset; leave one of them out")
+            share = {"eval_share": 0.0}
+        data = self._preprocessed(train_dataset, folders / "train", "train_dataset", share)
+        eval_data = arguments.eval_data
+        if eval_dataset is not None:
+            eval_data = self._preprocessed(eval_dataset, folders / "eval", "eval_dataset", {"eval_share": 1.0})
+        if self._pipeline_settings and not self._is_preprocessing:
+            names = ", ".join(sorted(self._pipeline_settings))
+            raise Refused(f"{names}: no effect on rows that are preprocessed already; leave out, or preprocess anew")
+        settings = {setting.name: getattr(arguments, setting.name) for setting in fields(TrainConfig)}
+        self.arguments = TrainConfig(**settings | {"model": self._model, "data": data, "eval_data": eval_data})
+        self._has_trained = False
+
+    def train(self) -> dict[str, float]:
+        """Trains, or goes on from the newest checkpoint in `run_dir`.
+
+        Returns: the last evaluation's metrics, keys `eval/…`; empty where there is no eval split.
+
+        Raises:
+          Refused, RunFailed: as `train.loop.train`.
+        """
+        evaluation = train(self.arguments)
+        self._has_trained = True
+        return evaluation
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the eval split, keys `eval/…`, by the weights of the newest checkpoint; before any by those of
+        step 0.
+
+        Raises:
+          Refused: there is no eval split, or the run kept no checkpoint of its end.
+        """
+        run = prepare(self.arguments)
+        evaluation = make_evaluation(self.arguments, run)
+        if evaluation is None:
+            raise Refused("evaluate: there is no eval split; give eval_dataset, or rows with an eval_share above 0")
+        if self._has_trained and not self.arguments.do_last_save:
+            raise Refused("evaluate: with do_last_save=False no checkpoint of the end is kept; train() returned it")
+        folder = Path(self.arguments.run_dir) / CHECKPOINT_FOLDER
+        with Checkpoints(folder, identity=run.identity, save_total_limit=None) as checkpoints:
+            checkpoints.check_identity()
+            step = checkpoints.latest_step
+            params, frozen = run.initial_weights() if step is None or run.has_frozen_weights else ({}, {})
+            if step is not None:
+                shapes = run.abstract_state["params"]
+                params = checkpoints.restore_params(step, shapes, frozen_digest=digest(frozen))
+        with jax.set_mesh(run.mesh):
+            return evaluation(join_params(params, frozen))
+
+    def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
+        """Writes the newest checkpoint's model as a Hugging Face folder, with config, tokenizer and model card.
+
+        Args:
+          options: of train.export_command.ExportConfig, e.g. dtype="bfloat16".
+
+        Raises:
+          Refused: there is no checkpoint yet, or the folder is not empty.
+        """
+        export_run(ExportConfig(run_dir=self.arguments.run_dir, out=os.fspath(folder), **options))
+
+    def _preprocessed(self, dataset: Any, folder: Path, name: str, share: dict[str, Any]) -> str:
+        """The preprocessed folder of a dataset."""
+        if _is_preprocessed(dataset):
+            manifest = read_manifest(os.fspath(dataset)).tokenizer
+            check_processing_class(self._processing_class, manifest, name)
+            return os.fspath(dataset)
+        if jax.process_count() > 1:
+            raise Refused(f"{name}: one process preprocesses for all; run python -m pipeline once, and give its folder")
+        self._is_preprocessing = True
+        tokenizer = tokenizer_settings(self._processing_class, self._model)
+        settings = tokenizer | self._pipeline_settings | share
+        if share.get("eval_share"):
+            settings.pop("shuffle", None)  # source order is of the train split; an evaluation has no order
+        data = preprocess_rows(dataset, folder, name=name, settings=settings)
+        check_processing_class(self._processing_class, read_manifest(data).tokenizer, name)
+        return data
+
+
+def _is_preprocessed(dataset: Any) -> bool:
+    return isinstance(dataset, (str, os.PathLike)) and (Path(dataset) / MANIFEST_NAME).is_file()
+
+
+def _model(model: Any, arguments: TrainConfig) -> ModelConfig:
+    if model is None and arguments.model != _GIVEN_TO_TRAINER:
+        return arguments.model
+    if isinstance(model, ModelConfig):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return ModelConfig(path=os.fspath(model))
+    kind = "nothing" if model is None else f"a {type(model).__name__}"
+    raise Refused(
+        f"model is {kind}; give a Hugging Face folder or hub id, whose weights are read straight onto the devices, or "
+        "ModelConfig(config=…) for random ones"
+    )
+
+
+def tokenizer_settings(processing_class: Any, model: ModelConfig) -> dict[str, Any]:
+    """The settings of the pipeline that choose a tokenizer.
+
+    Raises:
+      Refused: there is none, or it comes from no folder or hub id.
+    """
+    if processing_class is None and model.path:
+        return {"tokenizer": model.path} | ({"tokenizer_revision": model.revision} if model.revision else {})
+    if isinstance(processing_class, (str, os.PathLike)):
+        return {"tokenizer": os.fspath(processing_class)}
+    name = getattr(processing_class, "name_or_path", None)
+    if not name:
+        raise Refused("processing_class: give the tokenizer's folder or hub id, or a tokenizer loaded from one")
+    template = getattr(processing_class, "chat_template", None)
+    return {"tokenizer": name} | ({"chat_template": template} if isinstance(template, str) else {})
+
+
+def check_processing_class(processing_class: Any, of_rows: TokenizerSummary, name: str) -> None:
+    """Refuses a tokenizer that is not the rows' own.
+
+    Raises:
+      Refused: another tokenizer.json; or an object whose end, begin or size is another: it was changed in memory.
+    """
+    if isinstance(processing_class, (str, os.PathLike)):
+        path = Path(processing_class) / "tokenizer.json"
+        if path.is_file() and file_sha256(path) != of_rows.sha256["tokenizer.json"]:
+            raise Refused(f"processing_class: {name} was made with another tokenizer than {path}; leave it out")
+    elif processing_class is not None:
+        found = {id_name: getattr(processing_class, f"{id_name}_token_id") for id_name in ("bos", "eos")}
+        expected = {"bos": of_rows.bos_id, "eos": of_rows.eos_id}
+        if found != expected or len(processing_class) > of_rows.vocab_size:
+            raise Refused(
+                f"processing_class: {name} has ids {expected} of {of_rows.vocab_size}, the object {found} of "
+                f"{len(processing_class)}: what was changed in memory is lost; save_pretrained it and give that folder"
+            )
