@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     require(
         evaluate is not None or not (config.load_best_model_at_end or config.early_stopping_patience),
         "data",
-        config.data,
+        run.eval_data,
         "has no eval split, which load_best_model_at_end and early_stopping_patience need",
     )
     if run.is_writer:
@@ -89,7 +89,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     batches = train_batches(
         config.data, run.manifest, **rows, process_index=share.shard_index, process_count=share.shard_count
     )
-    shards = ShardWatch(config.data, run.manifest)
+    shards = ShardWatch((config.data, run.manifest), (run.eval_data, run.eval_manifest))
     alarms = Alarms(fine_tuning=config.model.path is not None)
     done, evaluation_due = 0, False  # steps taken: the only count that users see
     params: dict[str, Any] = {}

@@ -11,13 +11,21 @@ from schemas.manifest import Manifest
 class ShardWatch:
     """Remembers how every shard lies on disk when the run begins, where its digest was compared with the manifest's.
 
+    Args:
+      datasets: folders with their manifests.
+
     Raises:
       RunFailed: from `check` and `blamed`.
     """
 
-    def __init__(self, folder: str, manifest: Manifest):
-        names = [shard.name for split in manifest.splits.values() for shard in split.shards]
-        self._before = {path: _state(path) for path in (os.path.join(folder, name) for name in names)}
+    def __init__(self, *datasets: tuple[str, Manifest]):
+        paths = {
+            os.path.join(folder, shard.name)
+            for folder, manifest in datasets
+            for split in manifest.splits.values()
+            for shard in split.shards
+        }
+        self._before = {path: _state(path) for path in sorted(paths)}
 
     def check(self) -> None:
         """One `stat` a shard: cheap enough before every checkpoint."""

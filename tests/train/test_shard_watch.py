@@ -20,7 +20,7 @@ def dataset(tmp_path):
 @pytest.mark.parametrize("harm", ["missing", "altered"])
 def test_a_shard_that_changes_is_named(dataset, harm):
     folder, manifest = dataset
-    watch = ShardWatch(folder, manifest)
+    watch = ShardWatch((folder, manifest))
     watch.check()
     path = os.path.join(folder, "train-00001-of-00002.arrayrecord")
     if harm == "missing":
@@ -35,7 +35,7 @@ def test_a_shard_that_changes_is_named(dataset, harm):
 
 
 def test_an_error_while_nothing_changed_keeps_its_text_and_refusals_stay_refusals(dataset):
-    watch = ShardWatch(*dataset)
+    watch = ShardWatch(dataset)
     with pytest.raises(RunFailed, match=r"cannot be read \(input/output error\)"), watch.blamed():
         raise OSError("input/output error")
     with pytest.raises(Refused), watch.blamed():
