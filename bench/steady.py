@@ -22,7 +22,7 @@ import numpy as np
 from pipeline import PreprocessConfig, SourceConfig, preprocess
 
 TINY = Path(__file__).resolve().parents[1] / "recipes" / "tiny"
-WARM_UP = 100  # steps that are not measured: compilation, the first evaluation and the first checkpoints
+WARM_UP = 120  # steps that are not measured: compilation, that of the first evaluation too, the first checkpoints
 NOTHING = ["--eval_steps=null", "--save_steps=null", "--do_last_save=false", "--report_to=[]"]
 
 
