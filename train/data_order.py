@@ -33,12 +33,19 @@ def row_words(pair_ids: np.ndarray) -> np.ndarray:
     return np.stack([low.sum(1), high.sum(1)], axis=1).astype(np.uint32)
 
 
-def step_words(pair_ids: np.ndarray, mesh: Mesh) -> jax.Array:
-    """[2] uint32 on every device: the sum over the rows of all processes. Waits for no device.
+def step_words(pair_ids: np.ndarray, mesh: Mesh) -> jax.Array | np.ndarray:
+    """[2] uint32: the sum over the rows of all processes, by the devices. Waits for none of them.
 
     Args:
       pair_ids: [B, N] uint64, those of this process's rows.
     """
+    if jax.process_count() == 1:  # 0.04 ms where the devices' way takes 0.7
+        return row_words(pair_ids).sum(0, dtype=np.uint32)
+    return device_words(pair_ids, mesh)
+
+
+def device_words(pair_ids: np.ndarray, mesh: Mesh) -> jax.Array:
+    """`step_words` of several processes."""
     return _sum_over_rows(mesh)(put_on_mesh({"words": row_words(pair_ids)}, mesh)["words"])
 
 
