@@ -10,6 +10,8 @@ from typing import Any
 from pipeline.config import PreprocessConfig, SourceConfig
 from schemas.settings import setting_types, type_name
 from train.config import LoraConfig, ModelConfig, TrainConfig
+from train.distributed import DistributedConfig
+from train.evaluate_command import EvaluateConfig
 from train.export_command import ExportConfig
 from train.generate_command import GenerateConfig
 from train.sampling import SamplingConfig
@@ -23,7 +25,9 @@ SECTIONS: list[tuple[str, Any, str]] = [
     ("`model`: which model", ModelConfig, "model."),
     ("`lora`: adapters", LoraConfig, "lora."),
     ("`mesh`: devices", MeshConfig, "mesh."),
+    ("`distributed`: processes", DistributedConfig, "distributed."),
     ("Python: `ORPOConfig`, beside those of a run", ORPOConfig, ""),
+    ("`python -m train eval`", EvaluateConfig, ""),
     ("`python -m train generate`", GenerateConfig, ""),
     ("`python -m train export`", ExportConfig, ""),
     ("`python -m pipeline run`", PreprocessConfig, ""),

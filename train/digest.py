@@ -18,7 +18,12 @@ def digest(tree: Any) -> str | None:
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     if not leaves:
         return None
-    sums = jax.device_get({name: _weighted_sum(leaf) for name, leaf in leaves.items()})
+    sums = {}
+    for name, leaf in leaves.items():
+        sums[name] = _weighted_sum(leaf)
+        if jax.process_count() > 1:  # gloo waits for ever where processes begin sums over each other in another order
+            jax.block_until_ready(sums[name])
+    sums = jax.device_get(sums)
     lines = [f"{name} {leaf.dtype} {leaf.shape} {int(sums[name])}" for name, leaf in sorted(leaves.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

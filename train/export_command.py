@@ -32,7 +32,7 @@ class ExportConfig:
     out: str
     checkpoint: int | None = None
     adapter: bool = False
-    dtype: Literal["bfloat16", "float32"] | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
     max_shard_size: str = "5GB"
     mesh: MeshConfig | None = None
     distributed: DistributedConfig = DistributedConfig()
