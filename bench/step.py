@@ -124,7 +124,9 @@ def main() -> None:
                     (OURS, ours, packed_batches(run, data, rows)),
                     (CLASSIC, classic, padded_batches(run, data, 4)),
                 ):
-                    seconds, pairs = measure(step, run.initial_state(), batches, arguments.steps)
+                    state = run.initial_state(run.initial_weights()[0])
+                    del state["skipped"]  # of the loop (train/guard.py)
+                    seconds, pairs = measure(step, state, batches, arguments.steps)
                     results[name].append(pairs / seconds)
     size = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_state["params"]))
     print(f"\n{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}, jax {jax.__version__}")

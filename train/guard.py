@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from train.data_order import WORDS, total_words
 from train.step import Batch, State
 from train.wishes import WISH
 
@@ -19,12 +20,13 @@ def guarded(step_fn: Step, *, max_skipped_steps: int) -> Step:
     it happened, nothing changes any more once more than `max_skipped_steps` were skipped.
 
     Returns: a step whose metrics hold `skipped_steps` too, the count after it; and, where the batch holds wishes
-      of the processes ([B] int32), `wish`, the greatest of them.
+      of the processes ([B] int32), `wish`, the greatest of them, and where it holds words of the data order ([B, 2]
+      uint32), `data_order`, their sum.
     """
 
     def step(state: State, batch: Batch, frozen: Any = None) -> tuple[State, dict[str, jax.Array]]:
         before = {name: leaf for name, leaf in state.items() if name != "skipped"}
-        rows = {name: array for name, array in batch.items() if name != WISH}
+        rows = {name: array for name, array in batch.items() if name not in (WISH, WORDS)}
         after, metrics = step_fn(before, rows, frozen)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         taken = finite & (state["skipped"] <= max_skipped_steps)
@@ -33,9 +35,11 @@ def guarded(step_fn: Step, *, max_skipped_steps: int) -> Step:
         kept = jax.tree.map(lambda new, old: jnp.where(taken, new.astype(old.dtype), old), after, before)
         skipped = state["skipped"] + ~finite
         metrics = {**metrics, "skipped_steps": skipped}
+        # With the step's own collectives: one more between two steps would make the device wait for the host.
         if WISH in batch:
-            # With the step's own collectives: one more between two steps would make the device wait for the host.
             metrics[WISH] = jnp.max(batch[WISH])
+        if WORDS in batch:
+            metrics[WORDS] = total_words(batch[WORDS])
         return {**kept, "skipped": skipped}, metrics
 
     return step
