@@ -365,7 +365,7 @@ def stop_after_save(monkeypatch, at):
     def save_then_stop(self, step, *arguments, **named):
         save(self, step, *arguments, **named)
         if step == at:
-            self.close()
+            self.wait()
             raise Stop
 
     monkeypatch.setattr(Checkpoints, "save", save_then_stop)

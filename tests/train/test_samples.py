@@ -65,7 +65,9 @@ def test_the_file_keeps_one_answer_a_prompt_and_step_and_only_what_was_said(argu
         data=str(data), run_dir=str(tmp_path), model=ModelConfig(config="c"), generation_num_prompts=9,
         generation_max_new_tokens=7,
     )  # fmt: skip
-    run = SimpleNamespace(manifest=read_manifest(data), generator=None, decoder_config=None, is_writer=True)
+    run = SimpleNamespace(
+        eval_data=str(data), eval_manifest=read_manifest(data), generator=None, decoder_config=None, is_writer=True
+    )
     tokenizer = tokenizers.Tokenizer.from_file(str(data / "tokenizer" / "tokenizer.json"))
     asked = []
 
@@ -91,7 +93,7 @@ def test_the_file_keeps_one_answer_a_prompt_and_step_and_only_what_was_said(argu
 def test_without_prompts_nothing_is_written(arguments, tmp_path):
     data = arguments[0].removeprefix("--data=")
     config = TrainConfig(data=data, run_dir=str(tmp_path), model=ModelConfig(config="c"))
-    Samples(config, SimpleNamespace(manifest=read_manifest(data))).write(0, {})
+    Samples(config, SimpleNamespace(eval_data=data, eval_manifest=read_manifest(data))).write(0, {})
     assert not list(tmp_path.iterdir())
 
 
