@@ -67,8 +67,8 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return max(self.steps, default=None)
 
-    def find_step(self, wanted: int | None) -> int:
-        """The step of a checkpoint: the newest, or the one that is wanted.
+    def find_step(self, wanted: int | None, *, best: bool = False) -> int:
+        """The step of a checkpoint: the one wanted; else the newest, or with `best` that of the best evaluation.
 
         Raises:
           Refused: there is none.
@@ -78,7 +78,9 @@ class Checkpoints:
             raise Refused(f"{self._folder} has no checkpoint: the run has not saved one yet; start it again")
         if wanted is not None and wanted not in steps:
             raise Refused(f"--checkpoint={wanted}: {self._folder} has those of step {', '.join(map(str, steps))}")
-        return steps[-1] if wanted is None else wanted
+        if wanted is None and best:
+            wanted = self._load(steps[-1], {"meta": None})["meta"]["notes"]["best"]["step"]
+        return wanted if wanted in steps else steps[-1]  # before the first evaluation none is the best
 
     def check_identity(self) -> None:
         """Refuses to go on from a checkpoint that other settings made, naming each."""

@@ -147,10 +147,10 @@ class TrainConfig:
       eval_data: the preprocessed folder whose eval split is measured; null: that of data.
       eval_batch_size: rows at once in an evaluation, over all devices; null: as total_batch_size.
       eval_steps: the eval split is measured every so many steps, and at the end; null: at the end alone.
-      save_steps: a checkpoint every so many steps, and at the end; null: at the end alone.
+      save_steps: a checkpoint every so many steps; null: none between start and end.
       save_interval_minutes: a checkpoint also whenever so much time has passed since the last.
       save_total_limit: checkpoints kept: the newest, and with load_best_model_at_end the best among them.
-      do_last_save: a checkpoint at the end.
+      do_last_save: a checkpoint at the end too; the model is exported in any case.
       load_best_model_at_end: the weights of the best evaluation are what the run leaves, not the last ones; each
         evaluation that is the best so far is followed by a checkpoint.
       metric_for_best_model: of the evaluations, with or without `eval/`. null: loss.

@@ -39,7 +39,7 @@ class EvaluateConfig:
       split: train or eval.
       model: which model; or give run_dir.
       run_dir: the folder of a run. Its data and its model must be where they were.
-      checkpoint: the step of the run's checkpoint; null: the newest.
+      checkpoint: the step of the run's checkpoint; null: the newest, or the best of a run with load_best_model_at_end.
       out: a JSONL file to write, an object a pair: its id, its source, log-probabilities, NLL and lengths.
       metrics_out: a JSON file to write the metrics to, which are on standard output in any case.
       batch_size: rows at once, over all devices; it has no part in the metrics.

@@ -20,7 +20,7 @@ class ExportConfig:
     Args:
       run_dir: the folder of the run. Its data and its model must be where they were.
       out: the folder to write; new or empty.
-      checkpoint: the step; null: the newest.
+      checkpoint: the step; null: the newest, or the best of a run with load_best_model_at_end.
       adapter: of a run with lora: the adapters alone, as PEFT has them, for the model that the run started from.
       dtype: what weights are cast to; null: what the run keeps them in.
       max_shard_size: of a safetensors file, such as 500MB or 5GB.

@@ -33,7 +33,7 @@ def restore_run(
     Args:
       run_dir: its folder. Its data and its model must be where they were.
       command: who asks, for error messages.
-      checkpoint: the step; None: the newest.
+      checkpoint: the step; None: the newest, or the best of a run with load_best_model_at_end.
       mesh: how devices are arranged; None: as in the run.
       distributed: the processes of now; those of the run are over.
 
@@ -50,7 +50,7 @@ def restore_run(
     folder = Path(run_dir) / CHECKPOINT_FOLDER
     with Checkpoints(folder, identity=run.identity, save_total_limit=None) as checkpoints:
         checkpoints.check_identity()
-        step = checkpoints.find_step(checkpoint)
+        step = checkpoints.find_step(checkpoint, best=config.load_best_model_at_end)
         frozen = run.initial_weights()[1] if run.has_frozen_weights else {}
         params = checkpoints.restore_params(step, run.abstract_state["params"], frozen_digest=digest(frozen))
     return Restored(config, run, step, params, frozen)

@@ -121,8 +121,8 @@ class ORPOTrainer:
         return evaluation
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics of the eval split, keys `eval/…`, by the weights of the newest checkpoint; before any by those of
-        step 0.
+        """Metrics of the eval split, keys `eval/…`, by the weights of the newest checkpoint, or with
+        load_best_model_at_end of the best; before any by those of step 0.
 
         Raises:
           Refused: there is no eval split, or the run kept no checkpoint of its end.
@@ -136,7 +136,8 @@ class ORPOTrainer:
         folder = Path(self.arguments.run_dir) / CHECKPOINT_FOLDER
         with Checkpoints(folder, identity=run.identity, save_total_limit=None) as checkpoints:
             checkpoints.check_identity()
-            step = checkpoints.latest_step
+            best = self.arguments.load_best_model_at_end
+            step = checkpoints.find_step(None, best=best) if checkpoints.steps else None
             params, frozen = run.initial_weights() if step is None or run.has_frozen_weights else ({}, {})
             if step is not None:
                 shapes = run.abstract_state["params"]
@@ -145,7 +146,7 @@ class ORPOTrainer:
             return evaluation(join_params(params, frozen))
 
     def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
-        """Writes the newest checkpoint's model as a Hugging Face folder, with config, tokenizer and model card.
+        """Writes the model that `evaluate` measures as a Hugging Face folder, with config, tokenizer and model card.
 
         Args:
           options: of train.export_command.ExportConfig, e.g. dtype="bfloat16".

@@ -138,6 +138,22 @@ def test_the_best_stays_beside_the_newest(tmp_path, total, kept):
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
 
 
+def test_where_the_best_is_what_a_run_leaves_it_is_found(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        for step in (2, 4):
+            notes = {"best": {"step": 2}}
+            checkpoints.save(
+                step, state_of(step), Batches(step), order_at(step), frozen_digest=None, notes=notes, best_step=2
+            )
+        checkpoints.wait()
+        found = [
+            checkpoints.find_step(None),
+            checkpoints.find_step(None, best=True),
+            checkpoints.find_step(4, best=True),
+        ]
+        assert found == [4, 2, 4]
+
+
 def test_a_best_that_is_the_newest_counts_once(tmp_path):
     saved(tmp_path, range(1, 5), best=lambda step: step, total=1)
     assert [path.name for path in tmp_path.iterdir()] == ["4"]
