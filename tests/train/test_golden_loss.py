@@ -10,8 +10,10 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
-from schemas.record import Pair
+from schemas.record import Pair, make_row
+from tests.datasets import write_dataset
 from tests.train.decoders import batch_of, objective_of
+from train.evaluation import Evaluation
 from train.hf_config import parse_config, read_config
 from train.loss import metrics
 from train.model import Decoder
@@ -25,6 +27,15 @@ CASES = [
     ("batch_one", "one_beta0.1"),
     ("batch_identical", "identical_beta0.1"),
 ]
+# Per-pair arrays of TRL -> fields of PairValues, with the factor between them
+PER_PAIR = {
+    "chosen_logps": ("chosen_logp", lambda beta: 1),
+    "rejected_logps": ("rejected_logp", lambda beta: 1),
+    "chosen_rewards": ("chosen_logp", lambda beta: beta),
+    "rejected_rewards": ("rejected_logp", lambda beta: beta),
+    "log_odds": ("log_odds_ratio", lambda beta: 1),
+    "or_losses": ("odds_ratio_loss", lambda beta: -beta),
+}
 
 
 def golden_pairs(batch) -> list[Pair]:
@@ -50,14 +61,19 @@ def load_golden(folder):
     return config, definition, load_params(folder, shapes, shardings, num_layers=config.num_hidden_layers)
 
 
-def loss_of(folder, batch_name, beta, scale=None):
-    """(metrics, gradients) of a golden batch, one pair a row."""
+def prepared(folder, pairs, beta):
+    """(config, weights, batch with one pair a row, objective) of a golden model."""
     config, definition, params = load_golden(folder)
+    batch = batch_of([[pair] for pair in pairs], max(map(len, pairs)), config.vocab_size)
+    return config, params, batch, objective_of(definition, beta=beta, nll_scope="full", max_pairs=1)
+
+
+def loss_of(folder, batch_name, beta, scale=None):
+    """(metrics, gradients) of a golden batch."""
+    pairs = golden_pairs(np.load(folder / f"{batch_name}.npz"))
+    config, params, batch, objective = prepared(folder, pairs, beta)
     if scale is not None:
         params["lm_head"]["weight"] *= scale
-    pairs = golden_pairs(np.load(folder / f"{batch_name}.npz"))
-    batch = batch_of([[pair] for pair in pairs], max(map(len, pairs)), config.vocab_size)
-    objective = objective_of(definition, beta=beta, nll_scope="full", max_pairs=1)
     totals = objective.totals(batch)
     value_and_grad = jax.jit(jax.value_and_grad(partial(objective.loss), has_aux=True))
     (_, sums), gradients = value_and_grad(params, batch, totals)
@@ -81,13 +97,61 @@ def test_loss_and_metrics_equal_trl(shared, model, batch_name, tag):
         np.testing.assert_allclose(found[name], value, atol=2e-5, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("tag", ["beta0.1", "beta0.25"])
+@pytest.mark.parametrize(("batch_name", "tag"), [*CASES, ("batch_emptycompletion", "emptycompletion_beta0.1")])
 @pytest.mark.parametrize("model", MODELS)
-def test_every_gradient_equals_trl(shared, model, tag):
+def test_every_pair_equals_trl(shared, model, batch_name, tag):
+    """Where TRL's own cut leaves a side no answer its values are NaN: ours has no such pair, the others are equal."""
     folder = shared / "golden" / "loss" / model
-    golden = json.loads((folder / f"{tag}.json").read_text())
-    config, _, gradients = loss_of(folder, "batch", golden["beta"])
-    expected = load_file(folder / f"{tag}.grads.safetensors")
+    beta = json.loads((folder / f"{tag}.json").read_text())["beta"]
+    pairs = golden_pairs(np.load(folder / f"{batch_name}.npz"))
+    whole = np.array([len(pair.chosen) > 0 and len(pair.rejected) > 0 for pair in pairs])
+    assert whole.all() == (batch_name != "batch_emptycompletion")
+    _, params, batch, objective = prepared(
+        folder, [pair for pair, kept in zip(pairs, whole, strict=True) if kept], beta
+    )
+    found = jax.device_get(jax.jit(objective.pair_values)(params, batch))
+    arrays = np.load(folder / f"{tag}.npz")
+    assert set(PER_PAIR) == set(arrays) - {"nll_loss"}
+    for theirs, (ours, factor) in PER_PAIR.items():
+        assert np.isnan(arrays[theirs][~whole]).all()
+        values = factor(beta) * getattr(found, ours)[:, 0]
+        np.testing.assert_allclose(values, arrays[theirs][whole], atol=2e-5, rtol=1e-5, err_msg=theirs)
+    if whole.all():
+        np.testing.assert_allclose(found.nll.sum() / found.nll_tokens.sum(), arrays["nll_loss"], atol=2e-5, rtol=1e-5)
+
+
+def test_an_answer_without_a_token_cannot_be_written(shared):
+    """What makes TRL's loss and every gradient NaN."""
+    folder = shared / "golden" / "loss" / MODELS[0]
+    golden = json.loads((folder / "emptycompletion_beta0.1.json").read_text())
+    assert np.isnan(golden["loss"]) and len(golden["nan_grad_params"]) == len(load_file(folder / "model.safetensors"))
+    empty = [pair for pair in golden_pairs(np.load(folder / "batch_emptycompletion.npz")) if not len(pair.chosen)]
+    assert len(empty) == 1
+    with pytest.raises(ValueError, match="chosen"):
+        make_row(empty, row_length=256, pad_id=0, vocab_size=400)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_evaluation_equals_trl(shared, tmp_path, model):
+    """Through stored rows and the loader, in batches that leave the last one part empty; names but for `eval/`."""
+    folder = shared / "golden" / "loss" / model
+    golden = json.loads((folder / "eval_beta0.25.json").read_text())
+    pairs = golden_pairs(np.load(folder / "batch.npz"))
+    config, params, _, objective = prepared(folder, pairs, golden["beta"])
+    rows = [[pair] for pair in pairs]
+    length = max(map(len, pairs))
+    manifest = write_dataset(
+        tmp_path / "rows", {"train": rows, "eval": rows}, row_length=length, vocab_size=config.vocab_size
+    )
+    found = Evaluation(objective, data=str(tmp_path / "rows"), manifest=manifest, split="eval", batch_size=4)(params)
+    expected = {name: value for name, value in golden["metrics"].items() if not name.startswith("eval_logits/")}
+    assert len(expected) == 9
+    for name, value in {**expected, "eval_loss": golden["loss"]}.items():
+        np.testing.assert_allclose(found[name.replace("eval_", "eval/")], value, atol=2e-5, rtol=1e-5, err_msg=name)
+
+
+def assert_gradients_equal(gradients, expected, config):
+    """Each of TRL's gradients, to 1e-4 of its largest element."""
     compared = 0
     for path, leaf in flatten_dict(gradients).items():
         names = hf_names(path, config.num_hidden_layers)
@@ -96,6 +160,15 @@ def test_every_gradient_equals_trl(shared, model, tag):
             np.testing.assert_allclose(gradient, expected[name], atol=tolerance, rtol=0, err_msg=name)
             compared += 1
     assert compared == len(expected)
+
+
+@pytest.mark.parametrize("tag", ["beta0.1", "beta0.25"])
+@pytest.mark.parametrize("model", MODELS)
+def test_every_gradient_equals_trl(shared, model, tag):
+    folder = shared / "golden" / "loss" / model
+    golden = json.loads((folder / f"{tag}.json").read_text())
+    config, _, gradients = loss_of(folder, "batch", golden["beta"])
+    assert_gradients_equal(gradients, load_file(folder / f"{tag}.grads.safetensors"), config)
     norm = np.sqrt(
         sum(float((leaf.astype(np.float64) ** 2).sum()) for leaf in jax.tree.leaves(jax.device_get(gradients)))
     )
@@ -124,3 +197,19 @@ def test_confident_models_have_a_finite_loss_and_gradient(shared, batch_name, sc
         np.testing.assert_allclose(found["loss"], golden["loss"], atol=2e-5, rtol=1e-4)
     if highest >= 0:
         assert found["clamped_pairs"] > 0
+
+
+def test_the_gradients_of_an_overfitted_model_equal_trl(shared):
+    folder = shared / "golden" / "loss" / "nasty"
+    config, _, gradients = loss_of(folder, "batch", 0.1, 1.0)
+    assert_gradients_equal(gradients, load_file(folder / "normal_scale1.grads.safetensors"), config)
+
+
+def test_where_every_gradient_of_trl_has_nan_ours_are_those_of_the_clamped_loss(shared):
+    """Chosen answers of probability 1: TRL's next step destroys the model, ours goes on."""
+    folder = shared / "golden" / "loss" / "nasty"
+    expected = load_file(folder / "normal_scale2.grads.safetensors")
+    assert all(np.isnan(gradient).any() for gradient in expected.values())
+    _, found, gradients = loss_of(folder, "batch", 0.1, 2.0)
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(jax.device_get(gradients)))
+    assert found["clamped_pairs"] > 0 and 0 < largest < 1e3
