@@ -16,12 +16,12 @@ from safetensors.numpy import load_file
 
 from schemas.errors import Refused
 from tests.datasets import packed, random_pairs, write_dataset
+from tests.train.curves import assert_equal_but_for_rounding, logged
 from tests.train.decoders import TINY, VOCAB_SIZE
 from train.distributed import DistributedConfig, join_processes
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
-TIMINGS = {"tokens_per_second", "pairs_per_second"}
 
 
 @pytest.mark.parametrize(
@@ -94,20 +94,10 @@ def finish(processes: list[subprocess.Popen]) -> list[str]:
     return [output for output, _ in outputs]
 
 
-def logged(run_dir: Path) -> list[dict]:
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMINGS} for line in lines]
-
-
 def assert_same_run(found: Path, expected: Path) -> None:
     """The same pairs at every step, exactly; the same curve, evaluations and weights but for rounding."""
-    assert [line.get("data_order") for line in logged(found)] == [line.get("data_order") for line in logged(expected)]
     assert len({line["data_order"] for line in logged(expected) if "data_order" in line}) == STEPS
-    for one, other in zip(logged(found), logged(expected), strict=True):
-        assert one.keys() == other.keys()
-        for name, value in other.items():
-            if name != "data_order":
-                assert one[name] == pytest.approx(value, rel=1e-3, abs=1e-4), (name, other["step"])
+    assert_equal_but_for_rounding(logged(found), logged(expected), relative=1e-3, absolute=1e-4)
     weights, reference = (load_file(run / "export" / "model.safetensors") for run in (found, expected))
     for name, value in reference.items():
         np.testing.assert_allclose(weights[name], value, atol=5e-3, rtol=0)

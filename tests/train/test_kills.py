@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tests.datasets import packed, random_pairs, write_dataset
+from tests.train.curves import logged
 from tests.train.decoders import TINY, VOCAB_SIZE
 
 ROW_LENGTH, NUM_STEPS, SAVE_STEPS, KILLS = 32, 400, 5, 20
-TIMINGS = {"tokens_per_second", "pairs_per_second"}
 
 
 def command(arguments: list[str], output: str) -> None:
@@ -52,18 +52,10 @@ class Runs:
         return process
 
 
-def lines_of(run_dir: Path) -> list[str]:
-    path = run_dir / "metrics.jsonl"
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def logged(run_dir: Path) -> list[dict]:
-    return [{n: v for n, v in json.loads(line).items() if n not in TIMINGS} for line in lines_of(run_dir)]
-
-
 def last_step(run_dir: Path) -> int:
     """The step of the last whole line of metrics."""
-    for line in reversed(lines_of(run_dir)):
+    path = run_dir / "metrics.jsonl"
+    for line in reversed(path.read_text().splitlines() if path.exists() else []):
         try:
             return json.loads(line)["step"]
         except ValueError:

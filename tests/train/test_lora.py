@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from schemas.errors import Refused
 from schemas.settings import settings_as_yaml
 from tests.datasets import packed, random_pairs, write_dataset
+from tests.train.curves import assert_equal_but_for_rounding, logged
 from tests.train.decoders import (
     TINY,
     VOCAB_SIZE,
@@ -44,7 +45,6 @@ from train.weights import hf_names, load_params, save_params
 
 ROOT = Path(__file__).parents[2]
 ROW_LENGTH = 32
-TIMINGS = {"tokens_per_second", "pairs_per_second"}
 CONFIG = decoder_config()
 
 
@@ -87,11 +87,6 @@ def logits_of(definition, weights, config=CONFIG):
     position = jnp.broadcast_to(jnp.arange(12), tokens.shape)
     decoder = nnx.merge(definition, weights)
     return decoder.logits(decoder(tokens, position, jnp.full_like(position, 12)))
-
-
-def logged(run_dir):
-    lines = (Path(run_dir) / "metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMINGS} for line in lines]
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3"])
@@ -420,9 +415,7 @@ def test_devices_and_micro_batches_do_not_change_a_run_with_dropout(inputs, fini
     assert "on 8 device(s)" in done.stdout and "LoRA of rank 3 on down_proj, q_proj" in done.stdout
     assert "adapter    " in done.stdout
     for name in ("mesh", "parts"):
-        for found, expected in zip(logged(tmp_path / name), logged(finished[0]), strict=True):
-            for metric, value in expected.items():
-                assert found[metric] == pytest.approx(value, rel=2e-4, abs=2e-5), (name, metric, expected["step"])
+        assert_equal_but_for_rounding(logged(tmp_path / name), logged(finished[0]))
     for file in ("adapter/adapter_model.safetensors", "export/model.safetensors"):
         expected = load_file(finished[0] / file)
         for name in ("mesh", "parts"):

@@ -14,12 +14,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.datasets import packed, random_pairs, write_dataset
+from tests.train.curves import assert_equal_but_for_rounding, logged
 from tests.train.decoders import TINY, VOCAB_SIZE
 from train.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 ROW_LENGTH = 32
-TIMINGS = {"tokens_per_second", "pairs_per_second"}
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,6 @@ def run(run_dir: Path, *arguments: str, **environment: str) -> subprocess.Comple
     return subprocess.run(
         command(run_dir, *arguments), cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
     )
-
-
-def logged(run_dir: Path) -> list[dict]:
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMINGS} for line in lines]
 
 
 def test_a_killed_run_goes_on_to_the_same_curve_and_weights_bit_for_bit(inputs, tmp_path):
@@ -104,13 +99,7 @@ def test_devices_and_micro_batches_do_not_change_the_run(inputs, tmp_path):
         curves[name] = logged(tmp_path / name)
     assert "4 device(s)" in run(tmp_path / "mesh", *settings, *variants["mesh"][0], **variants["mesh"][1]).stdout
     for name in ("mesh", "accumulated"):
-        for found, expected in zip(curves[name], curves["one"], strict=True):
-            assert found.keys() == expected.keys()
-            assert found.get("data_order") == expected.get("data_order")
-            for metric, value in expected.items():
-                if metric == "data_order":
-                    continue
-                assert found[metric] == pytest.approx(value, rel=2e-4, abs=2e-5), (name, metric, expected["step"])
+        assert_equal_but_for_rounding(curves[name], curves["one"])
     weights = [load_file(tmp_path / name / "export" / "model.safetensors") for name in variants]
     for tensor, value in weights[0].items():
         for other in weights[1:]:

@@ -19,6 +19,7 @@ import train.loop
 from schemas.errors import RunFailed
 from schemas.settings import setting_types
 from tests.datasets import packed, random_pairs, write_dataset
+from tests.train.curves import logged
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 from train.config import FREE_TO_CHANGE, LoraConfig, ModelConfig, TrainConfig
 from train.data import DEVICE_ARRAYS
@@ -27,7 +28,6 @@ from train.sharding import put_on_mesh
 from train.weights import save_params
 
 ROW_LENGTH = 32
-TIMINGS = {"tokens_per_second", "pairs_per_second", "mfu"}
 
 BASE = {
     "data": "train_only",
@@ -175,8 +175,7 @@ def traces(given, run_dir, monkeypatch):
         train.loop.train(config)
     except RunFailed as error:
         failure = str(error)
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    lines = [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
+    lines = logged(run_dir)
     names = {re.sub(r"\d{6,}.*", "", str(path.relative_to(run_dir))) for path in run_dir.rglob("*")}
     weights, samples = run_dir / "export" / "model.safetensors", run_dir / "samples.jsonl"
     return {

@@ -14,13 +14,13 @@ from safetensors.numpy import load_file
 
 import train.loop
 from tests.datasets import packed, random_pairs, write_dataset
+from tests.train.curves import logged
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 from train.__main__ import main
 from train.weights import save_params
 
 pytestmark = pytest.mark.slow
 ROW_LENGTH, POISON = 32, VOCAB_SIZE - 1
-TIMINGS = {"tokens_per_second", "pairs_per_second"}
 SETTINGS = ["--total_batch_size=4", "--learning_rate=1e-2", "--gradient_checkpointing=false"]
 
 
@@ -47,22 +47,17 @@ def inputs(tmp_path_factory, make_tokenizer):
     }
 
 
-def logged(run_dir):
-    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
-
-
 def at_step(monkeypatch, step, action):
     """Does something while a step, counted from 1 in this start, is taken."""
     counts = iter(range(1, 10_000))
     put_on_mesh = train.loop.put_on_mesh
 
     def put(batch, mesh):
-        if threading_is_training(batch) and next(counts) == step:
+        if is_of_the_training(batch) and next(counts) == step:
             action()
         return put_on_mesh(batch, mesh)
 
-    def threading_is_training(batch):
+    def is_of_the_training(batch):
         return sys._getframe(2).f_code.co_name == "train"
 
     monkeypatch.setattr(train.loop, "put_on_mesh", put)
