@@ -1,7 +1,7 @@
 """Which evaluation was the best so far, and when there is no use in going on."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ class Best:
 
     Attributes:
       metric: key of the evaluations' metrics, with `eval/`.
+      data: digest of what the evaluations measure; those of other rows cannot be compared.
       value, step: of the best evaluation; None before the first. Of equal ones the earliest is the best.
       without_improvement: evaluations since the last that was better by more than `threshold`.
     """
@@ -26,6 +27,7 @@ class Best:
     greater_is_better: bool
     patience: int | None
     threshold: float
+    data: str | None = None
     value: float | None = None
     step: int | None = None
     without_improvement: int = field(default=0)
@@ -47,11 +49,29 @@ class Best:
 
     def notes(self) -> dict[str, Any]:
         """JSON that a checkpoint keeps."""
-        return {"value": self.value, "step": self.step, "without_improvement": self.without_improvement}
+        return {
+            "value": self.value, "step": self.step, "without_improvement": self.without_improvement, **self._rules()
+        }  # fmt: skip
 
-    def restore(self, notes: Mapping[str, Any]) -> None:
-        self.value, self.step = notes["value"], notes["step"]
+    def restore(self, notes: Mapping[str, Any], *, saved_steps: Collection[int] | None = None) -> str | None:
+        """Goes on from a checkpoint's notes, or begins anew where they cannot be compared with what comes.
+
+        Args:
+          saved_steps: one of which must be the best; None where its weights are not needed.
+
+        Returns: why it begins anew, for the console; None where it goes on.
+        """
+        changed = [name for name, value in self._rules().items() if notes.get(name, value) != value]
+        if changed:
+            return f"the best evaluation so far does not count any more: {' and '.join(changed)} changed"
         self.without_improvement = notes["without_improvement"]
+        if saved_steps is not None and notes["step"] not in {None, *saved_steps}:
+            return f"the best evaluation so far, of step {notes['step']}, does not count any more: it was not saved"
+        self.value, self.step = notes["value"], notes["step"]
+        return None
+
+    def _rules(self) -> dict[str, Any]:
+        return {"metric": self.metric, "greater_is_better": self.greater_is_better, "eval_data": self.data}
 
 
 def make_best(config: TrainConfig) -> Best:

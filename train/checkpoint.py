@@ -44,11 +44,16 @@ class Checkpoints:
       identity: what makes this run this run (settings, data, model), as flat JSON. A checkpoint of
         another identity is refused: going on from it would be neither run.
       save_total_limit: how many are kept; None only reads, and touches nothing that a run may be writing.
+
+    Raises:
+      Refused: there is none to read.
     """
 
     def __init__(self, folder: str | Path, *, identity: dict[str, Any], save_total_limit: int | None):
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails here is said once, by what is raised
         self._folder = Path(folder).absolute()
+        if save_total_limit is None and not self._folder.is_dir():
+            raise self._nothing_saved()
         self._identity = identity
         self._policy = _NewestAndBest(save_total_limit or 0)
         self._checkpointer = ocp.training.Checkpointer(
@@ -75,32 +80,40 @@ class Checkpoints:
         """
         steps = self.steps
         if not steps:
-            raise Refused(f"{self._folder} has no checkpoint: the run has not saved one yet; start it again")
+            raise self._nothing_saved()
         if wanted is not None and wanted not in steps:
-            raise Refused(f"--checkpoint={wanted}: {self._folder} has those of step {', '.join(map(str, steps))}")
-        if wanted is None and best:
-            wanted = self._load(steps[-1], {"meta": None})["meta"]["notes"]["best"]["step"]
-        return wanted if wanted in steps else steps[-1]  # before the first evaluation none is the best
+            raise Refused(f"--checkpoint={wanted}: {self._folder} has no such checkpoint; {self._there_are()}")
+        if wanted is not None:
+            return wanted
+        meta = self._newest_meta() if best else {}
+        found = meta.get("notes", {}).get("best", {}).get("step")
+        return found if found in steps else steps[-1]  # before the first evaluation none is the best
+
+    def _newest_meta(self) -> dict[str, Any]:
+        """What stands beside the newest arrays that has not been damaged; empty where there is none."""
+        for step in reversed(self.steps):
+            try:
+                return self._load(step, {"meta": None})["meta"]
+            except Exception:  # `restore` goes back to the one before as well, and says so
+                continue
+        return {}
 
     def check_identity(self) -> None:
         """Refuses to go on from a checkpoint that other settings made, naming each."""
-        for step in reversed(self.steps):
-            try:
-                saved = self._load(step, {"meta": None})["meta"]["identity"]
-            except Exception:  # damaged: `restore` goes back to the one before, and says so
-                continue
-            saved = {name: SETTING_DEFAULTS[name] for name in self._identity.keys() & SETTING_DEFAULTS.keys()} | saved
-            differing = [
-                f"{name}: {saved.get(name)} -> {self._identity.get(name)}"
-                for name in sorted(saved.keys() | self._identity.keys())
-                if saved.get(name) != self._identity.get(name)
-            ]
-            if differing:
-                raise Refused(
-                    f"{self._folder} holds a run of other settings ({'; '.join(differing)}); "
-                    "give them back their values, or another --run_dir"
-                )
+        saved = self._newest_meta().get("identity")
+        if saved is None:
             return
+        saved = {name: SETTING_DEFAULTS[name] for name in self._identity.keys() & SETTING_DEFAULTS.keys()} | saved
+        differing = [
+            f"{name}: {saved.get(name)} -> {self._identity.get(name)}"
+            for name in sorted(saved.keys() | self._identity.keys())
+            if saved.get(name) != self._identity.get(name)
+        ]
+        if differing:
+            raise Refused(
+                f"{self._folder} holds a run of other settings ({'; '.join(differing)}); "
+                "give them back their values, or another --run_dir"
+            )
 
     def restore(
         self,
@@ -121,6 +134,7 @@ class Checkpoints:
         Raises:
           Refused: none is whole, or it was trained beside other frozen weights than those of `frozen_digest`, or
             its last step on other pairs.
+          RunFailed: one of several processes cannot read the newest; it alone knows, and the others wait for it.
         """
         problems: dict[int, str] = {}
         for step in reversed(self.steps):
@@ -129,8 +143,15 @@ class Checkpoints:
                 meta = loaded["meta"]
                 # Orbax does not notice a flipped bit of an array.
                 problem = None if digest(loaded["state"]) == meta["digest"] else "its arrays are not those saved"
+            except jax.errors.JaxRuntimeError:
+                raise  # no memory left, or a process lost: the files may be whole
             except Exception as error:  # whatever a damaged file makes Orbax and its libraries raise
                 problem = _first_line(error)
+                if jax.process_count() > 1:
+                    raise RunFailed(
+                        f"process {jax.process_index()} cannot read the checkpoint of step {step} in {self._folder} "
+                        f"({problem}). A run of one process goes back to the one before it; or rename {step} yourself"
+                    ) from error
             if problem:
                 problems[step] = problem
                 loaded = {}  # its arrays make room for the next
@@ -151,18 +172,21 @@ class Checkpoints:
         """The trained weights of a step alone, laid out as `abstract_params` says.
 
         Raises:
-          Refused: it is damaged, or was trained beside other frozen weights than those of `frozen_digest`.
+          Refused: it is damaged or not there, or was trained beside other frozen weights than those of `frozen_digest`.
         """
+        if step not in self.steps:
+            raise Refused(f"{self._folder} has no checkpoint of step {step}; {self._there_are()}")
         try:
             meta = self._load(step, {"meta": None})["meta"]
             loading = ocp.options.PyTreeOptions.Loading(partial_load=True)
             with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
                 params = self._load(step, {"state": {"params": abstract_params}})["state"]["params"]
             whole = digest(params) == meta["params_digest"]
+        except jax.errors.JaxRuntimeError:
+            raise  # no memory left, or a process lost: the files may be whole
         except Exception as error:
             raise Refused(
-                f"{self._folder / str(step)} is damaged ({_first_line(error)}); there are those of step "
-                f"{', '.join(map(str, self.steps))}"
+                f"{self._folder / str(step)} is damaged ({_first_line(error)}); {self._there_are()}"
             ) from error
         self._check_frozen(meta, frozen_digest)
         if not whole:
@@ -179,18 +203,21 @@ class Checkpoints:
         frozen_digest: str | None,
         notes: dict[str, Any],
         best_step: int | None,
+        again: bool = False,
     ) -> None:
         """Starts to save; returns once the device arrays are copied.
 
         Args:
           notes: JSON that `restore` gives back.
           best_step: the checkpoint that stays beside the newest.
+          again: replaces that of this step, whose notes have changed; it is left alone where it is the only one, since
+            a run killed in between would have none.
 
         Raises:
           RunFailed: this save, or the one before, cannot be written.
         """
         self._policy.best_step = best_step
-        if self.latest_step == step:
+        if self.latest_step == step and not (again and len(self.steps) > 1):
             return
         meta = {
             "identity": self._identity,
@@ -205,8 +232,12 @@ class Checkpoints:
         try:
             self._saving = (
                 step,
-                self._checkpointer.save_checkpointables_async(step, {"state": state, "meta": meta}, force=True),
+                self._checkpointer.save_checkpointables_async(
+                    step, {"state": state, "meta": meta}, force=True, overwrite=again
+                ),
             )
+        except jax.errors.JaxRuntimeError:
+            raise  # a process is lost
         except Exception as error:
             raise self._failed(step, error) from error
 
@@ -229,9 +260,10 @@ class Checkpoints:
         step, response = self._saving
         try:
             response.result(timeout)
-        except TimeoutError:
-            return
         except Exception as error:
+            # A save may itself fail with a TimeoutError, of a network disk; it is told at the next unlimited wait.
+            if isinstance(error, TimeoutError) and timeout is not None:
+                return
             self._saving = None
             raise self._failed(step, error) from error
         self._saving, self._whole_step = None, step
@@ -253,6 +285,12 @@ class Checkpoints:
         finally:
             with suppress(Exception):  # raises what `wait` did, once more
                 self._checkpointer.close()
+
+    def _nothing_saved(self) -> Refused:
+        return Refused(f"{self._folder} has no checkpoint: the run has not saved one yet; start it again")
+
+    def _there_are(self) -> str:
+        return f"there are those of step {', '.join(map(str, self.steps))}"
 
     def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         return self._checkpointer.load_checkpointables(step, wanted)

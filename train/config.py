@@ -306,6 +306,16 @@ class TrainConfig:
             self.generate_during_eval,
             "there is no prompt to answer; give --generation_num_prompts",
         )
+        for name in SETTING_DEFAULTS:
+            value = getattr(self, name)
+            require(
+                not name.startswith("generation_")
+                or self.generation_num_prompts > 0
+                or value == SETTING_DEFAULTS[name],
+                name,
+                value,
+                "has no effect without --generation_num_prompts",
+            )
         try:
             self.sampling  # noqa: B018
         except Refused as refusal:

@@ -11,7 +11,7 @@ import jax
 from schemas.errors import RunFailed
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_GO_ON = "The newest checkpoint is whole: the same command goes on from it"
+_GO_ON = "The same command goes on from the newest checkpoint"
 
 
 class ProcessLost(RunFailed):

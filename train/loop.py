@@ -11,7 +11,7 @@ import numpy as np
 from schemas.errors import Refused, RunFailed, Stopped, require
 from schemas.settings import settings_as_yaml
 from train.alarms import Alarms
-from train.best import make_best
+from train.best import Best, make_best
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.curves import plot_curves
@@ -57,14 +57,23 @@ def train(config: TrainConfig) -> dict[str, float]:
         import_wandb()
     run = prepare(config)
     evaluate = make_evaluation(config, run)
-    require(
-        evaluate is not None or not (config.load_best_model_at_end or config.early_stopping_patience),
-        "data",
-        run.eval_data,
-        "has no eval split, which load_best_model_at_end and early_stopping_patience need",
-    )
+    for name in (
+        "eval_steps",
+        "eval_batch_size",
+        "generate_during_eval",
+    ):  # what else needs evaluations needs eval_steps
+        value = getattr(config, name)
+        require(not value or evaluate is not None, name, value, f"{run.eval_data} has no eval split; leave it out")
+    traced = config.profile_steps
+    require(traced is None or traced[1] <= run.num_steps, "profile_steps", traced, f"the run has {run.num_steps} steps")
+    best.data = run.eval_manifest.sha256
     if run.is_writer:
         print(run.summary)
+    with told_clearly(config.run_dir):
+        return _train(config, run, evaluate, best)
+
+
+def _train(config: TrainConfig, run: Run, evaluate: Evaluation | None, best: Best) -> dict[str, float]:
     run_dir = Path(config.run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -104,13 +113,24 @@ def train(config: TrainConfig) -> dict[str, float]:
             pair_ids_of=lambda step: step_pair_ids(config.data, run.manifest, **rows, step=step),
             frozen_digest=frozen_digest,
         )
-        best.restore(notes["best"])
+        forgotten = best.restore(
+            notes["best"], saved_steps=checkpoints.steps if config.load_best_model_at_end else None
+        )
         alarms.restore(notes["alarms"])
-        evaluation_due = notes["evaluation_due"]
+        evaluation_due = notes["evaluation_due"] and evaluate is not None
+        skipped = int(state["skipped"])
+        require(
+            skipped <= config.max_skipped_steps,
+            "max_skipped_steps",
+            config.max_skipped_steps,
+            f"the run has left out {skipped} already, and would end at once",
+        )
         is_over = done == run.num_steps or best.patience_is_over
         left = "nothing to do" if is_over else f"{run.num_steps - done} steps to go"
         if run.is_writer:
             print(f"going on from the checkpoint of step {done}: {left}")
+            if forgotten:
+                print(f"warning: {forgotten}")
     samples = Samples(config, run)
     one_step = partial(
         train_step,
@@ -123,14 +143,15 @@ def train(config: TrainConfig) -> dict[str, float]:
         donate_argnums=0,
         out_shardings=(run.state_shardings, None),
     )
-    profile = StepProfile(config.run_dir, config.profile_steps)
     evaluations: dict[int, dict[str, float]] = {}  # of the newest and of the best step
     with (
-        told_clearly(config.run_dir),
         jax.set_mesh(run.mesh),
         checkpoints,
-        Metrics(config, first_step=done, num_steps=run.num_steps, is_writer=run.is_writer) as sink,
+        Metrics(
+            config, first_step=done, num_steps=run.num_steps, is_writer=run.is_writer, evaluation_due=evaluation_due
+        ) as sink,
         StopSignals() as signals,
+        StepProfile(config.run_dir, config.profile_steps) as profile,
     ):
 
         def fail(step: int, values: dict[str, float], batch: dict[str, np.ndarray]) -> RunFailed:
@@ -155,7 +176,7 @@ def train(config: TrainConfig) -> dict[str, float]:
                     sink.write_samples(done, samples.write(done, weights))
             return is_best
 
-        def save() -> None:
+        def save(*, again: bool = False) -> None:
             with report.paused():
                 shards.check()  # what is saved was learned from the rows of the manifest
                 checkpoints.save(
@@ -166,18 +187,21 @@ def train(config: TrainConfig) -> dict[str, float]:
                     frozen_digest=frozen_digest,
                     notes={"best": best.notes(), "alarms": alarms.notes(), "evaluation_due": evaluation_due},
                     best_step=best.step if config.load_best_model_at_end else None,
+                    again=again,
                 )
-            save_clock.restart()
+            wishes.saved()
 
-        save_clock = Clock(config.save_interval_minutes)
-        wishes = Wishes(signals, save_clock)
-        report = StepReport(config, run, sink, order, alarms, wishes, fail)
+        wishes = Wishes(signals, Clock(config.save_interval_minutes))
         samples.drop_after(done)
         if is_new:
             sink.write_samples(0, samples.write(0, join_params(state["params"], frozen)))
+        report = StepReport(config, run, sink, order, alarms, wishes, fail)
         stop = None
         if evaluation_due:
             measure()
+            evaluation_due = False
+            if done == run.num_steps:  # no later checkpoint will say which evaluation was the best
+                save(again=True)
         while done < run.num_steps and not best.patience_is_over and not stop:
             with shards.blamed():
                 batch = next(batches)
@@ -210,21 +234,20 @@ def train(config: TrainConfig) -> dict[str, float]:
             ):
                 save()
         report.flush()
-        profile.close()
         checkpoints.wait()
         batches.close()
         if stop:
             raise Stopped(f"{stop.name} at step {done}, which is saved; the same command goes on from it", stop)
-        exported_step = done
+        exported_step, state = done, {"params": state["params"]}  # the optimizer's state is not needed any more
         if best.patience_is_over and done < run.num_steps:
             sink.say(f"early stopping: {best.without_improvement} evaluations without a better {best.metric}")
         if config.load_best_model_at_end and best.step is not None and best.step != done:
             exported_step = best.step
             sink.say(f"the best evaluation is that of step {best.step}, {best.metric} {best.value:.4f}: it is exported")
-            best_params = checkpoints.restore_params(
+            state = {}  # makes room for the best weights
+            state["params"] = checkpoints.restore_params(
                 best.step, run.abstract_state["params"], frozen_digest=frozen_digest
             )
-            state = {**state, "params": best_params}
         sink.write_samples(exported_step, samples.write(exported_step, join_params(state["params"], frozen)))
     # Out of the mesh: what is brought to the host is computed on single devices.
     if config.lora and config.lora.export in ("adapter", "both"):

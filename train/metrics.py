@@ -18,14 +18,20 @@ from train.wandb_sink import WandbSink
 METRICS_NAME = "metrics.jsonl"
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    """Removes what a killed run wrote after its last checkpoint: those steps are taken again."""
+def _drop_lines_after(path: Path, step: int, *, evaluation_due: bool) -> None:
+    """Removes what a killed run wrote after its last checkpoint: those steps are taken again.
+
+    Args:
+      evaluation_due: so is the evaluation of that step itself.
+    """
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").split("\n"):
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            again = evaluation_due and values["step"] == step and "eval/loss" in values
+            if values["step"] <= step and not again:
                 kept.append(line + "\n")
         except ValueError:
             continue  # the last line, cut off by the kill
@@ -47,15 +53,24 @@ class Metrics:
     Args:
       run_dir: exists.
       first_step: steps already taken; later lines of an earlier start are dropped.
+      evaluation_due: the evaluation after them is not done, or is done again.
       num_steps: length of the run, for the progress bar.
     """
 
-    def __init__(self, config: TrainConfig, *, first_step: int, num_steps: int, is_writer: bool):
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        first_step: int,
+        num_steps: int,
+        is_writer: bool,
+        evaluation_due: bool = False,
+    ):
         self._progress = RunProgress(first_step=first_step, num_steps=num_steps, is_writer=is_writer)
         self._file, self._tensorboard, self._wandb = None, None, None
         if is_writer:
             path = Path(config.run_dir) / METRICS_NAME
-            _drop_lines_after(path, first_step)
+            _drop_lines_after(path, first_step, evaluation_due=evaluation_due)
             self._file = path.open("a", encoding="utf-8")
             if "tensorboard" in config.report_to:
                 self._tensorboard = SummaryWriter(

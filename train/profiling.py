@@ -37,4 +37,11 @@ class StepProfile:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-            print(f"profile    {self._folder}")
+            if jax.process_index() == 0:
+                print(f"profile    {self._folder}")
+
+    def __enter__(self) -> "StepProfile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()  # a trace that goes on would keep every later one of this process from starting

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import jax
+
 from schemas.errors import Refused, RunFailed
 from schemas.manifest import Manifest
 
@@ -42,8 +44,8 @@ class ShardWatch:
         """What fails inside is told as a shard's fault where one has changed."""
         try:
             yield
-        except (Refused, RunFailed):
-            raise
+        except (Refused, RunFailed, jax.errors.JaxRuntimeError):
+            raise  # the last is of the devices, not of the data
         except Exception as error:
             self.check()
             raise RunFailed(

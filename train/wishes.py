@@ -52,5 +52,11 @@ class Wishes:
         agreed, self._agreed = self._agreed, 0
         return agreed
 
+    def saved(self) -> None:
+        """A checkpoint was begun: what was wished until now is done. A stop is not."""
+        self._clock.restart()
+        if self._agreed == SAVE:
+            self._agreed = 0
+
     def _own(self) -> int:
         return self._signals.received or (SAVE if self._clock.ticks() else 0)

@@ -56,8 +56,37 @@ def test_what_a_checkpoint_keeps_gives_the_same_rest():
     found = after(straight, values)
     after(first, values[:2])
     resumed = make_best(config(early_stopping_patience=3))
-    resumed.restore(json.loads(json.dumps(first.notes())))
+    assert resumed.restore(json.loads(json.dumps(first.notes()))) is None
     assert after(resumed, values[2:]) == found[2:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"metric_for_best_model": "rewards/accuracies"}, "metric and greater_is_better changed"),
+        ({"greater_is_better": True}, "greater_is_better changed"),
+    ],
+)
+def test_a_best_by_other_rules_does_not_count_any_more(changes, told):
+    """Of accuracies none is ever above a loss of 2."""
+    first = make_best(config(early_stopping_patience=3))
+    after(first, [2.0, 3.0])
+    resumed = make_best(config(early_stopping_patience=3, **changes))
+    assert resumed.restore(first.notes()).endswith(told)
+    assert (resumed.value, resumed.step, resumed.without_improvement) == (None, None, 0)
+
+
+def test_a_best_of_other_rows_or_without_weights_does_not_count_any_more():
+    first, moved, loaded = (make_best(config(early_stopping_patience=3)) for _ in range(3))
+    first.data, moved.data, loaded.data = "a", "b", "a"
+    after(first, [2.0, 3.0])
+    assert moved.restore(first.notes()).endswith("eval_data changed")
+    assert loaded.restore(first.notes(), saved_steps=[20]).endswith(
+        "of step 10, does not count any more: it was not saved"
+    )
+    assert (loaded.step, loaded.without_improvement) == (None, 1)
+    assert loaded.restore(first.notes(), saved_steps=[10, 20]) is None
+    assert loaded.step == 10
 
 
 def test_settings_that_could_have_no_effect_are_refused():
@@ -72,6 +101,8 @@ def test_settings_that_could_have_no_effect_are_refused():
     with pytest.raises(Refused, match=r"--profile_steps=\[3\]: give the first and the last"):
         config(profile_steps=[3])
     with pytest.raises(Refused, match=r"--generation_temperature=0\.5: has no effect without --generation_do_sample"):
-        config(generation_temperature=0.5)
+        config(generation_num_prompts=2, generation_temperature=0.5)
+    with pytest.raises(Refused, match="--generation_max_new_tokens=9: has no effect without --generation_num_prompts"):
+        config(generation_max_new_tokens=9)
     with pytest.raises(Refused, match="--generate_during_eval=True: there is no prompt"):
         config(generate_during_eval=True)

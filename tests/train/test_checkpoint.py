@@ -53,15 +53,16 @@ def opened(folder, total=2, **changes):
     return Checkpoints(folder, identity=IDENTITY | changes, save_total_limit=total)
 
 
-def save(checkpoints, step, best=None, state=None):
+def save(checkpoints, step, best=None, state=None, notes=None, again=False):
     checkpoints.save(
         step,
         state or state_of(step),
         Batches(step),
         order_at(step),
         frozen_digest=None,
-        notes={"at": step},
+        notes=notes or {"at": step},
         best_step=best,
+        again=again,
     )
 
 
@@ -115,6 +116,69 @@ def test_a_damaged_newest_falls_back_to_the_one_before_and_is_named(tmp_path, ca
     assert restore(tmp_path) == 4  # saved again
 
 
+def test_what_the_devices_say_is_no_damage(tmp_path, monkeypatch):
+    """A whole checkpoint that does not fit the devices is not renamed."""
+    saved(tmp_path, [2, 4])
+
+    def load(self, step, wanted):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(Checkpoints, "_load", load)
+    with opened(tmp_path) as checkpoints, pytest.raises(jax.errors.JaxRuntimeError):
+        checkpoints.restore(shapes(), Batches(), DataOrder(), pair_ids_of=pairs_of, frozen_digest=None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
+
+
+def test_one_of_several_processes_that_cannot_read_says_so_and_does_not_go_back_alone(tmp_path, monkeypatch):
+    saved(tmp_path, [2, 4])
+    damage(tmp_path, 4, "a file cut off")
+    with opened(tmp_path) as checkpoints:
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises(RunFailed, match=r"process 0 cannot read the checkpoint of step 4 in .* rename 4 yourself"):
+            checkpoints.restore(shapes(), Batches(), DataOrder(), pair_ids_of=pairs_of, frozen_digest=None)
+        monkeypatch.undo()
+
+
+def test_a_save_that_fails_by_a_timeout_of_the_disk_is_told(tmp_path):
+    class Response:
+        def result(self, timeout):
+            raise TimeoutError("[Errno 110] Connection timed out")
+
+    with opened(tmp_path) as checkpoints:
+        checkpoints._saving = 4, Response()
+        checkpoints.check()  # may still be under way
+        with pytest.raises(RunFailed, match=r"step 4 cannot be written .* Connection timed out"):
+            checkpoints.wait()
+
+
+def test_the_best_is_found_behind_a_damaged_newest(tmp_path):
+    with opened(tmp_path, total=3) as checkpoints:
+        for step in (2, 4, 6):
+            save(checkpoints, step, best=2, notes={"best": {"step": 2}})
+    damage(tmp_path, 6, "no meta")
+    with opened(tmp_path, total=None) as checkpoints:
+        assert checkpoints.find_step(None, best=True) == 2
+
+
+def test_notes_that_changed_after_the_save_take_its_place(tmp_path):
+    saved(tmp_path, [2, 4])
+    with opened(tmp_path) as checkpoints:
+        save(checkpoints, 4, notes={"best": {"step": 4}}, again=True)
+        checkpoints.wait()
+        assert checkpoints.find_step(None, best=True) == 4
+    alone = tmp_path / "alone"
+    saved(alone, [4])
+    with opened(alone) as checkpoints:  # a run killed in between would have none
+        save(checkpoints, 4, notes={"best": {"step": 2}}, again=True)
+        assert checkpoints._saving is None
+
+
+def test_reading_where_nothing_was_saved_makes_no_folder(tmp_path):
+    with pytest.raises(Refused, match="has no checkpoint"):
+        opened(tmp_path / "checkpoints", total=None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_none_of_whose_checkpoints_can_be_read_is_not_begun_anew(tmp_path):
     saved(tmp_path, [2, 4])
     for step in (2, 4):
@@ -141,10 +205,7 @@ def test_the_best_stays_beside_the_newest(tmp_path, total, kept):
 def test_where_the_best_is_what_a_run_leaves_it_is_found(tmp_path):
     with opened(tmp_path) as checkpoints:
         for step in (2, 4):
-            notes = {"best": {"step": 2}}
-            checkpoints.save(
-                step, state_of(step), Batches(step), order_at(step), frozen_digest=None, notes=notes, best_step=2
-            )
+            save(checkpoints, step, best=2, notes={"best": {"step": 2}})
         checkpoints.wait()
         found = [
             checkpoints.find_step(None),

@@ -2,12 +2,14 @@
 
 import errno
 import sys
+from contextlib import suppress
 
 import jax
 import pytest
 
 from schemas.errors import Refused, RunFailed
 from train.faults import told_clearly
+from train.profiling import StepProfile
 from train.wandb_sink import import_wandb
 
 
@@ -30,6 +32,16 @@ def test_a_lost_process_is_told_and_other_errors_stay_defects(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(RunFailed, match="another process of the run is gone"), told_clearly("runs/a"):
         raise jax.errors.JaxRuntimeError("UNAVAILABLE: Gloo all-reduce failed")
+
+
+def test_a_trace_that_an_error_interrupts_does_not_keep_the_next_from_starting(tmp_path):
+    with suppress(RunFailed), StepProfile(str(tmp_path / "a"), [1, 3]) as profile:
+        profile.before(1)
+        raise RunFailed("a shard is gone")
+    with StepProfile(str(tmp_path / "b"), [1, 1]) as profile:
+        profile.before(1)
+        profile.after(1, ())
+    assert all(list((tmp_path / name).rglob("*.xplane.pb")) for name in "ab")
 
 
 def test_wandb_that_is_not_installed_is_refused(monkeypatch):

@@ -137,6 +137,17 @@ def test_bad_settings_are_refused(inputs, refusal):
     assert "--beta=-1.0: must not be negative" in refusal(*inputs, "--beta=-1")
     assert "--data is needed" in refusal(inputs[1])
     assert "--mesh.fsdp=3 --mesh.tensor=1: their product" in refusal(*inputs, "--mesh.fsdp=3")
+    late = [*inputs, "--max_steps=3", "--profile_steps=[2,4]"]
+    assert "--profile_steps=[2, 4]: the run has 3 steps" in refusal(*late)
+
+
+def test_settings_of_evaluations_are_refused_where_there_are_none(inputs, tmp_path, refusal):
+    rows = [[pair] for pair in random_pairs(np.random.default_rng(0), 9, vocab_size=VOCAB_SIZE)]
+    write_dataset(tmp_path / "data", {"train": rows}, row_length=ROW_LENGTH, vocab_size=VOCAB_SIZE)
+    for setting in ("eval_steps=2", "eval_batch_size=2"):
+        assert f"--{setting}: {tmp_path / 'data'} has no eval split" in refusal(
+            f"--data={tmp_path / 'data'}", inputs[1], f"--{setting}"
+        )
 
 
 def test_data_that_are_not_there_or_altered_are_refused(inputs, data_folder, tmp_path, refusal):

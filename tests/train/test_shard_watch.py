@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import numpy as np
 import pytest
 
@@ -38,5 +39,7 @@ def test_an_error_while_nothing_changed_keeps_its_text_and_refusals_stay_refusal
     watch = ShardWatch(dataset)
     with pytest.raises(RunFailed, match=r"cannot be read \(input/output error\)"), watch.blamed():
         raise OSError("input/output error")
+    with pytest.raises(jax.errors.JaxRuntimeError), watch.blamed():  # an evaluation that does not fit the devices
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
     with pytest.raises(Refused), watch.blamed():
         raise Refused("x")

@@ -1,5 +1,6 @@
 """Whole runs: stopped, starved, poisoned and watched by every sink there is."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import sys
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import logged
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 from train.__main__ import main
+from train.setup import prepare
 from train.weights import save_params
 
 pytestmark = pytest.mark.slow
@@ -58,7 +61,7 @@ def at_step(monkeypatch, step, action):
         return put_on_mesh(batch, mesh)
 
     def is_of_the_training(batch):
-        return sys._getframe(2).f_code.co_name == "train"
+        return sys._getframe(2).f_code.co_name == "_train"
 
     monkeypatch.setattr(train.loop, "put_on_mesh", put)
 
@@ -80,6 +83,44 @@ def test_a_signal_at_an_evaluation_saves_first_and_evaluates_when_the_run_goes_o
     assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
     name = "export/model.safetensors"
     assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_signal_at_the_last_evaluation_leaves_what_a_run_without_one_leaves(inputs, tmp_path, monkeypatch):
+    """Also after one more start, killed before it could save."""
+    settings = [
+        *inputs["random"], "--max_steps=6", "--eval_steps=2", "--save_steps=2", "--load_best_model_at_end=true",
+        "--save_total_limit=9", "--report_to=[]",
+    ]  # fmt: skip
+    assert main(["run", f"--run_dir={tmp_path / 'whole'}", *settings]) == 0
+    arguments = ["run", f"--run_dir={tmp_path / 'stopped'}", *settings]
+    with monkeypatch.context() as patch:
+        at_step(patch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert main(arguments) == 143
+    with monkeypatch.context() as patch:
+        patch.setattr(train.loop.Checkpoints, "save", lambda *_, **__: exit(9))
+        with pytest.raises(SystemExit):
+            main(arguments)
+    for _ in range(2):
+        assert main(arguments) == 0
+        assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
+    found = []
+    for name in ("whole", "stopped"):
+        reader = train.loop.Checkpoints(tmp_path / name / "checkpoints", identity={}, save_total_limit=None)
+        with reader as checkpoints:
+            found.append(checkpoints.find_step(None, best=True))
+    assert found == [6, 6]
+
+
+def test_devices_without_room_from_the_start_are_told_in_one_message(inputs, tmp_path, monkeypatch, capsys):
+    def prepared(config):
+        def initial_weights():
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes")
+
+        return dataclasses.replace(prepare(config), initial_weights=initial_weights)
+
+    monkeypatch.setattr(train.loop, "prepare", prepared)
+    assert main(["run", f"--run_dir={tmp_path / 'run'}", *inputs["random"], "--max_steps=2"]) == 1
+    assert "the devices have no memory left" in capsys.readouterr().err
 
 
 def test_early_stopping_leaves_the_best_weights_and_the_run_is_over(inputs, tmp_path, capsys):
@@ -135,6 +176,9 @@ def test_a_row_that_is_not_finite_ends_the_run_and_is_named(inputs, tmp_path, ca
     assert lines[step + 1]["learning_rate"] == lines[step]["learning_rate"] > lines[step + 2]["learning_rate"]
     weights = load_file(run_dir / "export" / "model.safetensors")
     assert all(np.isfinite(value).all() for name, value in weights.items() if "embed" not in name)
+    # Fewer allowed than were left out already: no step could be taken any more.
+    assert main(["run", f"--run_dir={run_dir}", *settings]) == 2
+    assert "--max_skipped_steps=0: the run has left out 1 already" in capsys.readouterr().err
 
 
 def test_a_shard_that_goes_missing_ends_the_run_and_nothing_is_saved_since(inputs, tmp_path, monkeypatch, capsys):
