@@ -10,10 +10,13 @@ G = N / K, H = head dimension; Q = queries of a block, P = keys of a block.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+# auto: blockwise where it can be, else dense; xla: blockwise, in plain JAX; vanilla: dense. Names as in EasyDeL.
+AttentionMechanism = Literal["auto", "xla", "vanilla"]
 
 # Queries and keys of a block: the smallest size at which matrix units are busy, for the finest steps of the mask.
 BLOCK = 128
@@ -43,6 +46,7 @@ def attention(
     window: jax.Array | None = None,
     softcap: float | None = None,
     drop: Callable[[jax.Array], jax.Array] | None = None,
+    mechanism: AttentionMechanism = "auto",
 ) -> jax.Array:
     """Softmax attention; scores and softmax in float32 or wider.
 
@@ -54,18 +58,24 @@ def attention(
       window: int32 scalar, a query sees keys less than this many positions back; None: all.
       softcap: scores s become softcap * tanh(s / softcap).
       drop: dropout of the softmax's weights [B, K, G, L, M]; with it all of them are held at once.
+      mechanism: `vanilla` holds all scores at once too; the others only where `can_be_blockwise` denies it.
 
     Returns: [B, L, N, H] in the values' dtype. At padding positions it is finite and means nothing.
     """
     batch, length, heads, dim = query_BLNH.shape
     query_BLKGH = query_BLNH.reshape(batch, length, key_BMKH.shape[2], -1, dim)
-    if drop is None and length == key_BMKH.shape[1] and length % BLOCK == 0 and length > BLOCK:
+    if mechanism != "vanilla" and drop is None and length == key_BMKH.shape[1] and can_be_blockwise(length):
         mixed = blockwise_attention(query_BLKGH, key_BMKH, value_BMKH, query_position_BL, keys, window, scale, softcap)
     else:
         mixed = dense_attention(
             query_BLKGH, key_BMKH, value_BMKH, query_position_BL, keys, window, scale, softcap, first_query, drop
         )
     return mixed.reshape(batch, length, heads, dim)
+
+
+def can_be_blockwise(length: int) -> bool:
+    """Whether rows of this length are blocks; a single one is dense already."""
+    return length % BLOCK == 0 and length > BLOCK
 
 
 def _scores(query: jax.Array, key: jax.Array, scale: float, softcap: float | None) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from schemas.errors import Refused, require
 from schemas.settings import require_choices
+from train.attention import AttentionMechanism
 from train.distributed import DistributedConfig
 from train.loss import NllScope
 from train.sampling import SamplingConfig
@@ -140,6 +141,9 @@ class TrainConfig:
       compute_dtype: what matrix products take; reductions are float32.
       disable_dropout: trains without the dropout of the model's config.json; a lora.dropout of its own stays. false:
         that dropout is applied, in training steps alone.
+      attn_mechanism: how attention is computed: vanilla holds all scores of a row at once, xla those of a block of 128
+        queries and 128 keys and passes over the blocks that the packing empties, which wants rows of a multiple of
+        128. auto: xla where it can be, else vanilla. Results are equal but for rounding.
       gradient_checkpointing: what of each layer is computed again in the backward pass: true, all of it, for the least
         memory; dots_saveable all but matrix products; dots_with_no_batch_dims_saveable all but those with weights;
         false nothing. The names are those of jax.checkpoint_policies.
@@ -202,6 +206,7 @@ class TrainConfig:
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     disable_dropout: bool = True
+    attn_mechanism: AttentionMechanism = "auto"
     gradient_checkpointing: bool | Literal["dots_saveable", "dots_with_no_batch_dims_saveable"] = True
     logging_steps: int = 1
     eval_data: str | None = None
@@ -374,7 +379,7 @@ FREE_TO_CHANGE = {
     "data", "run_dir", "mesh", "logging_steps", "eval_data", "eval_steps", "eval_batch_size", "save_steps",
     "save_interval_minutes", "save_total_limit", "do_last_save", "load_best_model_at_end", "metric_for_best_model",
     "greater_is_better", "early_stopping_patience", "early_stopping_threshold", "max_skipped_steps", "profile_steps",
-    "report_to", "gradient_checkpointing", "distributed", "generate_during_eval", "generation_num_prompts",
-    "generation_max_new_tokens", "generation_do_sample", "generation_temperature", "generation_top_k",
-    "generation_top_p", "generation_repetition_penalty", "generation_seed",
+    "report_to", "attn_mechanism", "gradient_checkpointing", "distributed", "generate_during_eval",
+    "generation_num_prompts", "generation_max_new_tokens", "generation_do_sample", "generation_temperature",
+    "generation_top_k", "generation_top_p", "generation_repetition_penalty", "generation_seed",
 }  # fmt: skip

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from train.attention import Keys, attention
+from train.attention import AttentionMechanism, Keys, attention
 from train.dropout import AFTER_ATTENTION, AFTER_MLP, ATTENTION, drop
 from train.hf_config import DecoderConfig, Rope
 
@@ -144,7 +144,9 @@ def empty_cache(config: DecoderConfig, *, batch: int, slots: int, dtype: jnp.dty
 
 
 class Attention(nnx.Module):
-    def __init__(self, config: DecoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: DecoderConfig, *, mechanism: AttentionMechanism = "auto", dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         hidden, std, dim = config.hidden_size, config.initializer_range, config.head_dim
         query, key_value = config.num_attention_heads * dim, config.num_key_value_heads * dim
         bias = config.query_key_value_bias
@@ -157,7 +159,7 @@ class Attention(nnx.Module):
         self.o_proj = Linear(query, hidden, bias=config.output_bias, std=std, dtype=dtype, rngs=rngs)
         self.q_norm = RMSNorm(dim, config, dtype=dtype) if config.query_key_norm else None
         self.k_norm = RMSNorm(dim, config, dtype=dtype) if config.query_key_norm else None
-        self.config = config
+        self.config, self.mechanism = config, mechanism
 
     def project(self, x_BLD: jax.Array, dropout_B: jax.Array | None) -> list[jax.Array]:
         """Queries [B, L, N, H], keys and values [B, L, K, H], not yet rotated."""
@@ -200,6 +202,7 @@ class Attention(nnx.Module):
             window=turn.window,
             softcap=self.config.attn_logit_softcapping,
             drop=self.drop_weights(turn.dropout),
+            mechanism=self.mechanism,
         )
         return self.o_proj(mixed.reshape(batch, length, -1), turn.dropout), cache
 
@@ -228,14 +231,16 @@ class MLP(nnx.Module):
 
 
 class Layer(nnx.Module):
-    def __init__(self, config: DecoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: DecoderConfig, *, attn_mechanism: AttentionMechanism = "auto", dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         def norm() -> RMSNorm:
             return RMSNorm(config.hidden_size, config, dtype=dtype)
 
         self.input_layernorm, self.post_attention_layernorm = norm(), norm()
         if config.post_norms:
             self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(), norm()
-        self.self_attn = Attention(config, dtype=dtype, rngs=rngs)
+        self.self_attn = Attention(config, mechanism=attn_mechanism, dtype=dtype, rngs=rngs)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
         self.post_norms, self.resid_pdrop = config.post_norms, config.resid_pdrop
 
@@ -272,6 +277,7 @@ class Decoder(nnx.Module):
       config: the decoder's fields.
       param_dtype: what weights are stored in.
       compute_dtype: what matrix products take; reductions are float32 or wider.
+      attn_mechanism: how the attention of whole rows is computed; see train/attention.py.
       remat: recompute each layer in the backward pass instead of keeping its activations; all of it, or all but what
         a policy of jax.checkpoint_policies keeps.
       constrain: called on the hidden states between layers, to pin their sharding.
@@ -284,13 +290,14 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
         param_dtype: jnp.dtype = jnp.float32,
         compute_dtype: jnp.dtype = jnp.float32,
+        attn_mechanism: AttentionMechanism = "auto",
         remat: bool | str = False,
         constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
     ):
         @nnx.split_rngs(splits=config.num_hidden_layers)
         @nnx.vmap(in_axes=0, out_axes=0)
         def stacked_layers(rngs: nnx.Rngs) -> Layer:
-            return Layer(config, dtype=param_dtype, rngs=rngs)
+            return Layer(config, attn_mechanism=attn_mechanism, dtype=param_dtype, rngs=rngs)
 
         self.embed_tokens = Table(config, zero_row=config.pad_token_id, dtype=param_dtype, rngs=rngs)
         self.layers = stacked_layers(rngs)

@@ -16,8 +16,9 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from schemas.errors import Refused
+from schemas.errors import Refused, require
 from schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
+from train.attention import BLOCK, can_be_blockwise
 from train.checkpoint import abstract
 from train.config import FREE_TO_CHANGE, TrainConfig
 from train.data import fill_up, num_rows
@@ -87,7 +88,7 @@ def prepare(config: TrainConfig) -> Run:
     check_shards(config.data, manifest)
     if not manifest.splits["train"].rows:
         raise Refused(f"{config.data}: the train split has no rows")
-    eval_manifest = manifest
+    eval_data, eval_manifest = config.eval_data or config.data, manifest
     if config.eval_data:
         eval_manifest = read_manifest(config.eval_data)
         check_shards(config.eval_data, eval_manifest)
@@ -108,6 +109,15 @@ def prepare(config: TrainConfig) -> Run:
     if has_dropout and config.disable_dropout:
         print(f"{model_path}: its dropout is not applied; --disable_dropout=false applies it")
         decoder_config, has_dropout = dataclasses.replace(decoder_config, attention_dropout=0.0, resid_pdrop=0.0), False
+    if config.attn_mechanism == "xla":
+        for folder, length in ((config.data, manifest.row_length), (eval_data, eval_manifest.row_length)):
+            require(
+                can_be_blockwise(length), "attn_mechanism", "xla", f"rows of {folder} have {length} slots; xla wants a "
+                f"multiple of {BLOCK} above it. Leave it out, or preprocess with such a --row_length",
+            )  # fmt: skip
+        require(
+            not decoder_config.attention_dropout, "attn_mechanism", "xla", "it has no attention dropout; leave it out"
+        )
     check_tokenizer(manifest, decoder_config, model_path, data=config.data)
 
     mesh = make_mesh(config.mesh)
@@ -140,6 +150,7 @@ def prepare(config: TrainConfig) -> Run:
 
     trained = partial(
         decoder,
+        attn_mechanism=config.attn_mechanism,
         remat=config.gradient_checkpointing,
         constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
     )
@@ -235,7 +246,7 @@ def prepare(config: TrainConfig) -> Run:
         learning_rate=learning_rate,
         num_steps=num_steps,
         rows_per_epoch=rows_per_epoch,
-        eval_data=config.eval_data or config.data,
+        eval_data=eval_data,
         eval_manifest=eval_manifest,
         # Through JSON, as it comes back from a checkpoint: tuples become lists.
         identity=json.loads(

@@ -1,17 +1,21 @@
 """Blockwise attention equals the dense form, in value and gradient, whatever the packing, window and soft cap."""
 
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from schemas.layout import derive
 from schemas.record import make_row
 from tests.datasets import packed, random_pairs
+from tests.train.decoders import batch_of, decoder_config, largest_difference, objective_of, split_decoder
 from train import attention as module
-from train.attention import Keys, blockwise_attention, dense_attention
+from train.attention import AttentionMechanism, Keys, blockwise_attention, dense_attention
+from train.model import Decoder
 
 VOCAB_SIZE, LENGTH = 50, 48
 
@@ -58,3 +62,27 @@ def test_blocks_that_the_mask_empties_are_passed_over(monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 8)
     end = np.repeat([16, 24, 48, 0], [16, 8, 16, 8])[None]
     assert module._first_key_blocks(Keys(None, jnp.asarray(end))).tolist() == [0, 0, 2, 3, 3, 3]
+
+
+def test_every_mechanism_gives_the_same_and_only_vanilla_holds_all_scores():
+    length = 2 * module.BLOCK
+    rows = packed(random_pairs(np.random.default_rng(0), 90, vocab_size=48, longest=40), length)[:2]
+    with jax.enable_x64(True):
+        _, params = split_decoder(decoder_config(), jnp.float64)
+        batch = batch_of(rows, length)
+        losses, gradients, holds_all = {}, {}, {}
+        for mechanism in get_args(AttentionMechanism):
+            decoder = Decoder(
+                decoder_config(), rngs=nnx.Rngs(0), param_dtype=jnp.float64, compute_dtype=jnp.float64,
+                attn_mechanism=mechanism,
+            )  # fmt: skip
+            objective = objective_of(nnx.split(decoder)[0], beta=0.3, nll_scope="full", max_pairs=max(map(len, rows)))
+            step = jax.value_and_grad(objective.loss, has_aux=True)
+            holds_all[mechanism] = f"{length},{length}]" in str(
+                jax.make_jaxpr(step)(params, batch, objective.totals(batch))
+            )
+            (losses[mechanism], _), gradients[mechanism] = jax.jit(step)(params, batch, objective.totals(batch))
+        difference = largest_difference(gradients["auto"], gradients["vanilla"])
+    assert holds_all == {"auto": False, "xla": False, "vanilla": True}
+    assert losses["auto"] == losses["xla"] == pytest.approx(float(losses["vanilla"]), rel=1e-12)
+    assert difference < 1e-12
