@@ -56,15 +56,21 @@ def run(arguments: Sequence[str]) -> None:
 def evaluate(arguments: Sequence[str]) -> None:
     """Prints the metrics of a split as JSON."""
     from train.evaluate_command import EvaluateConfig, run_evaluate
+    from train.faults import left_at_once, told_clearly
 
-    run_evaluate(load_settings(EvaluateConfig, arguments, command="python -m train eval"))
+    config = load_settings(EvaluateConfig, arguments, command="python -m train eval")
+    with left_at_once(), told_clearly():
+        run_evaluate(config)
 
 
 def generate(arguments: Sequence[str]) -> None:
     """Answers prompts, a line of JSON an answer."""
+    from train.faults import left_at_once, told_clearly
     from train.generate_command import GenerateConfig, run_generate
 
-    run_generate(load_settings(GenerateConfig, arguments, command="python -m train generate"))
+    config = load_settings(GenerateConfig, arguments, command="python -m train generate")
+    with left_at_once(), told_clearly():
+        run_generate(config)
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -72,9 +78,11 @@ def export(arguments: Sequence[str]) -> None:
     import jax
 
     from train.export_command import ExportConfig, export_run
+    from train.faults import left_at_once, told_clearly
 
     config = load_settings(ExportConfig, arguments, command="python -m train export")
-    step = export_run(config)
+    with left_at_once(), told_clearly():
+        step = export_run(config)
     if jax.process_index() == 0:
         print(f"{'adapter' if config.adapter else 'model':<10} {config.out} (step {step})")
 

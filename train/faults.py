@@ -11,7 +11,12 @@ import jax
 from schemas.errors import RunFailed
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_GO_ON = "The same command goes on from the newest checkpoint"
+_GO_ON = " The same command goes on from the newest checkpoint"
+_TRAINING_NEEDS_LESS = (
+    "A lower --total_batch_size with more --gradient_accumulation_steps, --gradient_checkpointing=true or a larger "
+    "--mesh.fsdp needs less"
+)
+_NEEDS_LESS = "A lower --batch_size, or more devices along --mesh.fsdp, needs less"
 
 
 class ProcessLost(RunFailed):
@@ -19,27 +24,29 @@ class ProcessLost(RunFailed):
 
 
 @contextmanager
-def told_clearly(run_dir: str) -> Iterator[None]:
-    """A full disk, full device memory and a lost process of the run become `RunFailed`; all else stays as it is.
+def told_clearly(run_dir: str | None = None) -> Iterator[None]:
+    """A full disk, full device memory and a lost process become `RunFailed`; all else stays as it is.
+
+    Args:
+      run_dir: of a training, which can go on; None: something else was done.
 
     Raises:
       RunFailed: as said.
     """
+    go_on = _GO_ON if run_dir else ""
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        raise RunFailed(f"{error.filename or run_dir}: {error.strerror}. Make room. {_GO_ON}") from error
+        raise RunFailed(f"{error.filename or run_dir or 'output'}: {error.strerror}. Make room.{go_on}") from error
     except jax.errors.JaxRuntimeError as error:
         line = str(error).strip().splitlines()[0]
         if "RESOURCE_EXHAUSTED" in line:
-            raise RunFailed(
-                f"the devices have no memory left ({line}). A lower --total_batch_size with more "
-                "--gradient_accumulation_steps, --gradient_checkpointing=true or a larger --mesh.fsdp needs less"
-            ) from error
+            needs_less = _TRAINING_NEEDS_LESS if run_dir else _NEEDS_LESS
+            raise RunFailed(f"the devices have no memory left ({line}). {needs_less}") from error
         if jax.process_count() > 1:
-            raise ProcessLost(f"another process of the run is gone or failed ({line}). {_GO_ON}") from error
+            raise ProcessLost(f"another process is gone or failed ({line}).{go_on}") from error
         raise
 
 

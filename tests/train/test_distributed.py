@@ -167,6 +167,6 @@ def test_a_process_that_dies_ends_the_other_with_one_message_and_the_checkpoint_
     processes[1].kill()
     _, error = processes[0].communicate(timeout=120)
     assert processes[0].returncode == 1
-    assert "failed: another process of the run is gone or failed (" in error and "Traceback" not in error
+    assert "failed: another process is gone or failed (" in error and "Traceback" not in error
     [output] = finish(start("run", *settings))
     assert "going on from the checkpoint of step" in output

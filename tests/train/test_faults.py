@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from schemas.errors import Refused, RunFailed
+from train.__main__ import main
 from train.faults import told_clearly
 from train.profiling import StepProfile
 from train.wandb_sink import import_wandb
@@ -24,13 +25,33 @@ def test_full_device_memory_is_told_with_the_settings_that_help():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes")
 
 
+@pytest.mark.parametrize(
+    ("verb", "arguments", "what_runs"),
+    [
+        ("eval", ["--run_dir=r"], "train.evaluate_command.run_evaluate"),
+        ("generate", ["--model.path=m", "--prompt=p"], "train.generate_command.run_generate"),
+        ("export", ["--run_dir=r", "--out=o"], "train.export_command.export_run"),
+    ],
+)
+def test_every_command_tells_of_devices_that_are_too_small(monkeypatch, capsys, verb, arguments, what_runs):
+    def run(config):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes")
+
+    monkeypatch.setattr(what_runs, run)
+    assert main([verb, *arguments]) == 1
+    assert "the devices have no memory left" in capsys.readouterr().err
+
+
 def test_a_lost_process_is_told_and_other_errors_stay_defects(monkeypatch):
     with pytest.raises(jax.errors.JaxRuntimeError), told_clearly("runs/a"):
         raise jax.errors.JaxRuntimeError("INTERNAL: something")
     with pytest.raises(FileNotFoundError), told_clearly("runs/a"):
         raise FileNotFoundError(errno.ENOENT, "x")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(RunFailed, match="another process of the run is gone"), told_clearly("runs/a"):
+    with (
+        pytest.raises(RunFailed, match=r"another process is gone or failed .* goes on from the newest checkpoint"),
+        told_clearly("runs/a"),
+    ):
         raise jax.errors.JaxRuntimeError("UNAVAILABLE: Gloo all-reduce failed")
 
 
