@@ -117,7 +117,7 @@ class TrainConfig:
       learning_rate: the peak. null: 5e-6 with model.path, 5e-5 with lora, 1e-3 with model.config.
       learning_rate_end: what the linear or cosine decay ends at.
       lr_scheduler_type: how the learning rate falls after the warmup: linear, cosine, inverse_sqrt (by the square
-        root of the steps) or constant, not at all. As in transformers.
+        root of the steps) or constant, not at all: transformers' constant_with_warmup. The others as there.
       warmup_steps: steps of linear warmup from zero.
       warmup_ratio: the warmup as a share of the run's steps, rounded up, instead of warmup_steps.
       optim: adamw; adamw_bf16, its moments kept in bfloat16, rounded at random; adafactor, with an absolute learning
@@ -252,7 +252,7 @@ class TrainConfig:
         for name in ("adam_beta1", "adam_beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, name, value, "must be in [0, 1)")
-        require(self.seed >= 0, "seed", self.seed, "must not be negative")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 2**32 - 1")
         require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "must be in [0, 1)")
         require(
             not (self.warmup_ratio and self.warmup_steps),

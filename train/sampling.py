@@ -42,8 +42,8 @@ class SamplingConfig:
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         require(self.temperature > 0, "temperature", self.temperature, "must be positive; greedy is --do_sample=false")
         require(0 <= self.top_p <= 1, "top_p", self.top_p, "must be in [0, 1]")
-        for name in ("top_k", "seed"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require(self.top_k >= 0, "top_k", self.top_k, "must not be negative")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 2**32 - 1")
         if not self.do_sample:
             default = {field.name: field.default for field in fields(SamplingConfig)}
             for name in ("temperature", "top_k", "top_p", "num_return_sequences", "seed"):

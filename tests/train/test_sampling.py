@@ -112,6 +112,7 @@ def test_greedy_takes_the_most_probable_after_the_penalty():
         ({"top_p": 0.9}, "--top_p=0.9: has no effect"),
         ({"num_return_sequences": 2}, "--num_return_sequences=2: has no effect"),
         ({"seed": 1}, "--seed=1: has no effect"),
+        ({"do_sample": True, "seed": 2**32}, "--seed=4294967296: must be from 0 to"),
     ],
 )
 def test_nonsense_and_settings_without_effect_are_refused(settings, message):
