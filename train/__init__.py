@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from train.config import LoraConfig, ModelConfig
+    from train.distributed import DistributedConfig
     from train.sharding import MeshConfig
     from train.trainer import ORPOConfig, ORPOTrainer
 
-__all__ = ["LoraConfig", "MeshConfig", "ModelConfig", "ORPOConfig", "ORPOTrainer"]
+__all__ = ["DistributedConfig", "LoraConfig", "MeshConfig", "ModelConfig", "ORPOConfig", "ORPOTrainer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,5 +17,10 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module 'train' has no attribute {name!r}")
-    homes = {"MeshConfig": "train.sharding", "LoraConfig": "train.config", "ModelConfig": "train.config"}
+    homes = {
+        "DistributedConfig": "train.distributed",
+        "LoraConfig": "train.config",
+        "MeshConfig": "train.sharding",
+        "ModelConfig": "train.config",
+    }
     return getattr(import_module(homes.get(name, "train.trainer")), name)

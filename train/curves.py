@@ -3,12 +3,9 @@
 import json
 from pathlib import Path
 
-import matplotlib
+from matplotlib.figure import Figure
 
 from train.metrics import METRICS_NAME
-
-matplotlib.use("Agg")  # no display is needed
-from matplotlib import pyplot
 
 CURVES_NAME = "curves.png"
 _PANELS = (
@@ -23,7 +20,9 @@ def plot_curves(run_dir: str | Path) -> Path:
     """Draws training curves as lines and evaluations as points into `run_dir/curves.png`; returns its path."""
     lines = (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
-    figure, axes = pyplot.subplots(2, 2, figsize=(10, 7), layout="constrained")
+    # Without pyplot: no display is needed, and a notebook's own figures stay as they are.
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 2)
     for panel, (title, names) in zip(axes.flat, _PANELS, strict=True):
         for color, name in enumerate(names):
             for prefix, style in (("", "-"), ("eval/", "o")):
@@ -34,5 +33,4 @@ def plot_curves(run_dir: str | Path) -> Path:
         panel.legend()
     path = Path(run_dir) / CURVES_NAME
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
     return path

@@ -5,13 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import train
 from schemas.errors import Refused, RunFailed
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE
@@ -79,6 +82,13 @@ def test_what_would_have_no_effect_is_refused(prepared, tmp_path):
     refused("processing_class: train_dataset was made with another tokenizer", processing_class=str(other))
 
 
+def test_every_group_of_settings_can_be_imported_from_train():
+    groups = {kind for hint in get_type_hints(TrainConfig).values() for kind in (hint, *get_args(hint))}
+    names = {kind.__name__ for kind in groups if is_dataclass(kind)}
+    assert {"DistributedConfig", "LoraConfig", "MeshConfig", "ModelConfig"} <= names
+    assert names <= set(train.__all__) and all(getattr(train, name).__name__ == name for name in train.__all__)
+
+
 def test_the_tokenizer_is_the_models_own_or_the_one_given():
     model = ModelConfig(path="org/model", revision="v1")
     assert tokenizer_settings(None, model) == {"tokenizer": "org/model", "tokenizer_revision": "v1"}
@@ -122,6 +132,14 @@ def test_without_the_pipeline_rows_of_text_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(Refused, match=r"pip install 'oddsmill\[pipeline\]'"):
         preprocess_rows([{}], tmp_path / "data", name="train_dataset", settings={})
+
+
+def test_where_rows_are_and_go_is_not_said_twice(tmp_path):
+    for settings, key in (({"source": {"path": "rows.jsonl"}}, "source.path"), ({"output": "out"}, "output")):
+        with pytest.raises(Refused, match=f"preprocessing: {key} has no effect here: the rows are train_dataset"):
+            preprocess_rows([{}], tmp_path / "data", name="train_dataset", settings=settings)
+    with pytest.raises(Refused, match="preprocessing: source='rows.jsonl' is no group of settings"):
+        preprocess_rows([{}], tmp_path / "data", name="train_dataset", settings={"source": "rows.jsonl"})
 
 
 def test_how_the_pipeline_ends_is_how_this_ends(tmp_path, monkeypatch):
