@@ -104,11 +104,6 @@ def nll_mask(branch: jax.Array, nll_scope: NllScope) -> jax.Array:
     return (branch == CHOSEN) | ((branch == PROMPT) & (nll_scope == "full"))
 
 
-def needed_mask(branch: jax.Array, nll_scope: NllScope) -> jax.Array:
-    """Positions whose log-probability the loss needs."""
-    return nll_mask(branch, nll_scope) | (branch == REJECTED)
-
-
 def denominators(branch: jax.Array, segment: jax.Array, nll_scope: NllScope) -> Denominators:
     """Counts of a whole batch; `branch` and `segment` are [..., L] int32, as `row_loss` takes them."""
 

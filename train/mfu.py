@@ -1,7 +1,8 @@
 """Model FLOPs utilisation: what share of the devices' peak the arithmetic of the model itself takes.
 
-XLA's own count reports the body of a loop once, and layers are scanned; so this is a formula. Only what the loss
-needs is counted: real tokens, keys that a token sees, no recomputation.
+XLA's own count reports the body of a loop once, and layers are scanned; so this is a formula. It counts real tokens,
+keys that a token sees, no recomputation; the head at every token, as it is computed, though with nll_scope=response
+the loss has no use for the prompt's.
 """
 
 from collections import Counter
@@ -12,10 +13,12 @@ import numpy as np
 from train.hf_config import DecoderConfig
 
 # Dense bfloat16 FLOP/s of one device by the makers' data sheets; the first name that the device's kind contains.
+# A TPU7x of 2307e12 has two cores, each of which is a device to JAX.
 PEAK_FLOPS = (
-    ("B200", 2250e12), ("H100 PCIe", 756e12), ("H100", 989e12), ("H200", 989e12), ("GH200", 989e12),
-    ("A100", 312e12), ("L40S", 362e12), ("L4", 121e12), ("TPU v4", 275e12), ("TPU v5 lite", 197e12),
-    ("TPU v5e", 197e12), ("TPU v5", 459e12), ("TPU v6", 918e12), ("TPU7x", 2307e12),
+    ("GB200", 2500e12), ("B200", 2250e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12),
+    ("GH200", 989e12), ("H200 NVL", 835e12), ("H200", 989e12), ("A100", 312e12), ("L40S", 362e12), ("L40", 181e12),
+    ("L4", 121e12), ("TPU v4", 275e12), ("TPU v5 lite", 197e12), ("TPU v5e", 197e12), ("TPU v5", 459e12),
+    ("TPU v6", 918e12), ("TPU7x", 2307e12 / 2),
 )  # fmt: skip
 
 

@@ -32,7 +32,9 @@ def test_a_window_hides_keys():
 
 @pytest.mark.parametrize(
     ("kind", "peak"), [("NVIDIA H200", 989e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("TPU v5 lite", 197e12),
-                       ("TPU v5p", 459e12), ("cpu", None)],
+                       ("TPU v5p", 459e12), ("NVIDIA L40", 181e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12),
+                       ("NVIDIA H100 NVL", 835e12), ("NVIDIA GB200", 2500e12), ("NVIDIA GH200 480GB", 989e12),
+                       ("TPU7x", 1153.5e12), ("cpu", None)],
 )  # fmt: skip
 def test_peaks_are_found_by_the_kind_of_the_device(kind, peak):
     assert peak_flops(kind) == peak
