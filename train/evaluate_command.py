@@ -24,7 +24,7 @@ from train.hub import find_model
 from train.loading import load_decoder
 from train.loss import NllScope
 from train.provenance import read_places
-from train.restoring import restore_run
+from train.restoring import Restored, restore_run
 from train.setup import check_tokenizer
 from train.sharding import MeshConfig, make_mesh, num_row_shards
 from train.step import Objective
@@ -35,7 +35,7 @@ class EvaluateConfig:
     """Measures a model, or a checkpoint of a run, on a preprocessed split; prints the metrics as JSON.
 
     Args:
-      data: the folder that `python -m pipeline run` wrote; null: that of the run.
+      data: the folder that `python -m pipeline run` wrote; null: that of the run, for split=eval its eval_data.
       split: train or eval.
       model: which model; or give run_dir.
       run_dir: the folder of a run. Its data and its model must be where they were.
@@ -129,7 +129,7 @@ def _of_model(config: EvaluateConfig) -> _Measured:
     check_shards(config.data, manifest)
     folder = find_model(config.model.path, config.model.revision)
     decoder_config, unused = parse_config(read_config(folder), path=str(folder))
-    if unused:
+    if unused and jax.process_index() == 0:
         print(f"{folder}: fields that are not known here and not used: {', '.join(unused)}")
     check_tokenizer(manifest, decoder_config, folder, data=config.data)
     mesh = make_mesh(config.mesh or MeshConfig())
@@ -159,22 +159,34 @@ def _of_run(config: EvaluateConfig) -> _Measured:
         mesh=config.mesh,
         distributed=config.distributed,
     )
-    print(f"{config.run_dir}: the checkpoint of step {restored.step}")
-    run, data = restored.run, config.data or restored.config.data
-    manifest = run.manifest if data == restored.config.data else read_manifest(data)
-    if manifest is not run.manifest:
-        check_shards(data, manifest)
-        if manifest.tokenizer.sha256["tokenizer.json"] != run.manifest.tokenizer.sha256["tokenizer.json"]:
-            raise Refused(
-                f"--data={data} was made with another tokenizer than {restored.config.data}, which the run was "
-                "trained on: preprocess with the same"
-            )
+    run = restored.run
+    if run.is_writer:
+        print(f"{config.run_dir}: the checkpoint of step {restored.step}")
+    data, manifest = _rows_for(config, restored)
     objective = dataclasses.replace(
         run.objective,
         beta=run.objective.beta if config.beta is None else config.beta,
         nll_scope=config.nll_scope or run.objective.nll_scope,
     )
     return _Measured(objective, join_params(restored.params, restored.frozen), data, manifest)
+
+
+def _rows_for(config: EvaluateConfig, restored: Restored) -> tuple[str, Manifest]:
+    """The folder that is measured on and its manifest: those of the run, where none is given."""
+    run, of_run = restored.run, restored.config.data
+    if config.data is None and config.split == "eval":
+        return run.eval_data, run.eval_manifest
+    data = config.data or of_run
+    if data == of_run:
+        return data, run.manifest
+    manifest = read_manifest(data)
+    check_shards(data, manifest)
+    if manifest.tokenizer.sha256["tokenizer.json"] != run.manifest.tokenizer.sha256["tokenizer.json"]:
+        raise Refused(
+            f"--data={data} was made with another tokenizer than {of_run}, which the run was trained on: "
+            "preprocess with the same"
+        )
+    return data, manifest
 
 
 def pair_lines(pairs: Pairs, places: Mapping[int, tuple[str, int]]) -> Iterator[dict[str, Any]]:

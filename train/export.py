@@ -50,7 +50,7 @@ def export_model(
             _write_tokenizer(unfinished, Path(config.data) / TOKENIZER_FOLDER, run.model_folder)
             generation = generation_config(run.model_folder, run.hf_config, run.manifest.tokenizer)
             _write_json(unfinished / "generation_config.json", generation)
-            card = model_card(config, run.manifest, run.decoder_config, step=step)
+            card = model_card(config, run.manifest, run.eval_manifest, run.decoder_config, step=step)
             (unfinished / "README.md").write_text(card, encoding="utf-8")
         save_params(
             params,
@@ -72,7 +72,7 @@ def export_adapter(folder: str | Path, *, params: dict[str, Any], config: TrainC
     with whole_folder(folder, is_writer=run.is_writer, what_to_do=_what_to_do(config)) as unfinished:
         if run.is_writer:
             _write_tokenizer(unfinished, Path(config.data) / TOKENIZER_FOLDER, run.model_folder)
-            card = model_card(config, run.manifest, run.decoder_config, step=step, adapter=True)
+            card = model_card(config, run.manifest, run.eval_manifest, run.decoder_config, step=step, adapter=True)
             (unfinished / "README.md").write_text(card, encoding="utf-8")
         save_adapter(
             unfinished,

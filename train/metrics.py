@@ -69,6 +69,8 @@ class Metrics:
         self._progress = RunProgress(first_step=first_step, num_steps=num_steps, is_writer=is_writer)
         self._file, self._tensorboard, self._wandb = None, None, None
         if is_writer:
+            if "wandb" in config.report_to:  # first: it may be refused, and then nothing is open
+                self._wandb = WandbSink(config.run_dir, dataclasses.asdict(config))
             path = Path(config.run_dir) / METRICS_NAME
             _drop_lines_after(path, first_step, evaluation_due=evaluation_due)
             self._file = path.open("a", encoding="utf-8")
@@ -76,8 +78,6 @@ class Metrics:
                 self._tensorboard = SummaryWriter(
                     os.path.join(config.run_dir, "tensorboard"), purge_step=first_step + 1
                 )
-            if "wandb" in config.report_to:
-                self._wandb = WandbSink(config.run_dir, dataclasses.asdict(config))
 
     def __enter__(self) -> "Metrics":
         self._progress.__enter__()

@@ -40,11 +40,18 @@ tokenizer = AutoTokenizer.from_pretrained(folder)"""
 
 
 def model_card(
-    config: TrainConfig, manifest: Manifest, decoder: DecoderConfig, *, step: int, adapter: bool = False
+    config: TrainConfig,
+    manifest: Manifest,
+    eval_manifest: Manifest,
+    decoder: DecoderConfig,
+    *,
+    step: int,
+    adapter: bool = False,
 ) -> str:
     """The card of the weights after `step` steps. It holds no path and no time: equal runs give equal cards.
 
     Args:
+      manifest: of the rows that were trained on; eval_manifest: of those whose eval split was measured.
       adapter: of the adapters alone.
     """
     base = hub_id(config)
@@ -63,9 +70,13 @@ def model_card(
     adapted = ""
     if config.lora:
         adapted = f", as LoRA adapters of rank {config.lora.rank} {'that lie here' if adapter else 'merged here'},"
+    of_splits = manifest.splits | {name: split for name, split in eval_manifest.splits.items() if name == "eval"}
     splits = "\n".join(
-        f"| {name} | {split.pairs:,} | {sum(split.tokens.values()):,} |" for name, split in manifest.splits.items()
+        f"| {name} | {split.pairs:,} | {sum(split.tokens.values()):,} |" for name, split in of_splits.items()
     )
+    evaluated = ""
+    if eval_manifest.sha256 != manifest.sha256:
+        evaluated = f"\n\nThat of the dataset whose eval split was measured: `{eval_manifest.sha256}`"
     measured = "\n".join(
         f"| {name} | {value if isinstance(value, str) else f'{value:.6g}'} |"
         for name, value in metrics_at(config.run_dir, step).items()
@@ -91,7 +102,7 @@ on pairs of a preferred and a rejected answer, with the loss of
 |---|---|---|
 {splits}
 
-Fingerprint (sha256 of the manifest, which covers every shard): `{manifest.sha256}`
+Fingerprint (sha256 of the manifest, which covers every shard): `{manifest.sha256}`{evaluated}
 
 Fingerprint of the rows that it was made from: `{manifest.source_fingerprint}`
 

@@ -37,7 +37,8 @@ def preprocess_rows(rows: Any, folder: Path, *, name: str, settings: dict[str, A
         raise Refused(f"preprocessing: source={source!r} is no group of settings, such as {{'format': 'triple'}}")
     for key, given in (("source.path", "path" in source), ("output", "output" in settings)):
         if given:
-            raise Refused(f"preprocessing: {key} has no effect here: the rows are {name}, and go to {folder}; leave it out")
+            where = f"the rows are {name}, and go to {folder}"
+            raise Refused(f"preprocessing: {key} has no effect here: {where}; leave it out")
     if importlib.util.find_spec("apache_beam") is None:
         raise Refused(
             f"{name}: rows of text are preprocessed by the pipeline, which is not installed here. "
@@ -50,7 +51,8 @@ def preprocess_rows(rows: Any, folder: Path, *, name: str, settings: dict[str, A
         path = str(folder.with_suffix(".jsonl").absolute())
         write_rows(rows, Path(path), name=name)
     config = folder.with_suffix(".yaml")
-    config.write_text(yaml.safe_dump({**settings, "source": {**source, "path": path}, "output": str(folder)}), encoding="utf-8")
+    settings = {**settings, "source": {**source, "path": path}, "output": str(folder)}
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     _run([sys.executable, "-m", "pipeline", "run", "--config", str(config)], name=name)
     return str(folder)
 

@@ -107,7 +107,8 @@ def prepare(config: TrainConfig) -> Run:
         print(f"{config_file(model_path)}: fields that are not known here and not used: {', '.join(unused)}")
     has_dropout = bool(decoder_config.attention_dropout or decoder_config.resid_pdrop)
     if has_dropout and config.disable_dropout:
-        print(f"{model_path}: its dropout is not applied; --disable_dropout=false applies it")
+        if is_writer:
+            print(f"{model_path}: its dropout is not applied; --disable_dropout=false applies it")
         decoder_config, has_dropout = dataclasses.replace(decoder_config, attention_dropout=0.0, resid_pdrop=0.0), False
     if config.attn_mechanism == "xla":
         for folder, length in ((config.data, manifest.row_length), (eval_data, eval_manifest.row_length)):

@@ -31,21 +31,30 @@ class WandbSink:
 
     Args:
       settings: the resolved settings of the run, for their page.
+
+    Raises:
+      Refused: it is not installed, nobody is logged in, or their server is not reached.
     """
 
     def __init__(self, run_dir: str, settings: Mapping[str, Any]):
         self._wandb = import_wandb()
         path = Path(run_dir) / RUN_NAME
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self._run = self._wandb.init(
-            # What is given here wins over their variables.
-            project=os.environ.get("WANDB_PROJECT", "oddsmill"),
-            name=os.environ.get("WANDB_NAME", Path(run_dir).name),
-            dir=run_dir,
-            config=dict(settings),
-            id=known.get("id"),
-            resume="allow",
-        )
+        try:
+            self._run = self._wandb.init(
+                # What is given here wins over their variables.
+                project=os.environ.get("WANDB_PROJECT", "oddsmill"),
+                name=os.environ.get("WANDB_NAME", Path(run_dir).name),
+                dir=run_dir,
+                config=dict(settings),
+                id=known.get("id"),
+                resume="allow",
+            )
+        except self._wandb.errors.Error as error:
+            raise Refused(
+                f"--report_to=[wandb]: W&B cannot be reached or refuses ({' '.join(str(error).split())}). Run "
+                "`wandb login`, or set WANDB_MODE=offline and `wandb sync` later, or leave wandb out"
+            ) from error
         path.write_text(json.dumps({"id": self._run.id}) + "\n", encoding="utf-8")
         # Their own step count only grows; after a kill ours goes back to the newest checkpoint.
         self._run.define_metric("step")

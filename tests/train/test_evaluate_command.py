@@ -2,14 +2,21 @@
 
 import io
 import json
+import shutil
 from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
+from schemas.manifest import read_manifest
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 from train.__main__ import main
+from train.config import ModelConfig, TrainConfig
+from train.evaluate_command import EvaluateConfig, _of_model, _rows_for
+from train.setup import prepare
 from train.weights import save_params
 
 
@@ -44,12 +51,27 @@ def model(data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
+def held_out(rows, tmp_path_factory):
+    """Another folder, whose eval split is measured in the run."""
+    folder = tmp_path_factory.mktemp("held_out") / "rows"
+    write_dataset(folder, {"eval": rows[9:12]}, row_length=32, vocab_size=VOCAB_SIZE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, held_out, tmp_path_factory):
     """A run of four steps with two checkpoints, and its two evaluations by step."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "config.json").write_text(json.dumps(TINY))
     settings = [f"--data={data}", f"--model.config={folder / 'config.json'}", f"--run_dir={folder / 'run'}"]
-    settings += ["--max_steps=4", "--eval_steps=2", "--save_steps=2", "--eval_batch_size=3", "--beta=0.2"]
+    settings += [
+        f"--eval_data={held_out}",
+        "--max_steps=4",
+        "--eval_steps=2",
+        "--save_steps=2",
+        "--eval_batch_size=3",
+        "--beta=0.2",
+    ]
     code, _, err = command("run", *settings)
     assert code == 0, err
     lines = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
@@ -77,9 +99,10 @@ def test_the_metrics_are_those_of_the_pairs(data, model, rows, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_and_its_export_measure_as_in_the_run(trained, data):
+def test_a_run_and_its_export_measure_as_in_the_run(trained, held_out):
     run_dir, evaluations = trained
-    of_run, of_model = [f"--run_dir={run_dir}"], [f"--model.path={run_dir / 'export'}", "--beta=0.2", f"--data={data}"]
+    of_run = [f"--run_dir={run_dir}"]
+    of_model = [f"--model.path={run_dir / 'export'}", "--beta=0.2", f"--data={held_out}"]
     for step, arguments in ((4, of_run), (2, [*of_run, "--checkpoint=2"]), (4, of_model)):
         code, out, err = command("eval", "--batch_size=2", *arguments)
         assert code == 0, err
@@ -97,6 +120,36 @@ def test_settings_of_the_loss_are_obeyed(trained):
     found = json.loads(command("eval", f"--run_dir={run_dir}", "--nll_scope=response")[1])
     assert found["eval/nll_loss"] != pytest.approx(evaluations[4]["eval/nll_loss"], rel=1e-3)
     assert found["eval/logps/chosen"] == pytest.approx(evaluations[4]["eval/logps/chosen"], rel=1e-5)
+
+
+def test_the_rows_of_a_run_are_those_that_it_trained_on_and_measured(data, held_out):
+    run = SimpleNamespace(manifest=read_manifest(data), eval_data=str(held_out), eval_manifest=read_manifest(held_out))
+    restored = SimpleNamespace(run=run, config=SimpleNamespace(data=str(data)))
+    for settings, folder in (
+        ({}, held_out),
+        ({"split": "train"}, data),
+        ({"data": str(data)}, data),
+        ({"data": str(held_out), "split": "train"}, held_out),
+    ):
+        rows_of, manifest = _rows_for(EvaluateConfig(run_dir="run", **settings), restored)
+        assert (rows_of, manifest) == (str(folder), read_manifest(folder)), settings
+
+
+def test_one_process_alone_speaks(data, model, tmp_path, monkeypatch, capsys):
+    """Notes on fields that are not known, and on dropout that is not applied."""
+    folder = tmp_path / "noted"
+    shutil.copytree(model, folder)
+    (folder / "config.json").write_text(json.dumps({**TINY, "attention_dropout": 0.1, "unheard_of": 1}))
+    evaluated = EvaluateConfig(model=ModelConfig(path=str(folder)), data=str(data))
+    trained = TrainConfig(model=ModelConfig(path=str(folder)), data=str(data), run_dir=str(tmp_path / "run"))
+    monkeypatch.setattr("train.sharding.row_share", lambda mesh: None)  # called for its check; there is no process 1
+    for process, notes in ((0, 3), (1, 0)):
+        monkeypatch.setattr(jax, "process_index", lambda backend=None, process=process: process)
+        _of_model(evaluated)
+        prepare(trained)
+        out = capsys.readouterr().out
+        assert len(out.splitlines()) == notes, out
+        assert ("unheard_of" in out) == ("dropout is not applied" in out) == (process == 0)
 
 
 def test_what_does_not_fit_is_refused(data, model, rows, tmp_path):

@@ -138,7 +138,7 @@ def test_where_rows_are_and_go_is_not_said_twice(tmp_path):
     for settings, key in (({"source": {"path": "rows.jsonl"}}, "source.path"), ({"output": "out"}, "output")):
         with pytest.raises(Refused, match=f"preprocessing: {key} has no effect here: the rows are train_dataset"):
             preprocess_rows([{}], tmp_path / "data", name="train_dataset", settings=settings)
-    with pytest.raises(Refused, match="preprocessing: source='rows.jsonl' is no group of settings"):
+    with pytest.raises(Refused, match=r"preprocessing: source='rows\.jsonl' is no group of settings"):
         preprocess_rows([{}], tmp_path / "data", name="train_dataset", settings={"source": "rows.jsonl"})
 
 
