@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,7 +23,7 @@ from train.hf_config import parse_config, read_config
 from train.hub import find_model
 from train.loading import load_decoder
 from train.loss import NllScope
-from train.provenance import read_places
+from train.provenance import Place, place_of_each, read_places
 from train.restoring import Restored, restore_run
 from train.setup import check_tokenizer
 from train.sharding import MeshConfig, make_mesh, num_row_shards
@@ -113,7 +113,7 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
     metrics = evaluation.metrics(pairs)
     if jax.process_index() == 0:
         if config.out is not None:
-            places = read_places(data, manifest, config.split)
+            places = place_of_each(pairs["pair_ids"].tolist(), read_places(data, manifest, config.split))
             _publish(config.out, "".join(json.dumps(line) + "\n" for line in pair_lines(pairs, places)))
         text = json.dumps(metrics, indent=2) + "\n"
         if config.metrics_out is not None:
@@ -189,17 +189,17 @@ def _rows_for(config: EvaluateConfig, restored: Restored) -> tuple[str, Manifest
     return data, manifest
 
 
-def pair_lines(pairs: Pairs, places: Mapping[int, tuple[str, int]]) -> Iterator[dict[str, Any]]:
+def pair_lines(pairs: Pairs, places: Sequence[Place | None]) -> Iterator[dict[str, Any]]:
     """An object a pair, in stored order.
 
     `logp_chosen` and `logp_rejected` are means over the answers' tokens and `nll` over its own, in nats; `source` is
     `file:row`, null where the data do not say it.
     """
-    for index, pair in enumerate(pairs["pair_ids"].tolist()):
+    for index, (pair, place) in enumerate(zip(pairs["pair_ids"].tolist(), places, strict=True)):
         value = {name: float(values[index]) for name, values in pairs.items() if name != "pair_ids"}
         yield {
             "id": f"{pair:016x}",
-            "source": "{}:{}".format(*places[pair]) if pair in places else None,
+            "source": "{}:{}".format(*place) if place else None,
             "logp_chosen": value["chosen_logp"],
             "logp_rejected": value["rejected_logp"],
             "log_odds_ratio": value["log_odds_ratio"],

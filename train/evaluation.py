@@ -5,7 +5,7 @@ So the metrics do not depend on how rows fall into batches, devices and processe
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from schemas.manifest import Manifest
 from train.data import DEVICE_ARRAYS, eval_batches
 from train.loss import MAX_MEAN_LOGP, Denominators, Sums, metrics
-from train.provenance import read_sources
+from train.provenance import read_places, source_of_each
 from train.sharding import put_on_mesh, row_share
 from train.step import Objective, eval_step
 
@@ -41,7 +41,7 @@ class Evaluation:
     def __init__(self, objective: Objective, *, data: str, manifest: Manifest, split: str, batch_size: int):
         self._data, self._manifest, self._split, self._batch_size = data, manifest, split, batch_size
         self._mesh, self._beta = objective.mesh, objective.beta
-        self._sources = read_sources(data, manifest, split)
+        self._places = read_places(data, manifest, split)
         objective = dataclasses.replace(objective, max_pairs=manifest.splits[split].max_pairs_per_row)
         # Every process gets all values: they are few numbers a pair.
         everywhere = NamedSharding(self._mesh, PartitionSpec())
@@ -56,8 +56,9 @@ class Evaluation:
         return self.metrics(self.pairs(params))
 
     def metrics(self, pairs: Pairs) -> dict[str, float]:
-        """The metrics of `pairs`, under `eval/`."""
-        return {f"eval/{name}": value for name, value in summary(pairs, self._beta, self._sources).items()}
+        """The metrics of `pairs`, which are those of the whole split, under `eval/`."""
+        sources = source_of_each(pairs["pair_ids"].tolist(), self._places)
+        return {f"eval/{name}": value for name, value in summary(pairs, self._beta, sources).items()}
 
     def pairs(self, params: Any) -> Pairs:
         """The values of every pair of the split."""
@@ -88,11 +89,11 @@ def _pairs_of(batch: dict[str, np.ndarray]) -> Pairs:
     return {"pair_ids": ids[there], **{name: values[there].astype(np.float64) for name, values in batch.items()}}
 
 
-def summary(pairs: Pairs, beta: float, sources: Mapping[int, str]) -> dict[str, float]:
+def summary(pairs: Pairs, beta: float, sources: Sequence[str]) -> dict[str, float]:
     """The metrics of training over these pairs, and the accuracy of groups of them.
 
     Args:
-      sources: the id of a pair -> the name of its source; empty where it is not known.
+      sources: the name of each pair's source, "" where it is not known.
 
     Returns: TRL's metrics under TRL's names; `num_pairs`; `rewards/accuracies/length_difference/…`, by how many
       tokens the chosen answer is longer, and `rewards/accuracies/source/…` where there are several, each beside
@@ -115,8 +116,7 @@ def summary(pairs: Pairs, beta: float, sources: Mapping[int, str]) -> dict[str, 
     values["num_pairs"] = float(len(chosen))
     longer = np.searchsorted(LENGTH_DIFFERENCES, pairs["chosen_tokens"] - pairs["rejected_tokens"])
     groups = {f"length_difference/{name}": longer == number for number, name in enumerate(_LENGTH_GROUPS)}
-    of_pair = np.array([sources.get(int(pair), "") for pair in pairs["pair_ids"]])
-    names = sorted(set(of_pair.tolist()) - {""})
+    of_pair, names = np.array(sources), sorted(set(sources) - {""})
     if 1 < len(names) <= MOST_SOURCES:
         groups |= {f"source/{name}": of_pair == name for name in names}
     for name, members in groups.items():

@@ -12,7 +12,7 @@ from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import VOCAB_SIZE, batch_of, decoder_config, dense_loss, objective_of, split_decoder
 from train.evaluation import Evaluation, summary
 from train.loss import PairValues, denominators, metrics
-from train.provenance import short_names
+from train.provenance import place_of_each, read_places, short_names, source_of_each
 
 ROW_LENGTH, BETA = 24, 0.3
 
@@ -87,7 +87,7 @@ def test_accuracy_of_groups_by_hand():
         chosen_tokens=chosen_tokens,
         rejected_tokens=rejected_tokens,
     )
-    found = summary(pairs, BETA, dict(enumerate("aabbbbbb")))
+    found = summary(pairs, BETA, list("aabbbbbb"))
     groups = {
         "length_difference/below_-64": (1, 1), "length_difference/-64_to_-17": (0.5, 2),
         "length_difference/-16_to_16": (1, 2), "length_difference/17_to_64": (0, 2),
@@ -101,8 +101,25 @@ def test_accuracy_of_groups_by_hand():
 
 def test_a_single_source_and_a_crowd_of_them_have_no_metric_of_their_own():
     pairs = pairs_with(chosen_logp=[-1.0] * 40, rejected_logp=[-2.0] * 40)
-    for sources in ({}, dict.fromkeys(range(40), "one"), {pair: str(pair) for pair in range(40)}):
+    for sources in ([""] * 40, ["one"] * 40, [str(pair) for pair in range(40)]):
         assert not [name for name in summary(pairs, BETA, sources) if "source" in name]
+
+
+def test_equal_pairs_of_two_files_count_under_both(tmp_path):
+    """Pairs of equal texts have one id; without dedup all of them are kept."""
+    first, second = random_pairs(np.random.default_rng(0), 2, vocab_size=VOCAB_SIZE)
+    stored = [first, second, first, first]
+    splits = {"eval": [[pair] for pair in stored]}
+    manifest = write_dataset(tmp_path / "rows", splits, row_length=ROW_LENGTH, vocab_size=VOCAB_SIZE, shards=2)
+    (tmp_path / "rows" / "provenance").mkdir()
+    files = ["a.jsonl", "a.jsonl", "b.jsonl", "a.jsonl"]
+    for shard, part in zip(manifest.splits["eval"].shards, (slice(2), slice(2, 4)), strict=True):
+        ids = pa.array([pair.id for pair in stored[part]], pa.uint64())
+        table = pa.table({"id": ids, "file": files[part], "file_row": [0, 1, 2, 3][part]})
+        pq.write_table(table, provenance_path(str(tmp_path / "rows"), shard.name))
+    places, ids = read_places(str(tmp_path / "rows"), manifest, "eval"), [pair.id for pair in stored]
+    assert source_of_each(ids, places) == files
+    assert place_of_each([*ids, 99], places) == [*zip(files, range(4), strict=True), None]
 
 
 def test_names_of_files_are_as_short_as_tells_them_apart():
