@@ -15,6 +15,7 @@ from schemas.manifest import MANIFEST_NAME, TokenizerSummary, file_sha256, read_
 from train.checkpoint import Checkpoints
 from train.config import ModelConfig, TrainConfig
 from train.digest import digest
+from train.distributed import join_processes
 from train.export_command import ExportConfig, export_run
 from train.frozen import join_params
 from train.loop import CHECKPOINT_FOLDER, make_evaluation, train
@@ -85,7 +86,7 @@ class ORPOTrainer:
                 "(max_length, preprocessing={'packing': False}, …) do what a collator is given for"
             )
         self._model = _model(model, arguments)
-        self._processing_class = processing_class
+        self._processing_class, self._distributed = processing_class, arguments.distributed
         self._pipeline_settings = arguments.pipeline_settings() if isinstance(arguments, ORPOConfig) else {}
         self._is_preprocessing = False
         folders = Path(arguments.run_dir) / "data"
@@ -127,12 +128,11 @@ class ORPOTrainer:
         Raises:
           Refused: there is no eval split, or the run kept no checkpoint of its end.
         """
+        self._check_end_is_kept("evaluate", instead="train() returned its metrics")
         run = prepare(self.arguments)
         evaluation = make_evaluation(self.arguments, run)
         if evaluation is None:
             raise Refused("evaluate: there is no eval split; give eval_dataset, or rows with an eval_share above 0")
-        if self._has_trained and not self.arguments.do_last_save:
-            raise Refused("evaluate: with do_last_save=False no checkpoint of the end is kept; train() returned it")
         folder = Path(self.arguments.run_dir) / CHECKPOINT_FOLDER
         with Checkpoints(folder, identity=run.identity, save_total_limit=None) as checkpoints:
             checkpoints.check_identity()
@@ -152,9 +152,17 @@ class ORPOTrainer:
           options: of train.export_command.ExportConfig, e.g. dtype="bfloat16".
 
         Raises:
-          Refused: there is no checkpoint yet, or the folder is not empty.
+          Refused: there is no checkpoint yet, or none of the end of the run, or the folder is not empty.
         """
+        if options.get("checkpoint") is None:
+            self._check_end_is_kept("save_pretrained", instead=f"train() left its model in {self.arguments.run_dir}")
         export_run(ExportConfig(run_dir=self.arguments.run_dir, out=os.fspath(folder), **options))
+
+    def _check_end_is_kept(self, name: str, *, instead: str) -> None:
+        """Refuses the newest checkpoint in place of later weights that were not kept."""
+        settings = self.arguments
+        if self._has_trained and not settings.do_last_save and not settings.load_best_model_at_end:
+            raise Refused(f"{name}: with do_last_save=False no checkpoint of the end is kept; {instead}")
 
     def _preprocessed(self, dataset: Any, folder: Path, name: str, share: dict[str, Any]) -> str:
         """The preprocessed folder of a dataset."""
@@ -162,6 +170,7 @@ class ORPOTrainer:
             manifest = read_manifest(os.fspath(dataset)).tokenizer
             check_processing_class(self._processing_class, manifest, name)
             return os.fspath(dataset)
+        join_processes(self._distributed)  # before JAX is asked anything
         if jax.process_count() > 1:
             raise Refused(f"{name}: one process preprocesses for all; run python -m pipeline once, and give its folder")
         self._is_preprocessing = True

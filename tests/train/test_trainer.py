@@ -18,7 +18,7 @@ import train
 from schemas.errors import Refused, RunFailed
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE
-from train import ModelConfig, ORPOConfig, ORPOTrainer
+from train import DistributedConfig, ModelConfig, ORPOConfig, ORPOTrainer
 from train.config import TrainConfig
 from train.metrics import last_evaluation
 from train.raw_rows import preprocess_rows, write_rows
@@ -80,6 +80,40 @@ def test_what_would_have_no_effect_is_refused(prepared, tmp_path):
     other.mkdir()
     (other / "tokenizer.json").write_text("{}")
     refused("processing_class: train_dataset was made with another tokenizer", processing_class=str(other))
+
+
+def test_no_older_weights_are_measured_or_saved_for_those_of_the_end(prepared, tmp_path, monkeypatch):
+    data, model = prepared
+    done = []
+    monkeypatch.setattr("train.trainer.export_run", lambda config: done.append(config.checkpoint))
+    monkeypatch.setattr("train.trainer.prepare", lambda config: done.append("prepared"))
+    monkeypatch.setattr("train.trainer.make_evaluation", lambda config, run: None)
+
+    def trained(**settings):
+        trainer = ORPOTrainer(arguments(tmp_path, do_last_save=False, **settings), model, data)
+        trainer._has_trained = True
+        return trainer
+
+    for verb in (lambda: trained().evaluate(), lambda: trained().save_pretrained(tmp_path / "out")):
+        with pytest.raises(Refused, match="with do_last_save=False no checkpoint of the end is kept"):
+            verb()
+    assert done == []
+    trained().save_pretrained(tmp_path / "out", checkpoint=2)
+    # The best evaluation always has a checkpoint.
+    best = trained(load_best_model_at_end=True, eval_steps=1)
+    best.save_pretrained(tmp_path / "out")
+    with pytest.raises(Refused, match="there is no eval split"):
+        best.evaluate()
+    assert done == [2, None, "prepared"]
+
+
+def test_processes_are_joined_before_jax_is_asked_how_many_there_are(tmp_path, monkeypatch):
+    joined = []
+    distributed = DistributedConfig(coordinator_address="localhost:1", num_processes=2, process_id=0)
+    monkeypatch.setattr("train.trainer.join_processes", joined.append)
+    monkeypatch.setattr("jax.process_count", lambda: 2 if joined == [distributed] else pytest.fail("asked too early"))
+    with pytest.raises(Refused, match="train_dataset: one process preprocesses for all"):
+        ORPOTrainer(arguments(tmp_path, distributed=distributed), "model", [{}])
 
 
 def test_every_group_of_settings_can_be_imported_from_train():
