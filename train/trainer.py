@@ -20,7 +20,7 @@ from train.export_command import ExportConfig, export_run
 from train.frozen import join_params
 from train.loop import CHECKPOINT_FOLDER, make_evaluation, train
 from train.raw_rows import preprocess_rows
-from train.setup import prepare
+from train.setup import Run, prepare
 
 _GIVEN_TO_TRAINER = ModelConfig(path="the model of ORPOTrainer")
 _LENGTHS = ("max_length", "max_prompt_length", "max_completion_length")
@@ -133,15 +133,7 @@ class ORPOTrainer:
         evaluation = make_evaluation(self.arguments, run)
         if evaluation is None:
             raise Refused("evaluate: there is no eval split; give eval_dataset, or rows with an eval_share above 0")
-        folder = Path(self.arguments.run_dir) / CHECKPOINT_FOLDER
-        with Checkpoints(folder, identity=run.identity, save_total_limit=None) as checkpoints:
-            checkpoints.check_identity()
-            best = self.arguments.load_best_model_at_end
-            step = checkpoints.find_step(None, best=best) if checkpoints.steps else None
-            params, frozen = run.initial_weights() if step is None or run.has_frozen_weights else ({}, {})
-            if step is not None:
-                shapes = run.abstract_state["params"]
-                params = checkpoints.restore_params(step, shapes, frozen_digest=digest(frozen))
+        params, frozen = self._weights(run)
         with jax.set_mesh(run.mesh):
             return evaluation(join_params(params, frozen))
 
@@ -157,6 +149,20 @@ class ORPOTrainer:
         if options.get("checkpoint") is None:
             self._check_end_is_kept("save_pretrained", instead=f"train() left its model in {self.arguments.run_dir}")
         export_run(ExportConfig(run_dir=self.arguments.run_dir, out=os.fspath(folder), **options))
+
+    def _weights(self, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The trained weights that are measured, and the frozen ones."""
+        folder = Path(self.arguments.run_dir) / CHECKPOINT_FOLDER
+        if not folder.is_dir():
+            return run.initial_weights()
+        with Checkpoints(folder, identity=run.identity, save_total_limit=None) as checkpoints:
+            checkpoints.check_identity()
+            if not checkpoints.steps:
+                return run.initial_weights()
+            step = checkpoints.find_step(None, best=self.arguments.load_best_model_at_end)
+            frozen = run.initial_weights()[1] if run.has_frozen_weights else {}
+            shapes = run.abstract_state["params"]
+            return checkpoints.restore_params(step, shapes, frozen_digest=digest(frozen)), frozen
 
     def _check_end_is_kept(self, name: str, *, instead: str) -> None:
         """Refuses the newest checkpoint in place of later weights that were not kept."""

@@ -107,6 +107,15 @@ def test_no_older_weights_are_measured_or_saved_for_those_of_the_end(prepared, t
     assert done == [2, None, "prepared"]
 
 
+def test_before_any_checkpoint_the_weights_are_those_of_step_0(prepared, tmp_path):
+    data, model = prepared
+    run = SimpleNamespace(identity={}, initial_weights=lambda: ("of step 0", "frozen"))
+    trainer = ORPOTrainer(arguments(tmp_path), model, data)
+    assert trainer._weights(run) == ("of step 0", "frozen")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert trainer._weights(run) == ("of step 0", "frozen")
+
+
 def test_processes_are_joined_before_jax_is_asked_how_many_there_are(tmp_path, monkeypatch):
     joined = []
     distributed = DistributedConfig(coordinator_address="localhost:1", num_processes=2, process_id=0)
