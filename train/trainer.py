@@ -86,6 +86,15 @@ class ORPOTrainer:
                 "(max_length, preprocessing={'packing': False}, …) do what a collator is given for"
             )
         self._model = _model(model, arguments)
+        for name, given, setting in (
+            ("model", model, "" if arguments.model in (_GIVEN_TO_TRAINER, self._model) else arguments.model),
+            ("train_dataset", train_dataset, arguments.data),
+            ("eval_dataset", eval_dataset, arguments.eval_data),
+        ):
+            if given is not None and setting and given != setting:
+                raise Refused(
+                    f"{name} is given twice: here, and as {setting!r} in the arguments; leave one of them out"
+                )
         self._processing_class, self._distributed = processing_class, arguments.distributed
         self._pipeline_settings = arguments.pipeline_settings() if isinstance(arguments, ORPOConfig) else {}
         self._is_preprocessing = False

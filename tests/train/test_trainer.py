@@ -73,6 +73,9 @@ def test_what_would_have_no_effect_is_refused(prepared, tmp_path):
     refused("max_length: no effect on rows that are preprocessed", settings={"max_length": 64})
     refused("model is a dict; give a Hugging Face folder", model={})
     refused("model is nothing", model=None)
+    refused("model is given twice: here, and as", settings={"model": ModelConfig(path="another")})
+    refused("train_dataset is given twice: here, and as 'another'", settings={"data": "another"})
+    refused("eval_dataset is given twice: here, and as 'a'", settings={"eval_data": "a"}, eval_dataset="b")
     refused("train_dataset=None: give the rows", train_dataset=None)
     refused("preprocessing: eval_share has no effect with an eval_dataset", train_dataset=[{}], eval_dataset=[{}],
             settings={"preprocessing": {"eval_share": 0.1}})  # fmt: skip
