@@ -80,12 +80,14 @@ def exported_by_us(folder: Path, tokenizer_folder: Path, dtype: str) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / "data" / "tokenizer" / name).write_bytes((tokenizer_folder / name).read_bytes())
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0}) + "\n")
+    manifest = read_manifest(folder / "data")
     run = SimpleNamespace(
         is_writer=True,
         decoder_config=decoder,
         hf_config=hf_config,
         model_folder=folder / "original",
-        manifest=read_manifest(folder / "data"),
+        manifest=manifest,
+        eval_manifest=manifest,
     )
     config = TrainConfig(
         data=str(folder / "data"), run_dir=str(folder), model=ModelConfig(path=str(folder / "original"))
