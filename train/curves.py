@@ -30,7 +30,8 @@ def plot_curves(run_dir: str | Path) -> Path:
                 if points:
                     panel.plot(*zip(*points, strict=True), style, color=f"C{color}", label=prefix + name)
         panel.set(title=title, xlabel="step")
-        panel.legend()
+        if panel.lines:  # of a run that skipped every step there are none
+            panel.legend()
     path = Path(run_dir) / CURVES_NAME
     figure.savefig(path, dpi=120)
     return path
