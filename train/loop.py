@@ -57,11 +57,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         import_wandb()
     run = prepare(config)
     evaluate = make_evaluation(config, run)
-    for name in (
-        "eval_steps",
-        "eval_batch_size",
-        "generate_during_eval",
-    ):  # what else needs evaluations needs eval_steps
+    for name in ("eval_steps", "eval_batch_size", "generate_during_eval"):  # all else that needs one needs eval_steps
         value = getattr(config, name)
         require(not value or evaluate is not None, name, value, f"{run.eval_data} has no eval split; leave it out")
     traced = config.profile_steps
@@ -74,6 +70,7 @@ def train(config: TrainConfig) -> dict[str, float]:
 
 
 def _train(config: TrainConfig, run: Run, evaluate: Evaluation | None, best: Best) -> dict[str, float]:
+    """`train`, once all is checked: what fails from here on fails on the devices, the disk or the data."""
     run_dir = Path(config.run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
