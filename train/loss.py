@@ -104,6 +104,11 @@ def nll_mask(branch: jax.Array, nll_scope: NllScope) -> jax.Array:
     return (branch == CHOSEN) | ((branch == PROMPT) & (nll_scope == "full"))
 
 
+def needed_positions(branch: jax.Array, nll_scope: NllScope) -> jax.Array | None:
+    """Positions whose log-probability the loss reads, bool in the shape of `branch`; None: all but padding."""
+    return None if nll_scope == "full" else (branch == CHOSEN) | (branch == REJECTED)
+
+
 def denominators(branch: jax.Array, segment: jax.Array, nll_scope: NllScope) -> Denominators:
     """Counts of a whole batch; `branch` and `segment` are [..., L] int32, as `row_loss` takes them."""
 

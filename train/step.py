@@ -21,6 +21,7 @@ from train.loss import (
     denominators,
     means,
     named_metrics,
+    needed_positions,
     pair_values,
     row_loss,
 )
@@ -72,6 +73,7 @@ class Objective:
             batch["labels"],
             batch["branch"],
             batch["segment"],
+            needed_positions(batch["branch"], self.nll_scope),
             totals,
             one_row,
             self.mesh,
@@ -83,7 +85,8 @@ class Objective:
         decoder = nnx.merge(self.definition, params)
         hidden_BLD = decoder(batch["inputs"], batch["position"], batch["end"])
         softcap = decoder.config.final_logit_softcapping
-        logp_BL = head_logp(hidden_BLD, decoder.head_VD, batch["labels"], self.mesh, softcap)
+        needed_BL = needed_positions(batch["branch"], self.nll_scope)
+        logp_BL = head_logp(hidden_BLD, decoder.head_VD, batch["labels"], needed_BL, self.mesh, softcap)
         of_row = partial(pair_values, nll_scope=self.nll_scope, max_pairs=self.max_pairs)
         return jax.vmap(of_row)(logp_BL, batch["branch"], batch["segment"])
 

@@ -91,7 +91,7 @@ def _handler(storage: FakeStorage) -> type[BaseHTTPRequestHandler]:
                 result = self.object(self.command, url.path, query)
             self.send(*result)
 
-        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = answer
 
         def send(self, code: int, body: Any, headers: dict[str, str]) -> None:
             content = body if isinstance(body, bytes) else json.dumps(body).encode()

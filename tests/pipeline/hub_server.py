@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
             code = "RevisionNotFound" if repository.replace("\\", "") in path else "RepoNotFound"
             self._answer(404, b"{}", {"X-Error-Code": code, "X-Error-Message": "not found"})
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_GET
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()

@@ -1,5 +1,7 @@
 """The fused head equals the dense one, in value and in every gradient."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,16 +19,29 @@ from tests.train.decoders import (
 )
 from train import head
 from train.data import DEVICE_ARRAYS
+from train.loss import row_loss
+
+GEMMA = {
+    "num_hidden_layers": 1,
+    "model_type": "gemma2",
+    "head_dim": 4,
+    "query_pre_attn_scalar": 4,
+    "sliding_window": 1024,
+}
 
 
 @pytest.mark.parametrize("nll_scope", ["full", "response"])
-@pytest.mark.parametrize("rows", [1, 2, 4], ids=["row by row", "two rows", "all at once"])
-def test_fused_head_equals_dense_logits(nll_scope, rows, monkeypatch):
+@pytest.mark.parametrize(
+    ("rows", "passes"), [(1, 1), (4, 1), (2, 2)], ids=["row by row", "all at once", "in two passes"]
+)
+def test_fused_head_equals_dense_logits(nll_scope, rows, passes, monkeypatch):
     monkeypatch.setattr(head, "CHUNK_BYTES", rows * 32 * VOCAB_SIZE * 4)
+    monkeypatch.setattr(head, "ROW_BYTES", {1: 2**30, 2: 0}[passes])
+    monkeypatch.setattr(head, "TILE", 24)  # which divides no row
     with jax.enable_x64(True):
         pairs = random_pairs(np.random.default_rng(1), 12, vocab_size=VOCAB_SIZE)
         batch = batch_of(packed(pairs, 32)[:4], 32)
-        definition, params = split_decoder(decoder_config(), jnp.float64)
+        definition, params = split_decoder(decoder_config(final_logit_softcapping=2.0, **GEMMA), jnp.float64)
         objective = objective_of(definition, beta=0.3, nll_scope=nll_scope, max_pairs=8)
 
         def dense(params):
@@ -40,6 +55,31 @@ def test_fused_head_equals_dense_logits(nll_scope, rows, monkeypatch):
         assert largest_difference(found, reference) < 1e-12
         # The value alone takes another path (no gradients are made).
         assert largest_difference(jax.jit(fused)(params), reference[0]) < 1e-12
+
+
+def test_only_needed_positions_are_computed(monkeypatch):
+    """Whatever stands at the others, which a chunk has no room for: infinities here."""
+    monkeypatch.setattr(head, "TILE", 8)
+    batch = batch_of([random_pairs(np.random.default_rng(0), 2, vocab_size=VOCAB_SIZE)], 32)
+    needed = batch["branch"] > 1
+    assert needed.sum() <= 24
+    hidden = np.where(needed[..., None], 1.0, np.inf).astype(np.float32) * np.ones(4, np.float32)
+    weight = np.random.default_rng(0).normal(size=(VOCAB_SIZE, 4)).astype(np.float32)
+    objective = objective_of(None, beta=0.3, nll_scope="response", max_pairs=2)
+    one_row = partial(row_loss, beta=0.3, nll_scope="response", max_pairs=2)
+
+    def loss(hidden, weight):
+        rows = (batch[name] for name in ("labels", "branch", "segment"))
+        return head.fused_head_loss(
+            hidden, weight, *rows, needed, objective.totals(batch), one_row, objective.mesh, None
+        )[0]
+
+    for by_row in (2**30, 0):
+        monkeypatch.setattr(head, "ROW_BYTES", by_row)
+        value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(hidden, weight)
+        assert np.isfinite(value)
+        assert all(np.isfinite(gradient).all() for gradient in gradients)
+        assert not np.any(gradients[0][~needed])
 
 
 def test_no_array_of_all_positions_by_the_vocabulary_exists(monkeypatch):
