@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from train.attention import Keys
+from train.attention_mask import Keys
 from train.hf_config import DecoderConfig
 from train.model import Cache, Decoder, empty_cache
 from train.sampling import SamplingConfig, choose

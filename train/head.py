@@ -65,11 +65,11 @@ class _Chunks(NamedTuple):
 
     Attributes:
       index_CS: which position each is; out of bounds where there is none.
-      count: how many chunks hold any.
+      filled: how many chunks hold any.
     """
 
     index_CS: jax.Array
-    count: jax.Array | int
+    filled: jax.Array | int
 
 
 def _chunks(rows: _Rows, vocab_size: int) -> _Chunks:
@@ -95,7 +95,7 @@ def _logp(rows: _Rows, head: HeadShard, chunks: _Chunks) -> jax.Array:
         return logp_P.at[index_S].set(_chunk_logits(rows, head, index_S).logp_S, mode="drop")
 
     zeros_P = jnp.zeros(rows.labels.size, jnp.promote_types(rows.hidden.dtype, jnp.float32))
-    return jax.lax.fori_loop(0, chunks.count, one_chunk, zeros_P).reshape(rows.labels.shape)
+    return jax.lax.fori_loop(0, chunks.filled, one_chunk, zeros_P).reshape(rows.labels.shape)
 
 
 def _gradients_after_losses(rows: _Rows, head: HeadShard, totals: Denominators, row_loss: RowLoss) -> _Result:
@@ -114,7 +114,7 @@ def _gradients_after_losses(rows: _Rows, head: HeadShard, totals: Denominators, 
         jnp.zeros((rows.labels.size, rows.hidden.shape[-1]), rows.hidden.dtype),
         jnp.zeros(head.weight_VD.shape, logp_BL.dtype),
     )
-    hidden_gradient, head_gradient = jax.lax.fori_loop(0, chunks.count, one_chunk, zeros)
+    hidden_gradient, head_gradient = jax.lax.fori_loop(0, chunks.filled, one_chunk, zeros)
     return _Result(loss, sums, hidden_gradient.reshape(rows.hidden.shape), head_gradient)
 
 
@@ -164,6 +164,7 @@ def _gradients_with_losses(rows: _Rows, head: HeadShard, totals: Denominators, r
     start = jnp.zeros(head.weight_VD.shape, jnp.promote_types(rows.hidden.dtype, jnp.float32))
     head_gradient, results = jax.lax.scan(one_chunk, start, by_chunk)
     loss, sums = jax.tree.map(jnp.sum, (results.loss, results.sums))
+    assert results.hidden_gradient is not None
     return _Result(loss, sums, results.hidden_gradient.reshape(rows.hidden.shape), head_gradient)
 
 
@@ -192,7 +193,8 @@ def _on_mesh(
         head = HeadShard(weight_VD, softcap, vocab_axis)
         if not with_gradients:
             logp_BL = _logp(rows, head, _chunks(rows, weight_VD.shape[0]))
-            return _Result(*jax.lax.psum(_losses(logp_BL, rows, totals, row_loss), BATCH_AXES), None, None)
+            loss, sums = jax.lax.psum(_losses(logp_BL, rows, totals, row_loss), BATCH_AXES)
+            return _Result(loss, sums, None, None)
         is_long = 4 * rows.labels.shape[1] * weight_VD.shape[0] > ROW_BYTES
         gradients = _gradients_after_losses if is_long else _gradients_with_losses
         loss, sums, hidden_gradient, head_gradient = gradients(rows, head, totals, row_loss)
@@ -201,7 +203,8 @@ def _on_mesh(
             head_gradient = jax.lax.psum(head_gradient, "data")
         else:
             head_gradient = jax.lax.psum(head_gradient, BATCH_AXES)
-        return _Result(*jax.lax.psum((loss, sums), BATCH_AXES), hidden_gradient, head_gradient)
+        loss, sums = jax.lax.psum((loss, sums), BATCH_AXES)
+        return _Result(loss, sums, hidden_gradient, head_gradient)
 
     everywhere, by_row, by_word = PartitionSpec(), PartitionSpec(BATCH_AXES), PartitionSpec(vocab_axis)
     scattered = PartitionSpec((*((vocab_axis,) if vocab_axis else ()), "fsdp")) if is_scattered else by_word

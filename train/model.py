@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from train.attention import AttentionMechanism, Keys, attention
+from train.attention import AttentionMechanism, attention
+from train.attention_mask import Keys
 from train.dropout import AFTER_ATTENTION, AFTER_MLP, ATTENTION, drop
 from train.hf_config import DecoderConfig, Rope
 

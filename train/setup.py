@@ -16,9 +16,9 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from schemas.errors import Refused, require
+from schemas.errors import Refused
 from schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
-from train.attention import BLOCK, can_be_blockwise
+from train.attention_choice import choose_mechanism
 from train.checkpoint import abstract
 from train.config import FREE_TO_CHANGE, TrainConfig
 from train.data import fill_up, num_rows
@@ -110,18 +110,16 @@ def prepare(config: TrainConfig) -> Run:
         if is_writer:
             print(f"{model_path}: its dropout is not applied; --disable_dropout=false applies it")
         decoder_config, has_dropout = dataclasses.replace(decoder_config, attention_dropout=0.0, resid_pdrop=0.0), False
-    if config.attn_mechanism == "xla":
-        for folder, length in ((config.data, manifest.row_length), (eval_data, eval_manifest.row_length)):
-            require(
-                can_be_blockwise(length), "attn_mechanism", "xla", f"rows of {folder} have {length} slots; xla wants a "
-                f"multiple of {BLOCK} above it. Leave it out, or preprocess with such a --row_length",
-            )  # fmt: skip
-        require(
-            not decoder_config.attention_dropout, "attn_mechanism", "xla", "it has no attention dropout; leave it out"
-        )
     check_tokenizer(manifest, decoder_config, model_path, data=config.data)
 
     mesh = make_mesh(config.mesh)
+    attn_mechanism = choose_mechanism(
+        config.attn_mechanism,
+        decoder_config,
+        platform=mesh.devices.flat[0].platform,
+        dtype=config.compute_dtype,
+        row_lengths=sorted({manifest.row_length, eval_manifest.row_length}),
+    )
     num_shares = num_row_shards(mesh)
     for name in ("total_batch_size", "eval_batch_size"):
         if (getattr(config, name) or 0) % num_shares:
@@ -151,7 +149,7 @@ def prepare(config: TrainConfig) -> Run:
 
     trained = partial(
         decoder,
-        attn_mechanism=config.attn_mechanism,
+        attn_mechanism=attn_mechanism,
         remat=config.gradient_checkpointing,
         constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
     )

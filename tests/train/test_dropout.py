@@ -9,7 +9,8 @@ import pytest
 
 from tests.datasets import packed, random_pairs
 from tests.train.decoders import VOCAB_SIZE, batch_of, decoder_config, objective_of, split_decoder
-from train.attention import Keys, attention
+from train.attention import attention
+from train.attention_mask import Keys
 from train.dropout import drop
 
 ROW_LENGTH = 32

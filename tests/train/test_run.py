@@ -137,7 +137,7 @@ def test_bad_settings_are_refused(inputs, refusal):
     assert "--beta=-1.0: must not be negative" in refusal(*inputs, "--beta=-1")
     assert "--data is needed" in refusal(inputs[1])
     assert "--mesh.fsdp=3 --mesh.tensor=1: their product" in refusal(*inputs, "--mesh.fsdp=3")
-    assert "--attn_mechanism=xla: rows of" in refusal(*inputs, "--attn_mechanism=xla")
+    assert "--attn_mechanism=xla: rows have" in refusal(*inputs, "--attn_mechanism=xla")
     late = [*inputs, "--max_steps=3", "--profile_steps=[2,4]"]
     assert "--profile_steps=[2, 4]: the run has 3 steps" in refusal(*late)
 

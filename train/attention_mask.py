@@ -1,0 +1,71 @@
+"""The mask of attention over one-row layouts, and what a kernel can know of it beforehand.
+
+A query sees a key where `key <= query and query < end[key]` (schemas/layout.py), and the sliding window where a layer
+has one.
+
+Axes: B = rows, L = queries, M = keys (both the positions of a row in training).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Keys(NamedTuple):
+    """Where the keys of a row stand; what the mask is made of.
+
+    Attributes:
+      position: [B, M] int32, position in the pair's prompt + branch; sliding windows count in these.
+      end: [B, M] int32, first index that no longer sees the key; 0 at padding.
+    """
+
+    position: jax.Array
+    end: jax.Array
+
+
+def visible(
+    query_index_L: jax.Array,
+    query_position_BL: jax.Array,
+    key_index_M: jax.Array,
+    keys: Keys,
+    window: jax.Array | None,
+) -> jax.Array:
+    """The mask, [B, L, M] bool.
+
+    Args:
+      window: int32 scalar, a query sees keys less than this many positions back; None: all.
+    """
+    query_index, key_index = query_index_L[None, :, None], key_index_M[None, None, :]
+    mask = (key_index <= query_index) & (query_index < keys.end[:, None, :])
+    if window is not None:
+        mask &= query_position_BL[:, :, None] - keys.position[:, None, :] < window
+    return mask
+
+
+def first_key_blocks(end_BL: jax.Array, block: int) -> jax.Array:
+    """[B, L / block] int32: the first block with a key that a query of each block may see; at most its own."""
+    ends = jnp.max(end_BL.reshape(end_BL.shape[0], -1, block), axis=-1)
+    blocks = jnp.arange(ends.shape[1], dtype=jnp.int32)
+    seen = ends[:, None, :] > blocks[:, None] * block
+    return jnp.minimum(jnp.argmax(seen, axis=-1).astype(jnp.int32), blocks)
+
+
+def after_query_blocks(end_BL: jax.Array, block: int) -> jax.Array:
+    """[B, L / block] int32: the block after the last with a query that may see a key of each block."""
+    ends = jnp.max(end_BL.reshape(end_BL.shape[0], -1, block), axis=-1)
+    return -(-ends // block)
+
+
+def branch_views(end_BL: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The mask by segments, for kernels that know causal order and segments alone.
+
+    A token of prompt or rejected answer ends where its pair does, one of the chosen answer before. With whole pairs for
+    segments, a prompt or chosen token sees what it may, as the rejected answer comes later; with what ends together
+    for segments, a prompt or rejected token does. (A pair whose prompt is one token has no position of its own for
+    it: its answers share nothing, and are two pairs here.)
+
+    Returns: segments of the two views, [B, L] int32 each, and which queries take the first, [B, L] bool.
+    """
+    pair_BL = jax.lax.cummax(end_BL, axis=1)
+    return jnp.where(end_BL > 0, pair_BL, 0), end_BL, (end_BL > 0) & (end_BL < pair_BL)
