@@ -2,8 +2,9 @@
 
     python tests/train/one_step.py FOLDER OUT DTYPE PROCESS COUNT PORT VARIANT …
 
-A variant is `micro_batches,data,fsdp,tensor`; a mesh smaller than all devices takes the first ones. Takes two steps
-from one random start on the rows of FOLDER, and writes the metrics and the state after each, as {OUT}-{VARIANT}.npz.
+A variant is `micro_batches,data,fsdp,tensor[,mechanism of attention]`; a mesh smaller than all devices takes the first
+ones. Takes two steps from one random start on the rows of FOLDER, and writes the metrics and the state after each, as
+{OUT}-{VARIANT}.npz.
 """
 
 import sys
@@ -19,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from schemas.manifest import read_manifest
 from tests.train.decoders import decoder_config
+from train import attention, attention_pallas
 from train.config import ModelConfig, TrainConfig
 from train.data import DEVICE_ARRAYS, train_batches
 from train.distributed import DistributedConfig, join_processes
@@ -31,7 +33,9 @@ from train.step import Objective, train_step
 ROWS, STEPS = 64, 2
 
 
-def state_after(folder: str, dtype: jnp.dtype, micro_batches: int, axes: MeshConfig) -> dict[str, np.ndarray]:
+def state_after(
+    folder: str, dtype: jnp.dtype, micro_batches: int, axes: MeshConfig, mechanism: str
+) -> dict[str, np.ndarray]:
     size = axes.data * axes.fsdp * axes.tensor
     mesh = make_mesh(axes, None if size == jax.device_count() else jax.devices()[:size])
     # The decay and the epsilon are such that no weight's update is decided by the rounding of a gradient near zero.
@@ -45,6 +49,7 @@ def state_after(folder: str, dtype: jnp.dtype, micro_batches: int, axes: MeshCon
         rngs=nnx.Rngs(0),
         param_dtype=dtype,
         compute_dtype=dtype,
+        attn_mechanism=mechanism,
         remat=True,
         constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
     )
@@ -100,11 +105,13 @@ def main() -> None:
                 coordinator_address=f"localhost:{port}", num_processes=int(count), process_id=int(process)
             )
         )
+    attention.INTERPRET, attention_pallas.BLOCK = True, 8  # rows are short
     jax.config.update("jax_enable_x64", dtype == "float64")
     for variant in variants:
-        micro_batches, data, fsdp, tensor = map(int, variant.split(","))
+        *numbers, mechanism = (variant if variant.count(",") == 4 else f"{variant},auto").split(",")
+        micro_batches, data, fsdp, tensor = map(int, numbers)
         axes = MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
-        found = state_after(folder, jnp.dtype(dtype), micro_batches, axes)
+        found = state_after(folder, jnp.dtype(dtype), micro_batches, axes, mechanism)
         if jax.process_index() == 0:
             np.savez(Path(f"{out}-{variant}.npz"), **found)
 
