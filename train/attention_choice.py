@@ -1,6 +1,7 @@
 """Which mechanism of attention a run takes, and why not another one."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from schemas.errors import Refused
 from train import attention_pallas, attention_splash
@@ -20,6 +21,7 @@ def obstacle(
     platform: str,
     dtype: str,
     row_lengths: Sequence[int],
+    compute_capability: str | None = None,
 ) -> str | None:
     """Why this mechanism cannot compute the attention of such a model and rows; None where it can.
 
@@ -27,6 +29,7 @@ def obstacle(
       platform: of the devices, as JAX calls it.
       dtype: the compute dtype.
       row_lengths: of all rows, in slots.
+      compute_capability: of GPUs, as JAX gives it: "9.0"; those of AMD have names. None: not known.
     """
     if mechanism in ("auto", "vanilla"):
         return None
@@ -43,6 +46,8 @@ def obstacle(
     wanted = "tpu" if mechanism == "splash" else "gpu"
     if platform != wanted:
         return f"it is for {wanted.upper()}s; the devices are {platform.upper()}s"
+    if platform == "gpu" and compute_capability and not _is_ampere_or_later(compute_capability):
+        return f"it is for NVIDIA's GPUs of compute capability 8.0 and later; the devices have {compute_capability}"
     if any(length % multiple[mechanism] for length in row_lengths):
         return f"{wants_rows}. Preprocess with such a --row_length"
     if mechanism == "cudnn" and dtype != "bfloat16":
@@ -58,6 +63,11 @@ def obstacle(
     return None
 
 
+def _is_ampere_or_later(compute_capability: str) -> bool:
+    major = compute_capability.split(".")[0]
+    return major.isdecimal() and int(major) >= 8
+
+
 def choose_mechanism(
     requested: AttentionMechanism,
     config: DecoderConfig,
@@ -65,18 +75,24 @@ def choose_mechanism(
     platform: str,
     dtype: str,
     row_lengths: Sequence[int],
+    compute_capability: str | None = None,
 ) -> AttentionMechanism:
     """The mechanism of a run; arguments as in `obstacle`.
 
     Raises:
       Refused: the one that was asked for cannot do it.
     """
+    problem_of = partial(
+        obstacle,
+        config=config,
+        platform=platform,
+        dtype=dtype,
+        row_lengths=row_lengths,
+        compute_capability=compute_capability,
+    )
     if requested == "auto":
-        for mechanism in _PREFERRED.get(platform, ()):
-            if obstacle(mechanism, config, platform=platform, dtype=dtype, row_lengths=row_lengths) is None:
-                return mechanism
-        return "auto"
-    problem = obstacle(requested, config, platform=platform, dtype=dtype, row_lengths=row_lengths)
+        return next((name for name in _PREFERRED.get(platform, ()) if problem_of(name) is None), "auto")
+    problem = problem_of(requested)
     if problem:
         raise Refused(f"--attn_mechanism={requested}: {problem}. Leave it out, and one that fits is taken")
     return requested

@@ -350,7 +350,8 @@ class Decoder(nnx.Module):
         body = one_layer
         if self.remat:
             policy = getattr(jax.checkpoint_policies, self.remat) if isinstance(self.remat, str) else None
-            body = jax.checkpoint(one_layer, policy=policy)
+            # A loop keeps what is computed again apart by itself; barriers would keep XLA from fusing it.
+            body = jax.checkpoint(one_layer, policy=policy, prevent_cse=False)
         x_BLD, cache = jax.lax.scan(body, self.constrain(x_BLD), (weights, layer_turns(self.config, dropout_B), cache))
         return self.norm(x_BLD), cache
 

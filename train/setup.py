@@ -113,10 +113,12 @@ def prepare(config: TrainConfig) -> Run:
     check_tokenizer(manifest, decoder_config, model_path, data=config.data)
 
     mesh = make_mesh(config.mesh)
+    device = mesh.devices.flat[0]
     attn_mechanism = choose_mechanism(
         config.attn_mechanism,
         decoder_config,
-        platform=mesh.devices.flat[0].platform,
+        platform=device.platform,
+        compute_capability=getattr(device, "compute_capability", None),
         dtype=config.compute_dtype,
         row_lengths=sorted({manifest.row_length, eval_manifest.row_length}),
     )

@@ -10,9 +10,15 @@ from train.attention import AttentionMechanism
 from train.attention_choice import choose_mechanism, obstacle
 
 
-def chosen(requested, platform, *, dtype="bfloat16", row_lengths=(2048,), **model):
-    config = decoder_config(**{"head_dim": 64, **model})
-    return choose_mechanism(requested, config, platform=platform, dtype=dtype, row_lengths=row_lengths)
+def chosen(requested, platform, *, dtype="bfloat16", row_lengths=(2048,), compute_capability=None, **model):
+    return choose_mechanism(
+        requested,
+        decoder_config(**{"head_dim": 64, **model}),
+        platform=platform,
+        dtype=dtype,
+        row_lengths=row_lengths,
+        compute_capability=compute_capability,
+    )
 
 
 WINDOW = {"model_type": "mistral", "sliding_window": 512}
@@ -24,6 +30,10 @@ SOFTCAP = {"model_type": "gemma2", "query_pre_attn_scalar": 64, "sliding_window"
     [
         ("cpu", {}, "auto"),
         ("gpu", {}, "cudnn"),
+        ("gpu", {"compute_capability": "9.0"}, "cudnn"),
+        ("gpu", {"compute_capability": "10.0"}, "cudnn"),
+        ("gpu", {"compute_capability": "7.5"}, "auto"),
+        ("gpu", {"compute_capability": "gfx942"}, "auto"),
         ("gpu", {"dtype": "float32"}, "auto"),
         ("gpu", SOFTCAP, "auto"),
         ("gpu", WINDOW, "cudnn"),
@@ -48,6 +58,7 @@ def test_auto_takes_the_kernel_of_the_platform_that_can_do_it(platform, case, ex
         ("splash", "tpu", WINDOW, "sliding_window in config.json"),
         ("splash", "tpu", {"row_lengths": (2048, 2000)}, "rows have 2048, 2000 slots; it wants a multiple of 128"),
         ("cudnn", "gpu", {"dtype": "float32"}, "--compute_dtype=float32"),
+        ("pallas", "gpu", {"compute_capability": "7.5"}, "compute capability 8.0 and later; the devices have 7.5"),
         ("cudnn", "gpu", SOFTCAP, "attn_logit_softcapping"),
         ("cudnn", "gpu", {"head_dim": 256}, "heads have 256 dimensions"),
         ("pallas", "gpu", {"head_dim": 96}, "heads have 96 dimensions; it wants a power of two"),
