@@ -9,7 +9,7 @@ Source: Hong et al. 2024 (arXiv:2403.07691), Eqs. 3-7; their lambda is `beta` he
 Axes: B = rows, L = positions of a row, N = pairs a row can hold. Log-probabilities are in nats.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,8 +104,8 @@ def nll_mask(branch: jax.Array, nll_scope: NllScope) -> jax.Array:
     return (branch == CHOSEN) | ((branch == PROMPT) & (nll_scope == "full"))
 
 
-def needed_positions(branch: jax.Array, nll_scope: NllScope) -> jax.Array | None:
-    """Positions whose log-probability the loss reads, bool in the shape of `branch`; None: all but padding."""
+def needed_positions(branch: Any, nll_scope: NllScope) -> Any | None:
+    """Positions whose log-probability the loss reads, bool in the shape of `branch` (of JAX or NumPy); None: all but padding."""
     return None if nll_scope == "full" else (branch == CHOSEN) | (branch == REJECTED)
 
 

@@ -1,8 +1,7 @@
 """Model FLOPs utilisation: what share of the devices' peak the arithmetic of the model itself takes.
 
 XLA's own count reports the body of a loop once, and layers are scanned; so this is a formula. It counts real tokens,
-keys that a token sees, no recomputation; the head at every token, as it is computed, though with nll_scope=response
-the loss has no use for the prompt's.
+keys that a token sees, no recomputation; the head at the positions that the loss reads.
 """
 
 from collections import Counter
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from train.hf_config import DecoderConfig
+from train.loss import NllScope, needed_positions
 
 # Dense bfloat16 FLOP/s of one device by the makers' data sheets; the first name that the device's kind contains.
 # A TPU7x of 2307e12 has two cores, each of which is a device to JAX.
@@ -27,7 +27,14 @@ def peak_flops(device_kind: str) -> float | None:
     return next((peak for name, peak in PEAK_FLOPS if name in device_kind), None)
 
 
-def step_flops(config: DecoderConfig, position_BL: np.ndarray, branch_BL: np.ndarray, *, trained_share: float) -> float:
+def step_flops(
+    config: DecoderConfig,
+    position_BL: np.ndarray,
+    branch_BL: np.ndarray,
+    *,
+    nll_scope: NllScope,
+    trained_share: float,
+) -> float:
     """Floating point operations of a training step on these rows.
 
     Args:
@@ -37,12 +44,14 @@ def step_flops(config: DecoderConfig, position_BL: np.ndarray, branch_BL: np.nda
     positions = position_BL[branch_BL > 0].astype(np.float64)
     query, key_value = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     layer = config.hidden_size * (2 * query + 2 * key_value + 3 * config.intermediate_size)
-    weights = config.num_hidden_layers * layer + config.vocab_size * config.hidden_size
+    needed_BL = needed_positions(branch_BL, nll_scope)
+    heads = len(positions) if needed_BL is None else int(np.count_nonzero(needed_BL))
+    products = config.num_hidden_layers * layer * len(positions) + config.vocab_size * config.hidden_size * heads
     seen = 0.0
     for window, layers in Counter(config.windows).items():
         seen += layers * float(np.minimum(positions + 1, window or np.inf).sum())
     # Forward once; backward once for the inputs and once for the weights that are trained.
-    return (2 + trained_share) * 2.0 * weights * len(positions) + 3 * 4.0 * query * seen
+    return (2 + trained_share) * 2.0 * products + 3 * 4.0 * query * seen
 
 
 def utilisation(flops: float, seconds: float) -> float | None:

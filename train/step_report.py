@@ -89,7 +89,11 @@ class StepReport:
         self._pairs += values.pop("num_pairs")
         self._slots += self._config.rows_per_step * self._run.manifest.row_length
         flops = step_flops(
-            self._run.decoder_config, batch["position"], batch["branch"], trained_share=self._trained_share
+            self._run.decoder_config,
+            batch["position"],
+            batch["branch"],
+            nll_scope=self._config.nll_scope,
+            trained_share=self._trained_share,
         )
         self._flops += flops * self._config.rows_per_step / len(batch["position"])  # the rows of this process are some
         if step == self._run.num_steps or due(step, self._config.logging_steps):

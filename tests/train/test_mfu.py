@@ -1,16 +1,20 @@
 """The FLOPs of a step by formula, against a count by hand."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.train.decoders import decoder_config
-from train.mfu import peak_flops, step_flops
+from train.mfu import peak_flops
+from train.mfu import step_flops as step_flops_of
 
 # A row of one pair (prompt 2 tokens before the answers, chosen 2, rejected 1) and padding.
 POSITION = np.array([[0, 1, 2, 3, 2, 0, 0]])
 BRANCH = np.array([[1, 1, 2, 2, 3, 0, 0]])
+
+step_flops = partial(step_flops_of, nll_scope="full")
 
 
 def test_the_formula_equals_a_count_by_hand():
@@ -21,6 +25,13 @@ def test_the_formula_equals_a_count_by_hand():
     attention = 4 * 2 * 16 * (1 + 2 + 3 + 4 + 3)  # scores and values, two layers, the keys that each token sees
     assert step_flops(config, POSITION, BRANCH, trained_share=1.0) == 3 * (matmul + attention)
     assert step_flops(config, POSITION, BRANCH, trained_share=0.0) == 2 * matmul + 3 * attention
+
+
+def test_the_head_counts_where_the_loss_reads_it():
+    config = decoder_config()
+    whole = step_flops(config, POSITION, BRANCH, trained_share=1.0)
+    prompts = 2 * 2 * 48 * 16  # two tokens
+    assert whole - step_flops_of(config, POSITION, BRANCH, nll_scope="response", trained_share=1.0) == 3 * prompts
 
 
 def test_a_window_hides_keys():
