@@ -105,7 +105,8 @@ def nll_mask(branch: jax.Array, nll_scope: NllScope) -> jax.Array:
 
 
 def needed_positions(branch: Any, nll_scope: NllScope) -> Any | None:
-    """Positions whose log-probability the loss reads, bool in the shape of `branch` (of JAX or NumPy); None: all but padding."""
+    """Positions whose log-probability the loss reads: bool in the shape of `branch` (JAX or NumPy), or None: all but
+    padding."""
     return None if nll_scope == "full" else (branch == CHOSEN) | (branch == REJECTED)
 
 
