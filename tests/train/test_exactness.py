@@ -69,8 +69,9 @@ def assert_equal(found: Path, expected: Path, tolerance: float) -> None:
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 def test_micro_batches_and_meshes_do_not_change_a_step(rows, tmp_path, dtype):
     """Metrics, weights and both moments after each of two steps, which differ from each other."""
-    finish(start(rows, tmp_path / "one", dtype, [*VARIANTS, *KERNELS]))
-    for variant in [*VARIANTS[1:], *KERNELS]:
+    others = [*VARIANTS[1:], *(KERNELS if dtype == "float64" else [])]
+    finish(start(rows, tmp_path / "one", dtype, [VARIANTS[0], *others]))
+    for variant in others:
         assert_equal(tmp_path / f"one-{variant}.npz", tmp_path / f"one-{VARIANTS[0]}.npz", TOLERANCE[dtype])
     first = np.load(tmp_path / f"one-{VARIANTS[0]}.npz")
     assert abs(first["1/loss"] - first["2/loss"]) > 1e-3
