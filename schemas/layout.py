@@ -13,6 +13,7 @@ The prompt stands once, and the mask makes the row equal to the two sequences pr
 prompt+rejected: a query sees earlier keys of its own pair whose branch is the prompt's or its own.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ PADDING, PROMPT, CHOSEN, REJECTED = range(4)
 
 
 class RowArrays(NamedTuple):
-    """The derived arrays of one row, each [L] int32; see the module's drawing."""
+    """The derived arrays of one row, each [L] int32, or of B rows, each [B, L]; see the module's drawing."""
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -35,40 +36,51 @@ class RowArrays(NamedTuple):
 
 def derive(row: Row) -> RowArrays:
     """Derives what the model sees. A pure function, used by the loader, the inspector and the tests alike."""
-    prompt, chosen, rejected = (
-        lengths.astype(np.int64) for lengths in (row.prompt_lengths, row.chosen_lengths, row.rejected_lengths)
-    )
-    # Pieces: the three branches of each pair, pair after pair. A prompt of P tokens takes P - 1 positions.
-    piece_lengths = np.stack([prompt - 1, chosen, rejected], 1)
-    piece_ends = np.cumsum(piece_lengths.ravel()).reshape(-1, 3)
-    piece_starts = piece_ends - piece_lengths
-    token_starts = np.cumsum(prompt + chosen + rejected) - (prompt + chosen + rejected)
-    # Index, in the stored tokens, of the first label of each piece.
-    first_labels = np.stack([token_starts + 1, token_starts + prompt, token_starts + prompt + chosen], 1)
-    first_positions = np.stack([np.zeros_like(prompt), prompt - 1, prompt - 1], 1)
-    key_ends = np.stack([piece_ends[:, 2], piece_ends[:, 1], piece_ends[:, 2]], 1)
+    return RowArrays(*(array[0] for array in derive_rows([row])))
 
-    length, used = len(row.tokens), int(piece_ends[-1, 2])
+
+def derive_rows(rows: Sequence[Row]) -> RowArrays:
+    """`derive` of B rows of one length at once, in little more time than one takes: each array is [B, L] int32.
+
+    A row may hold no pair: it is padding alone.
+    """
+    # The rows lie end to end. Pieces: the three branches of each pair, pair after pair (a prompt of P tokens takes
+    # P - 1 positions); what is left of a row is the one piece of a pair of number 0.
+    length = len(rows[0].tokens)
+    number = np.concatenate([[*range(1, len(row) + 1), 0] for row in rows])[:, None]
+    piece_lengths = np.concatenate([_piece_lengths(row) for row in rows])
+    piece_ends = np.cumsum(piece_lengths).reshape(-1, 3)
+    piece_starts = piece_ends - piece_lengths
+    is_pair, repeats = number > 0, piece_lengths.ravel()
 
     def spread(per_piece: np.ndarray) -> np.ndarray:
-        return np.repeat(per_piece.ravel(), piece_lengths.ravel())
+        return np.repeat(np.broadcast_to(per_piece, piece_lengths.shape).astype(np.int32).ravel(), repeats)
 
-    def padded(values: np.ndarray) -> np.ndarray:
-        array = np.zeros(length, np.int32)
-        array[:used] = values
-        return array
-
-    within = np.arange(used) - spread(piece_starts)
-    label_index = spread(first_labels) + within
+    branch, segment = spread(is_pair * np.array([PROMPT, CHOSEN, REJECTED])), spread(number)
+    slots, is_token = np.arange(len(rows) * length, dtype=np.int32), branch > 0
+    # A pair's first token is no label, so that each pair's labels lie one further in the stored tokens.
+    label_index = slots + segment
     input_index = label_index - 1
     # In the stored tokens the rejected side follows the chosen one; its first input is the last prompt token.
-    input_index[piece_starts[:, 2]] = token_starts + prompt - 1
-    pairs = np.arange(1, len(row) + 1)
-    return RowArrays(
-        inputs=padded(row.tokens[input_index]),
-        labels=padded(row.tokens[label_index]),
-        branch=padded(spread(np.tile([PROMPT, CHOSEN, REJECTED], len(row)))),
-        segment=padded(spread(np.repeat(pairs, 3))),
-        position=padded(spread(first_positions) + within),
-        end=padded(spread(key_ends)),
+    input_index[piece_starts[is_pair[:, 0], 2]] = (piece_starts[:, 1:2] + number - 1)[is_pair]
+    # Both answers go on where the prompt ends.
+    first_positions = piece_lengths[:, :1] * np.array([0, 1, 1])
+    row_starts = np.repeat(np.arange(len(rows)) * length, [len(row) + 1 for row in rows])[:, None]
+    tokens = np.concatenate([row.tokens for row in rows]).astype(np.int32)
+    arrays = RowArrays(
+        inputs=tokens.take(input_index) * is_token,
+        labels=tokens.take(label_index) * is_token,
+        branch=branch,
+        segment=segment,
+        position=(slots - spread(piece_starts - first_positions)) * is_token,
+        end=spread((piece_ends[:, [2, 1, 2]] - row_starts) * is_pair),
     )
+    return RowArrays(*(array.reshape(len(rows), length) for array in arrays))
+
+
+def _piece_lengths(row: Row) -> np.ndarray:
+    """[n + 1, 3] int64: the positions of the branches of each pair; then the row's padding, and twice 0."""
+    lengths = np.zeros((len(row) + 1, 3), np.int64)
+    lengths[:-1, 0], lengths[:-1, 1], lengths[:-1, 2] = row.prompt_lengths - 1, row.chosen_lengths, row.rejected_lengths
+    lengths[-1, 0] = len(row.tokens) - lengths.sum()
+    return lengths

@@ -137,6 +137,8 @@ class TrainConfig:
       max_steps: optimizer steps.
       seed: of the initial weights and of the order of rows.
       shuffle_train_dataset: a new permutation of the rows each epoch; false keeps the stored order.
+      dataloader_num_workers: processes that read and decode rows ahead, for each process of the run; 0: a thread of its
+        own does. A script that trains with some must start below `if __name__ == "__main__":`, for they import it.
       param_dtype: what trained weights and optimizer state are kept in.
       compute_dtype: what matrix products take; reductions are float32.
       disable_dropout: trains without the dropout of the model's config.json; a lora.dropout of its own stays. false:
@@ -204,6 +206,7 @@ class TrainConfig:
     max_steps: int | None = None
     seed: int = 0
     shuffle_train_dataset: bool = True
+    dataloader_num_workers: int = 0
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     disable_dropout: bool = True
@@ -246,7 +249,7 @@ class TrainConfig:
             require(value is None or value > 0, name, value, "must be positive")
         for name in (
             "beta", "learning_rate_end", "warmup_steps", "weight_decay", "generation_num_prompts",
-            "early_stopping_threshold", "max_skipped_steps",
+            "early_stopping_threshold", "max_skipped_steps", "dataloader_num_workers",
         ):  # fmt: skip
             value = getattr(self, name)
             require(value >= 0, name, value, "must not be negative")
@@ -383,4 +386,5 @@ FREE_TO_CHANGE = {
     "report_to", "attn_mechanism", "gradient_checkpointing", "distributed", "generate_during_eval",
     "generation_num_prompts", "generation_max_new_tokens", "generation_do_sample", "generation_temperature",
     "generation_top_k", "generation_top_p", "generation_repetition_penalty", "generation_seed",
+    "dataloader_num_workers",
 }  # fmt: skip

@@ -3,21 +3,30 @@
 Axes: B = rows a process holds of a batch, L = row length, N = the most pairs a row holds.
 """
 
+import multiprocessing
 import os
-from collections.abc import Iterator
-from typing import Any
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import grain
 import numpy as np
+from absl import flags
 
-from schemas.layout import derive
+from schemas.errors import RunFailed
+from schemas.layout import derive_rows
 from schemas.manifest import Manifest, SplitSummary
-from schemas.record import check_row, decode_row
-from train.config import TrainConfig
+from schemas.record import Row, check_row, decode_row
+
+if TYPE_CHECKING:  # a worker process imports this file, and needs no trainer
+    from train.config import TrainConfig
 
 Batch = dict[str, np.ndarray]
 # Arrays that go to the devices; `pair_ids` stays on the host.
 DEVICE_ARRAYS = ("inputs", "labels", "branch", "segment", "position", "end")
+# Batches come from workers by a pipe: shared memory is 64 MB in a container, and outlives a process that is killed.
+_BY_PIPE = grain.experimental.DatasetOptions(min_shm_size=2**62)
 
 
 def num_rows(manifest: Manifest, split: str) -> int:
@@ -25,27 +34,33 @@ def num_rows(manifest: Manifest, split: str) -> int:
 
 
 def empty_row(row_length: int, max_pairs: int) -> Batch:
-    """A row of padding alone: it adds nothing to any sum. Fills up the last batch of an evaluation."""
+    """A row of padding alone: it adds nothing to any sum."""
     arrays = {name: np.zeros(row_length, np.int32) for name in DEVICE_ARRAYS}
     return {**arrays, "pair_ids": np.zeros(max_pairs, np.uint64)}
 
 
-class _DecodeRow:
-    """record (no bytes: an empty row) -> the six derived arrays [L] int32 and `pair_ids` [N] uint64, padded with 0."""
+class _DecodeRows:
+    """B records (no bytes: an empty row) -> the six derived arrays [B, L] int32 and `pair_ids` [B, N] uint64, padded
+    with 0."""
 
     def __init__(self, manifest: Manifest, split: SplitSummary):
         self._row_length = manifest.row_length
         self._vocab_size = manifest.tokenizer.vocab_size
         self._max_pairs = split.max_pairs_per_row
+        none = np.zeros(0, np.int32)
+        self._empty = Row(
+            tokens=np.zeros(self._row_length, np.int32),
+            prompt_lengths=none, chosen_lengths=none, rejected_lengths=none, pair_ids=none, truncated=none,
+        )  # fmt: skip
 
-    def __call__(self, record: bytes) -> Batch:
-        if not record:
-            return empty_row(self._row_length, self._max_pairs)
-        row = decode_row(record)
-        check_row(row, row_length=self._row_length, vocab_size=self._vocab_size, max_pairs=self._max_pairs)
-        pair_ids = np.zeros(self._max_pairs, np.uint64)
-        pair_ids[: len(row)] = row.pair_ids
-        return {**derive(row)._asdict(), "pair_ids": pair_ids}
+    def __call__(self, records: Sequence[bytes]) -> Batch:
+        rows = [decode_row(record) if record else self._empty for record in records]
+        pair_ids = np.zeros((len(rows), self._max_pairs), np.uint64)
+        for row, ids in zip(rows, pair_ids, strict=True):
+            if row is not self._empty:
+                check_row(row, row_length=self._row_length, vocab_size=self._vocab_size, max_pairs=self._max_pairs)
+            ids[: len(row)] = row.pair_ids
+        return {**derive_rows(rows)._asdict(), "pair_ids": pair_ids}
 
 
 def stored_rows(folder: str, manifest: Manifest, split: str) -> grain.MapDataset:
@@ -56,16 +71,16 @@ def stored_rows(folder: str, manifest: Manifest, split: str) -> grain.MapDataset
     return grain.MapDataset.source(grain.sources.ArrayRecordDataSource(paths))
 
 
-def fill_up(rows: int, config: TrainConfig) -> int:
+def fill_up(rows: int, config: "TrainConfig") -> int:
     """The empty rows that an epoch of so many rows ends with: with compat=trl no step holds rows of two epochs."""
     return -rows % config.rows_per_step if config.compat == "trl" else 0
 
 
 def ordered_rows(folder: str, manifest: Manifest, *, shuffle: bool, seed: int, empty_rows: int = 0) -> grain.MapDataset:
-    """The train split, decoded, in the order of a run: epochs follow each other without a seam or an end.
+    """The records of the train split in the order of a run: epochs follow each other without a seam or an end.
 
     Args:
-      empty_rows: rows of padding at the end of each epoch.
+      empty_rows: rows of padding (no bytes) at the end of each epoch.
     """
     rows = stored_rows(folder, manifest, "train")
     if shuffle:
@@ -73,7 +88,7 @@ def ordered_rows(folder: str, manifest: Manifest, *, shuffle: bool, seed: int, e
         rows = rows.shuffle(seed=seed)
     if empty_rows:
         rows = grain.MapDataset.concatenate([rows, grain.MapDataset.source([b""] * empty_rows)])
-    return rows.repeat().map(_DecodeRow(manifest, manifest.splits["train"]))
+    return rows.repeat()
 
 
 def step_pair_ids(
@@ -81,7 +96,8 @@ def step_pair_ids(
 ) -> np.ndarray:
     """[rows_per_step, N] uint64: the pairs of all processes' rows of a step, counted from 1."""
     rows = ordered_rows(folder, manifest, shuffle=shuffle, seed=seed, empty_rows=empty_rows)
-    return np.stack([rows[index]["pair_ids"] for index in range((step - 1) * rows_per_step, step * rows_per_step)])
+    decode = _DecodeRows(manifest, manifest.splits["train"])
+    return decode([rows[index] for index in range((step - 1) * rows_per_step, step * rows_per_step)])["pair_ids"]
 
 
 def train_batches(
@@ -94,24 +110,101 @@ def train_batches(
     empty_rows: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator[Batch]:
+    num_workers: int = 0,
+) -> "TrainBatches":
     """An endless iterator over batches of the train split: [B, L] arrays, B = rows_per_step / process_count.
 
     Epochs follow each other without a seam, each in its own order. The iterator's state is one global
-    row index: the same on every process, and valid for another number of processes.
+    row index: the same on every process, and valid for another number of processes or workers.
 
     Args:
       empty_rows: as in `ordered_rows`.
       process_index, process_count: this process's share of every batch (`train.sharding.row_share`).
+      num_workers: processes of this one's that decode ahead; 0: a thread does.
     """
-    batches = grain.experimental.ElasticIterator(
-        ordered_rows(folder, manifest, shuffle=shuffle, seed=seed, empty_rows=empty_rows),
-        rows_per_step,
-        grain.sharding.ShardOptions(shard_index=process_index, shard_count=process_count),
-        # One reader thread: decoding holds the interpreter lock, more threads only wait for it.
-        read_options=grain.ReadOptions(num_threads=1, prefetch_buffer_size=4),
-    )
-    return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2))
+    rows = ordered_rows(folder, manifest, shuffle=shuffle, seed=seed, empty_rows=empty_rows)
+    share = grain.sharding.ShardOptions(shard_index=process_index, shard_count=process_count)
+    decode = _DecodeRows(manifest, manifest.splits["train"])
+    return TrainBatches(rows, decode, rows_per_step=rows_per_step, share=share, num_workers=num_workers)
+
+
+class TrainBatches(grain.DatasetIterator[Batch]):
+    """The iterator of `train_batches`. To be closed: that ends its workers.
+
+    grain.experimental.ElasticIterator is the same, but does not let its workers be told to ignore signals.
+    """
+
+    def __init__(
+        self,
+        rows: grain.MapDataset,
+        decode: _DecodeRows,
+        *,
+        rows_per_step: int,
+        share: grain.sharding.ShardOptions,
+        num_workers: int,
+    ):
+        super().__init__()
+        self._rows, self._decode, self._share = rows, decode, share
+        self._rows_per_step, self._num_workers = rows_per_step, num_workers
+        self._next_row = 0  # of all processes
+        self._ahead: grain.DatasetIterator[Batch] | None = None  # what reads on from there
+
+    def __next__(self) -> Batch:
+        if self._ahead is None:
+            self._ahead = self._read_ahead()
+        try:
+            batch = next(self._ahead)
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):
+                raise
+            raise RunFailed(
+                f"a process of --dataloader_num_workers={self._num_workers} ended ({str(error).split('. ')[0]}): killed, "
+                'out of memory, or begun by a script without `if __name__ == "__main__":`. The same command goes on '
+                "from the newest checkpoint, with another number of them too"
+            ) from error
+        self._next_row += self._rows_per_step
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        return {"global_next_index": self._next_row}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.close()
+        self._next_row = state["global_next_index"]
+
+    def close(self) -> None:
+        """Ends the workers; `next` would start new ones."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.close()
+
+    def _read_ahead(self) -> grain.DatasetIterator[Batch]:
+        records = self._rows[self._next_row + self._share.shard_index :: self._share.shard_count]
+        share = self._rows_per_step // self._share.shard_count
+        batches = records.batch(share, batch_fn=list).map(self._decode)
+        if not self._num_workers:
+            # One thread: decoding holds the interpreter lock, more threads only wait for it.
+            return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+        if not flags.FLAGS.is_parsed():  # Grain 0.2.18 asks for a flag of its own (google/grain#1355)
+            flags.FLAGS.mark_as_parsed()
+        ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        ahead = grain.experimental.WithOptionsIterDataset(ahead, _BY_PIPE)
+        options = grain.MultiprocessingOptions(num_workers=self._num_workers, per_worker_buffer_size=2)
+        return iter(ahead.mp_prefetch(options, worker_init_fn=_begin_worker))
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Leaves signals, which may be sent to all processes, to the main one, and ends where that is killed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def eval_batches(
@@ -123,11 +216,8 @@ def eval_batches(
       batch_size: rows a batch over all processes; a multiple of `process_count`.
       process_index, process_count: this process's share of every batch (`train.sharding.row_share`).
     """
-    rows, summary = stored_rows(folder, manifest, split), manifest.splits[split]
-    decode = _DecodeRow(manifest, summary)
-    filler = empty_row(manifest.row_length, summary.max_pairs_per_row)
+    rows, decode = stored_rows(folder, manifest, split), _DecodeRows(manifest, manifest.splits[split])
     share = batch_size // process_count
     for start in range(0, len(rows), batch_size):
         mine = range(start + process_index * share, start + (process_index + 1) * share)
-        batch: list[Any] = [decode(rows[index]) if index < len(rows) else filler for index in mine]
-        yield {name: np.stack([row[name] for row in batch]) for name in filler}
+        yield decode([rows[index] if index < len(rows) else b"" for index in mine])

@@ -1,6 +1,7 @@
 """The whole of a training run on one screen: `train(config)`; what it calls are leaves that can be read alone."""
 
 import signal
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,9 @@ def _train(config: TrainConfig, run: Run, evaluate: Evaluation | None, best: Bes
         "empty_rows": fill_up(run.manifest.splits["train"].rows, config),
     }  # fmt: skip
     batches = train_batches(
-        config.data, run.manifest, **rows, process_index=share.shard_index, process_count=share.shard_count
-    )
+        config.data, run.manifest, **rows, process_index=share.shard_index, process_count=share.shard_count,
+        num_workers=config.dataloader_num_workers,
+    )  # fmt: skip
     shards = ShardWatch((config.data, run.manifest), (run.eval_data, run.eval_manifest))
     alarms = Alarms(fine_tuning=config.model.path is not None)
     done, evaluation_due = 0, False  # steps taken: the only count that users see
@@ -144,6 +146,7 @@ def _train(config: TrainConfig, run: Run, evaluate: Evaluation | None, best: Bes
     with (
         jax.set_mesh(run.mesh),
         checkpoints,
+        closing(batches),
         Metrics(
             config, first_step=done, num_steps=run.num_steps, is_writer=run.is_writer, evaluation_due=evaluation_due
         ) as sink,
@@ -232,7 +235,7 @@ def _train(config: TrainConfig, run: Run, evaluate: Evaluation | None, best: Bes
                 save()
         report.flush()
         checkpoints.wait()
-        batches.close()
+        batches.close()  # its workers have nothing to do any more
         if stop:
             raise Stopped(f"{stop.name} at step {done}, which is saved; the same command goes on from it", stop)
         exported_step, state = done, {"params": state["params"]}  # the optimizer's state is not needed any more
