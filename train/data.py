@@ -157,10 +157,11 @@ class TrainBatches(grain.DatasetIterator[Batch]):
         except RuntimeError as error:
             if "Worker process was terminated" not in str(error):
                 raise
+            why = str(error).partition(". ")[0]
             raise RunFailed(
-                f"a process of --dataloader_num_workers={self._num_workers} ended ({str(error).split('. ')[0]}): killed, "
-                'out of memory, or begun by a script without `if __name__ == "__main__":`. The same command goes on '
-                "from the newest checkpoint, with another number of them too"
+                f"a process of --dataloader_num_workers={self._num_workers} ended ({why}): killed, out of memory, or "
+                'begun by a script without `if __name__ == "__main__":`. The same command goes on from the newest '
+                "checkpoint, also with fewer of them"
             ) from error
         self._next_row += self._rows_per_step
         return batch

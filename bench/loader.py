@@ -1,0 +1,186 @@
+"""Is the loader ever the bottleneck? Its rows a second beside those that a training step consumes, in one run.
+
+The dataset is HH, packed into rows of three lengths. The step is that of the small Llama of bench/step.py on this CPU,
+on a batch that is there already; the loader, with no, one and two worker processes, gives batches that nobody trains
+on. The two are measured in turn. What an H200 would consume is computed from its roofline, and set against one core of
+this machine.
+
+    python -m bench.loader [--tokenizer=DIR] [--rounds=3] [--out=bench/results/loader_cpu2_202611.md]
+
+Ends with 1 where the loader gives fewer than 50 times the rows that the step consumes.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import grain
+import jax
+
+from bench.step import MODEL, SHARED
+from pipeline import PreprocessConfig, SourceConfig, preprocess
+from train.config import ModelConfig, TrainConfig
+from train.data import DEVICE_ARRAYS, TrainBatches, train_batches
+from train.setup import prepare
+from train.sharding import put_on_mesh
+from train.step import train_step
+
+MAX_LENGTH = 512
+ROW_LENGTHS = (1024, 2048, 4096)
+WORKERS = (0, 1, 2)
+ROWS = 8  # a batch of the loader
+STEP_ROWS = 2  # rows a step, as in bench/step.py
+BOUND = 50
+# Tokens a second of one H200, real and in bfloat16, if nothing else than its arithmetic held it up: the roofline
+# without remat, so that the true figure is below.
+H200_TOKENS_PER_S = {"1B": 90_000, "8B": 16_000}
+
+
+def rows_per_s_of_loader(batches: TrainBatches, seconds: float) -> tuple[float, float]:
+    """Rows a second, and CPU microseconds that this process (with its threads, without its workers) spends on a row."""
+    for _ in range(16):  # more than is read ahead
+        next(batches)
+    started, cpu_started, rows = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - started < seconds:
+        next(batches)
+        rows += ROWS
+    return rows / (time.perf_counter() - started), (time.process_time() - cpu_started) / rows * 1e6
+
+
+def rows_per_s_of_step(data: str, folder: Path, steps: int) -> Iterator[float]:
+    """Rows a second that the training step consumes, once a round; the batch is on the device already."""
+    run = prepare(
+        TrainConfig(
+            data=data,
+            run_dir=str(folder / "run"),
+            model=ModelConfig(config=str(folder / "config.json")),
+            total_batch_size=STEP_ROWS,
+            gradient_checkpointing=False,
+            max_steps=1000,
+        )
+    )
+    step = jax.jit(
+        partial(train_step, objective=run.objective, optimizer=run.optimizer, micro_batches=1), donate_argnums=0
+    )
+    with jax.set_mesh(run.mesh):
+        state = run.initial_state(run.initial_weights()[0])
+        del state["skipped"]  # of the loop (train/guard.py)
+        batch = next(train_batches(data, run.manifest, rows_per_step=STEP_ROWS, shuffle=True, seed=0))
+        arrays = put_on_mesh({name: batch[name] for name in DEVICE_ARRAYS}, run.mesh)
+        state, _ = jax.block_until_ready(step(state, arrays))  # compiles
+    while True:
+        with jax.set_mesh(run.mesh):
+            started = time.perf_counter()
+            for _ in range(steps):
+                state, _ = step(state, arrays)
+            jax.block_until_ready(state)
+        yield steps * STEP_ROWS / (time.perf_counter() - started)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokenizer", default=str(SHARED / "data" / "tokenizers" / "phi-3-mini"))
+    parser.add_argument("--rounds", type=int, default=3, help="how often all is measured, in turn; medians are printed")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement of the loader")
+    parser.add_argument("--steps", type=int, default=2, help="of each measurement of the step")
+    parser.add_argument("--out", help="a file that gets the tables too")
+    arguments = parser.parse_args()
+    source = str(SHARED / "data" / "hh-rlhf-harmless" / "test.rows0-1599.jsonl.gz")
+    consumed: dict[int, float] = {}
+    given: dict[tuple[int, int], tuple[float, float]] = {}
+    starts: dict[int, list[float]] = {workers: [] for workers in WORKERS}
+    vocab_size = 0
+    for length in ROW_LENGTHS:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            data = str(folder / "data")
+            manifest = preprocess(
+                PreprocessConfig(
+                    source=SourceConfig(path=source, format="transcript"),
+                    tokenizer=arguments.tokenizer,
+                    output=data,
+                    max_length=MAX_LENGTH,
+                    row_length=length,
+                ),
+                say=lambda line: None,
+            )
+            vocab_size = manifest.tokenizer.vocab_size
+            (folder / "config.json").write_text(json.dumps({**MODEL, "vocab_size": vocab_size}))
+            step_rates, step = [], rows_per_s_of_step(data, folder, arguments.steps)
+            rates: dict[int, list[tuple[float, float]]] = {workers: [] for workers in WORKERS}
+            loaders = {}
+            for workers in WORKERS:
+                started = time.perf_counter()
+                loaders[workers] = train_batches(
+                    data, manifest, rows_per_step=ROWS, shuffle=True, seed=0, num_workers=workers
+                )
+                next(loaders[workers])
+                starts[workers].append(time.perf_counter() - started)
+            for _ in range(arguments.rounds):  # what has read ahead waits, and costs nothing
+                step_rates.append(next(step))
+                for workers, batches in loaders.items():
+                    rates[workers].append(rows_per_s_of_loader(batches, arguments.seconds))
+            for batches in loaders.values():
+                batches.close()
+            consumed[length] = median(step_rates)
+            for workers, found in rates.items():
+                given[length, workers] = median(rate for rate, _ in found), median(cpu for _, cpu in found)
+    text = tables(consumed, given, {workers: max(seconds) for workers, seconds in starts.items()}, vocab_size)
+    print(text)
+    if arguments.out:
+        Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(arguments.out).write_text(text + "\n", encoding="utf-8")
+    return int(any(rate < BOUND * consumed[length] for (length, _), (rate, _) in given.items()))
+
+
+def tables(
+    consumed: dict[int, float], given: dict[tuple[int, int], tuple[float, float]], starts: dict[int, float], vocab: int
+) -> str:
+    lines = [
+        "# The loader beside the step",
+        "",
+        f"`python -m bench.loader`: {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}, jax "
+        f"{jax.__version__}, grain {grain.__version__}. HH pairs (max_length {MAX_LENGTH}) in packed rows, batches of "
+        f"{ROWS} rows; the step takes {STEP_ROWS} rows: Llama, hidden size {MODEL['hidden_size']}, "
+        f"{MODEL['num_hidden_layers']} layers, vocabulary {vocab:,}, float32. The first batch comes after "
+        + ", ".join(f"{seconds:.1f} s with {workers}" for workers, seconds in starts.items())
+        + " workers.",
+        "",
+        "| row length | a step consumes, rows/s | workers | the loader gives, rows/s | times | "
+        f"at least {BOUND} times | CPU us a row in the training process |",
+        "|" + "---|" * 7,
+    ]
+    for (length, workers), (rate, cpu) in given.items():
+        times = rate / consumed[length]
+        lines.append(
+            f"| {length} | {consumed[length]:.2f} | {workers} | {rate:,.0f} | {times:,.0f} | "
+            f"{'yes' if times >= BOUND else 'NO'} | {cpu:.0f} |"
+        )
+    lines += [
+        "",
+        "What one H200 would consume, by its roofline (bfloat16, no remat), beside one core of this machine without "
+        "workers:",
+        "",
+        "| row length | one core gives, rows/s | "
+        + " | ".join(f"{model} at {tokens:,} tokens/s: rows/s | times" for model, tokens in H200_TOKENS_PER_S.items())
+        + " |",
+        "|" + "---|" * (2 + 2 * len(H200_TOKENS_PER_S)),
+    ]
+    for length in consumed:
+        core = 1e6 / given[length, 0][1]
+        wanted = [tokens / length for tokens in H200_TOKENS_PER_S.values()]
+        cells = " | ".join(f"{rows:.1f} | {core / rows:,.0f}" for rows in wanted)
+        lines.append(f"| {length} | {core:,.0f} | {cells} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
