@@ -114,6 +114,7 @@ TWO_PROCESSES = "test_distributed.py::test_two_processes_run_as_one_does_and_one
 # What three steps on one device do not show -> the test that does.
 ELSEWHERE = {
     "model.revision": "test_hub.py::test_a_cached_model_is_found_by_its_id_and_revision",
+    "dataloader_num_workers": "test_data_workers.py::test_two_workers_give_the_batches_and_the_positions_of_none",
     "mesh.data": "test_exactness.py::test_micro_batches_and_meshes_do_not_change_a_step",
     "mesh.fsdp": "test_run.py::test_devices_and_micro_batches_do_not_change_the_run",
     "mesh.tensor": "test_run.py::test_devices_and_micro_batches_do_not_change_the_run",
