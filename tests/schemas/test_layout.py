@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.layout import CHOSEN, PROMPT, REJECTED, derive
+from schemas.layout import CHOSEN, PROMPT, REJECTED, derive, derive_rows
 from schemas.record import Pair, Row, make_row
 
 ids = st.lists(st.integers(3, 99), min_size=1, max_size=7)
@@ -71,3 +71,21 @@ def test_the_end_rule_is_the_mask_in_words(row: Row):
                 and arrays.branch[key] in (PROMPT, arrays.branch[query])
             )
             assert by_rule == in_words
+
+
+@pytest.mark.properties
+@given(st.lists(st.lists(pairs, max_size=3), min_size=1, max_size=5))
+def test_rows_together_are_the_rows_alone_and_one_without_a_pair_is_padding(batch):
+    length = max(sum(map(len, row)) for row in batch) + 1
+    empty = np.zeros(0, np.int32)
+    padding = Row(
+        tokens=np.ones(length, np.int32), prompt_lengths=empty, chosen_lengths=empty, rejected_lengths=empty,
+        pair_ids=empty, truncated=empty,
+    )  # fmt: skip
+    rows = [make_row(row, row_length=length, pad_id=3, vocab_size=100) if row else padding for row in batch]
+    together = derive_rows(rows)
+    for index, row in enumerate(rows):
+        alone = derive(row) if len(row) else [np.zeros(length)] * len(together)
+        for values, expected in zip(together, alone, strict=True):
+            assert values.dtype == np.int32 and values.shape == (len(rows), length)
+            assert values[index].tolist() == expected.tolist()

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -111,3 +112,15 @@ def test_what_is_no_record_of_ours_is_refused():
 def test_flags_have_the_names_of_the_sides():
     assert Truncated(5).names() == ["prompt", "rejected"]
     assert Truncated(0).names() == []
+
+
+@pytest.mark.properties
+@given(st.data())
+def test_a_record_that_is_cut_or_has_another_bit_is_a_row_or_refused(data: st.DataObject):
+    """Never an error of another kind, nor a process that is gone: lengths are not read beyond what is there."""
+    record = bytearray(encode_row(make(PAIR, PAIR)))
+    bit = data.draw(st.integers(0, 8 * len(record) - 1))
+    record[bit // 8] ^= 1 << bit % 8
+    end = data.draw(st.sampled_from([len(record), bit // 8]))
+    with contextlib.suppress(ValueError):
+        check_row(decode_row(bytes(record[:end])), row_length=16, vocab_size=1000)
