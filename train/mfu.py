@@ -34,15 +34,21 @@ def step_flops(config: DecoderConfig, position_BL: np.ndarray, branch_BL: np.nda
       position_BL, branch_BL: as `schemas.layout.derive` gives them; a token at position p sees p + 1 keys.
       trained_share: of the weights; one that is frozen costs no gradient of its own.
     """
-    positions = position_BL[branch_BL > 0].astype(np.float64)
     query, key_value = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     layer = config.hidden_size * (2 * query + 2 * key_value + 3 * config.intermediate_size)
     weights = config.num_hidden_layers * layer + config.vocab_size * config.hidden_size
+    # Forward once; backward once for the inputs and once for the weights that are trained.
+    products = (2 + trained_share) * 2.0 * weights * np.count_nonzero(branch_BL)
+    return products + 3 * attention_flops(config, position_BL, branch_BL)
+
+
+def attention_flops(config: DecoderConfig, position_BL: np.ndarray, branch_BL: np.ndarray) -> float:
+    """Of scores and of what is mixed by them, forward alone, over the keys that each token sees."""
+    positions = position_BL[branch_BL > 0].astype(np.float64)
     seen = 0.0
     for window, layers in Counter(config.windows).items():
         seen += layers * float(np.minimum(positions + 1, window or np.inf).sum())
-    # Forward once; backward once for the inputs and once for the weights that are trained.
-    return (2 + trained_share) * 2.0 * weights * len(positions) + 3 * 4.0 * query * seen
+    return 4.0 * config.num_attention_heads * config.head_dim * seen
 
 
 def utilisation(flops: float, seconds: float) -> float | None:
