@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from train.plan import Figures, Plan, describe_trial
+from train.plan import Plan, describe_trial
+from train.plan_figures import Figures
 
 _MIB = 2**20
 
@@ -39,7 +40,8 @@ def _memory(plan: Plan, figures: Figures) -> Iterator[str]:
     yield "memory of a device, MiB"
     for name, size in (
         ("params", memory.params), ("optimizer state", memory.optimizer), ("frozen weights", memory.frozen),
-        ("batch", memory.batch), ("gradients and temporaries", memory.temporary), ("program, tiles, output", memory.other),
+        ("batch", memory.batch), ("gradients and temporaries", memory.temporary),
+        ("program, tiles, output", memory.other),
     ):  # fmt: skip
         yield _line(name, size / _MIB)
     yield _line("total", memory.total / _MIB, f"of {chip.memory_bytes / _MIB:,.0f}" if chip else "")

@@ -118,7 +118,7 @@ def _tpus(generation: str, chips: int) -> list[Any]:
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("TPU_WORKER_HOSTNAMES", "localhost"),
         ("TPU_ACCELERATOR_TYPE", f"{generation}-{chips}"),
-        ("TPU_MIN_LOG_LEVEL", "3"),
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),  # it has no TPU to share with other processes
     ):
         os.environ.setdefault(variable, value)
     # Four chips a host, but for slices that are one host.
