@@ -22,12 +22,13 @@ VENV := .venv
 RUN_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DATAFLOW_INSTALLED := $(VENV)/.installed-dataflow
+TPU_INSTALLED := $(VENV)/tpu/.installed
 PARITY_VENV := .venv-parity
 PARITY_PYTHON := $(PARITY_VENV)/bin/python
 PARITY_INSTALLED := $(PARITY_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help preprocess train test test-slow test-parity check docs bench clean lock
+.PHONY: help preprocess train test test-slow test-parity check docs plans bench clean lock
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +44,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 # Eighty packages of Google's that only Dataflow and gs:// need
 $(DATAFLOW_INSTALLED): requirements-dataflow.lock $(INSTALLED)
 	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements-dataflow.lock
+	@touch $@
+
+# TPU's compiler, of 200 MB, that only `train plan` needs here. In a folder of its own: where JAX finds it and no TPU, it
+# complains at every start
+$(TPU_INSTALLED): requirements-tpu.lock $(INSTALLED)
+	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --upgrade \
+	  --target $(VENV)/tpu --requirement requirements-tpu.lock
 	@touch $@
 
 # PyTorch and transformers stay out of .venv: nothing but tests/parity may need them
@@ -63,7 +71,7 @@ train: preprocess  ## Rows to weights: recipes/RECIPE/train.yaml -> RUN (preproc
 test: $(INSTALLED)  ## The tests, but for the slow ones
 	@$(RUN_PYTHON) -m pytest -m "not slow and not parity" --numprocesses=2
 
-test-slow: $(DATAFLOW_INSTALLED)  ## The slow proofs
+test-slow: $(DATAFLOW_INSTALLED) $(TPU_INSTALLED)  ## The slow proofs
 	@$(RUN_PYTHON) -m pytest -m "slow and not parity"
 	@$(RUN_PYTHON) -m pytest -m properties --hypothesis-profile=thousands --numprocesses=2
 
@@ -78,6 +86,9 @@ check: $(INSTALLED)  ## Format, lint and types
 docs: $(INSTALLED)  ## Write the generated pages of docs/ anew
 	@$(RUN_PYTHON) -m docs.make_reference
 
+plans: $(TPU_INSTALLED)  ## Compile the plans of docs/howto/plan_a_run.md anew: half an hour
+	@TPU_LIBRARY_PATH=$(VENV)/tpu/libtpu/libtpu.so $(RUN_PYTHON) -m docs.make_plans
+
 bench: $(INSTALLED)  ## The benchmarks, each both sides in one run
 	@$(RUN_PYTHON) -m bench.preprocess
 	@$(RUN_PYTHON) -m bench.step
@@ -85,11 +96,13 @@ bench: $(INSTALLED)  ## The benchmarks, each both sides in one run
 RESOLVE := uv pip compile pyproject.toml --extra pipeline --extra train --extra dev --python-version 3.11 --quiet \
   --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --upgrade
 
-lock:  ## Resolve the two lock files anew (needs uv)
+lock:  ## Resolve the three lock files anew (needs uv)
 	$(RESOLVE) --extra dataflow --output-file requirements-dataflow.lock
 	@mkdir -p build
 	grep -oE '^[a-zA-Z0-9._-]+==[^ ;\\]+' requirements-dataflow.lock > build/constraints.txt
 	$(RESOLVE) --constraint build/constraints.txt --output-file requirements.lock
+	$(RESOLVE) --extra tpu --constraint build/constraints.txt --output-file build/tpu.lock
+	awk '/^[a-z]/{wanted = /^libtpu==/} wanted' build/tpu.lock > requirements-tpu.lock
 
 clean:  ## Remove what was made (not the environments)
 	rm -rf out runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,7 +8,6 @@ and slices, which counts as an all-reduce here.
 
 import argparse
 import os
-import re
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from flax import nnx
 
 from schemas.layout import RowArrays
 from train.checkpoint import abstract
+from train.compiled import Program
 from train.config import ModelConfig, TrainConfig
 from train.hf_config import parse_config
 from train.model import Decoder
@@ -29,7 +29,6 @@ from train.sharding import MeshConfig, batch_sharding, make_mesh, param_sharding
 from train.step import Objective, train_step
 
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 2, 2))
-_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1, "f64": 8, "u16": 2, "s8": 1, "u8": 1}
 
 
 def compiled_step(axes: MeshConfig, arguments: argparse.Namespace) -> Any:
@@ -73,45 +72,6 @@ def compiled_step(axes: MeshConfig, arguments: argparse.Namespace) -> Any:
         return jitted.lower(abstract(shapes, shardings), dict.fromkeys(RowArrays._fields, slots)).compile()
 
 
-def moved(text: str) -> dict[str, int]:
-    """Bytes of the results of each kind of collective, loops counted as often as they turn."""
-    bodies: dict[str, list[str]] = {}
-    name = entry = ""
-    for line in text.splitlines():
-        opened = re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line)
-        if opened:
-            name = opened.group(2)
-            entry = name if opened.group(1) else entry
-        bodies.setdefault(name, []).append(line)
-    totals = {"all-gather": 0, "all-reduce": 0, "reduce-scatter": 0, "all-to-all": 0, "collective-permute": 0}
-
-    def add(name: str, times: int) -> None:
-        for line in bodies.get(name, []):
-            operation = re.search(r" = (.*?) ([\w-]+)\(", line)
-            kind = operation.group(2).removesuffix("-start") if operation else ""
-            if operation and kind in totals:
-                shapes = re.findall(r"(\w+)\[([\d,]*)\]", operation.group(1))
-                totals[kind] += times * sum(_BYTES[dtype] * _size(dims) for dtype, dims in shapes)
-            elif kind == "while":
-                turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-                body = re.search(r"body=%?([\w.-]+)", line)
-                assert body is not None
-                add(body.group(1), times * (int(turns.group(1)) if turns else 1))
-            elif kind in ("call", "conditional"):
-                for called in re.findall(r"(?:to_apply|true_computation|false_computation)=%?([\w.-]+)", line):
-                    add(called, times)
-
-    add(entry, 1)
-    return totals
-
-
-def _size(dims: str) -> int:
-    size = 1
-    for dim in filter(None, dims.split(",")):
-        size *= int(dim)
-    return size
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     defaults = {"layers": 8, "hidden": 512, "vocab": 16384, "rows": 16, "length": 512, "micro_batches": 1}
@@ -122,7 +82,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for data, fsdp, tensor in MESHES:
         step = compiled_step(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), arguments)
-        memory, bytes_of = step.memory_analysis(), moved(step.as_text())
+        memory, bytes_of = step.memory_analysis(), Program(step.as_text()).moved()
         rest = bytes_of["all-to-all"] + bytes_of["collective-permute"]
         cells = (
             memory.alias_size_in_bytes,

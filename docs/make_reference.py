@@ -14,6 +14,7 @@ from train.distributed import DistributedConfig
 from train.evaluate_command import EvaluateConfig
 from train.export_command import ExportConfig
 from train.generate_command import GenerateConfig
+from train.plan_config import PlanConfig
 from train.sampling import SamplingConfig
 from train.sharding import MeshConfig
 from train.trainer import ORPOConfig
@@ -30,6 +31,7 @@ SECTIONS: list[tuple[str, Any, str]] = [
     ("`python -m train eval`", EvaluateConfig, ""),
     ("`python -m train generate`", GenerateConfig, ""),
     ("`python -m train export`", ExportConfig, ""),
+    ("`python -m train plan`, beside those of a run", PlanConfig, ""),
     ("`python -m pipeline run`", PreprocessConfig, ""),
     ("`source`: where rows come from", SourceConfig, "source."),
 ]
@@ -42,8 +44,8 @@ Python. [What EasyDeL's and TRL's settings are called here](from_easydel_and_trl
 
 def documented(settings: Any) -> dict[str, str]:
     """Setting -> what its class says of it, on one line; of a class that extends another, what is its own."""
-    parents = {TrainConfig} if settings is ORPOConfig else {SamplingConfig} & set(settings.__mro__)
-    classes = [settings] if settings is ORPOConfig else [*parents, settings]
+    extends_a_run = settings is not TrainConfig and issubclass(settings, TrainConfig)
+    classes = [settings] if extends_a_run else [*({SamplingConfig} & set(settings.__mro__)), settings]
     text = "\n".join(inspect.cleandoc(kind.__doc__ or "") for kind in classes)
     entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", text, re.MULTILINE)
     return {name: re.sub(r"\s+", " ", meaning) for name, meaning in entries}

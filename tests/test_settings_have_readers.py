@@ -12,6 +12,7 @@ from train.distributed import DistributedConfig
 from train.evaluate_command import EvaluateConfig
 from train.export_command import ExportConfig
 from train.generate_command import GenerateConfig
+from train.plan_config import PlanConfig
 from train.sampling import SamplingConfig
 from train.sharding import MeshConfig
 
@@ -37,6 +38,7 @@ def code_of(stage: str) -> str:
         ("train", EvaluateConfig),
         ("train", GenerateConfig),
         ("train", ExportConfig),
+        ("train", PlanConfig),
     ],
 )
 def test_every_setting_has_a_reader(stage, settings):
@@ -58,6 +60,7 @@ def test_every_setting_is_documented():
         SamplingConfig,
         GenerateConfig,
         ExportConfig,
+        PlanConfig,
     ):
         texts = [kind.__doc__ or "" for kind in reversed(settings.__mro__) if dataclasses.is_dataclass(kind)]
         documented = re.findall(r"^ {6}(\w+): ", "\n".join(texts), re.MULTILINE)

@@ -13,6 +13,7 @@ verbs:
   run         train on preprocessed rows; the same command again goes on where it stopped
   eval        measure a model, or a checkpoint of a run, on preprocessed rows
   generate    answer prompts with a model; a line of JSON an answer
+  plan        compile a run's step for devices that are not here: what fits, memory, FLOPs, time
   export      write a checkpoint of a run as a Hugging Face folder, or its adapters as PEFT's
 
 python -m train VERB --help lists the settings of a verb."""
@@ -87,11 +88,25 @@ def export(arguments: Sequence[str]) -> None:
         print(f"{'adapter' if config.adapter else 'model':<10} {config.out} (step {step})")
 
 
+def plan(arguments: Sequence[str]) -> None:
+    """Prints what the step of a run takes of devices that are not here."""
+    import jax
+
+    # What accelerators this machine has stay free: another process may train on them.
+    jax.config.update("jax_platforms", "cpu")
+    from train.plan import make_plan
+    from train.plan_config import PlanConfig
+    from train.plan_report import report
+
+    config = load_settings(PlanConfig, arguments, command="python -m train plan")
+    print(report(make_plan(config, say=lambda line: print(line, flush=True))))
+
+
 def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if arguments else 2
-    verbs = {"run": run, "eval": evaluate, "generate": generate, "export": export}
+    verbs = {"run": run, "eval": evaluate, "generate": generate, "plan": plan, "export": export}
 
     def command() -> None:
         if arguments[0] not in verbs:

@@ -1,6 +1,7 @@
 """Where the model's files are: a local folder, or the Hugging Face hub."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from schemas.errors import Refused
@@ -13,8 +14,11 @@ _FILES += ["added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json"]
 _NOT_READ = ["consolidated*.safetensors", "*/*.safetensors", "*/*.safetensors.index.json"]
 
 
-def find_model(name: str, revision: str | None) -> Path:
+def find_model(name: str, revision: str | None, *, files: Sequence[str] = _FILES) -> Path:
     """The folder of a model: `name` itself, or a download of the hub's model of that id.
+
+    Args:
+      files: which of its files are downloaded.
 
     Downloads go through huggingface_hub: its cache, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE hold.
 
@@ -35,7 +39,7 @@ def find_model(name: str, revision: str | None) -> Path:
 
     try:
         snapshot = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=_FILES, ignore_patterns=_NOT_READ
+            name, revision=revision, allow_patterns=list(files), ignore_patterns=_NOT_READ
         )
         return Path(snapshot)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -2,7 +2,6 @@
 
 import signal
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from train.evaluation import Evaluation
 from train.export import export_adapter, export_model
 from train.faults import told_clearly
 from train.frozen import join_params
-from train.guard import guarded
 from train.lora import merge_lora
 from train.metrics import Metrics, last_evaluation
 from train.nonfinite import describe_failure, write_dump
@@ -33,7 +31,6 @@ from train.setup import Run, prepare
 from train.shard_watch import ShardWatch
 from train.sharding import put_on_mesh, row_share
 from train.signals import StopSignals
-from train.step import train_step
 from train.step_report import StepReport, due
 from train.wandb_sink import import_wandb
 from train.wishes import SAVE, Clock, Wishes
@@ -131,17 +128,7 @@ def _train(config: TrainConfig, run: Run, evaluate: Evaluation | None, best: Bes
             if forgotten:
                 print(f"warning: {forgotten}")
     samples = Samples(config, run)
-    one_step = partial(
-        train_step,
-        objective=run.objective,
-        optimizer=run.optimizer,
-        micro_batches=config.gradient_accumulation_steps,
-    )
-    step_fn = jax.jit(
-        guarded(one_step, max_skipped_steps=config.max_skipped_steps),
-        donate_argnums=0,
-        out_shardings=(run.state_shardings, None),
-    )
+    step_fn = run.jitted_step()
     evaluations: dict[int, dict[str, float]] = {}  # of the newest and of the best step
     with (
         jax.set_mesh(run.mesh),

@@ -41,17 +41,22 @@ def step_flops(
       position_BL, branch_BL: as `schemas.layout.derive` gives them; a token at position p sees p + 1 keys.
       trained_share: of the weights; one that is frozen costs no gradient of its own.
     """
-    positions = position_BL[branch_BL > 0].astype(np.float64)
     query, key_value = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     layer = config.hidden_size * (2 * query + 2 * key_value + 3 * config.intermediate_size)
-    needed_BL = needed_positions(branch_BL, nll_scope)
-    heads = len(positions) if needed_BL is None else int(np.count_nonzero(needed_BL))
-    products = config.num_hidden_layers * layer * len(positions) + config.vocab_size * config.hidden_size * heads
+    tokens, needed_BL = int(np.count_nonzero(branch_BL)), needed_positions(branch_BL, nll_scope)
+    heads = tokens if needed_BL is None else int(np.count_nonzero(needed_BL))
+    products = config.num_hidden_layers * layer * tokens + config.vocab_size * config.hidden_size * heads
+    # Forward once; backward once for the inputs and once for the weights that are trained.
+    return (2 + trained_share) * 2.0 * products + 3 * attention_flops(config, position_BL, branch_BL)
+
+
+def attention_flops(config: DecoderConfig, position_BL: np.ndarray, branch_BL: np.ndarray) -> float:
+    """Of scores and of what is mixed by them, forward alone, over the keys that each token sees."""
+    positions = position_BL[branch_BL > 0].astype(np.float64)
     seen = 0.0
     for window, layers in Counter(config.windows).items():
         seen += layers * float(np.minimum(positions + 1, window or np.inf).sum())
-    # Forward once; backward once for the inputs and once for the weights that are trained.
-    return (2 + trained_share) * 2.0 * products + 3 * 4.0 * query * seen
+    return 4.0 * config.num_attention_heads * config.head_dim * seen
 
 
 def utilisation(flops: float, seconds: float) -> float | None:
