@@ -1,5 +1,6 @@
 """The rows of a planned step: those of its data, or rows that stand for them."""
 
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from schemas.layout import PADDING, derive
 from schemas.record import Pair, make_row
 from train.config import TrainConfig
-from train.data import fill_up, ordered_rows
+from train.data import fill_up, train_batches
 from train.plan_config import PlanConfig
 from train.setup import read_train_split
 
@@ -49,14 +50,21 @@ def step_rows(config: PlanConfig, run: TrainConfig) -> StepRows:
     if config.data:
         manifest = read_train_split(config.data)
         split, empty = manifest.splits["train"], fill_up(manifest.splits["train"].rows, run)
-        dataset = ordered_rows(
-            config.data, manifest, shuffle=config.shuffle_train_dataset, seed=config.seed, empty_rows=empty
-        )
-        rows = [dataset[index] for index in range(count)]
+        with closing(
+            train_batches(
+                config.data,
+                manifest,
+                rows_per_step=count,
+                shuffle=config.shuffle_train_dataset,
+                seed=config.seed,
+                empty_rows=empty,
+            )
+        ) as batches:
+            batch = next(batches)
         return StepRows(
-            position=np.stack([row["position"] for row in rows]),
-            branch=np.stack([row["branch"] for row in rows]),
-            pairs=sum(int(row["segment"].max()) for row in rows),
+            position=batch["position"],
+            branch=batch["branch"],
+            pairs=int(batch["segment"].max(1).sum()),
             max_pairs=split.max_pairs_per_row,
             vocab_size=manifest.tokenizer.vocab_size,
             epoch=split.rows + empty,
