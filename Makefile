@@ -1,5 +1,6 @@
 # A fresh machine needs Python 3.11 and make; everything else is installed here, pinned, into .venv.
 PYTHON ?= python3.11
+PYTHON312 ?= python3.12
 RECIPE ?= tiny
 DATA ?= out/$(RECIPE)
 RUN ?= runs/$(RECIPE)
@@ -26,9 +27,20 @@ TPU_INSTALLED := $(VENV)/tpu/.installed
 PARITY_VENV := .venv-parity
 PARITY_PYTHON := $(PARITY_VENV)/bin/python
 PARITY_INSTALLED := $(PARITY_VENV)/.installed
+# What `make bench-peers` compares with, each in an environment of its own. Tunix needs Python 3.12 and is left out
+# without one.
+PEERS := trl easydel $(if $(shell $(PYTHON312) --version 2>/dev/null),tunix)
+PEERS_INSTALLED := $(PEERS:%=.venv-peers-%/.installed)
+# EasyDeL imports torch and pillow, and names neither
+PACKAGES_trl := trl==1.16.0 transformers==5.23.0 torch==2.13.0
+PACKAGES_easydel := easydel==0.3.0 jax==0.9.2 flax==0.12.3 torch==2.13.0 pillow
+PACKAGES_tunix := google-tunix==0.1.7 jax==0.12.0.1 flax==0.12.12
+# Further settings of a benchmark: make bench-peers BENCH="--data=hh --rounds=1"; what FILE=1 makes is filed
+BENCH ?=
+FILED = $(if $(FILE),--file)
 
 .DEFAULT_GOAL := help
-.PHONY: help preprocess train test test-slow test-parity check docs plans bench clean lock
+.PHONY: help preprocess train test test-slow test-parity check docs plans bench bench-peers bench-gpu clean lock
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -91,7 +103,20 @@ plans: $(TPU_INSTALLED)  ## Compile the plans of docs/howto/plan_a_run.md anew: 
 
 bench: $(INSTALLED)  ## The benchmarks, each both sides in one run
 	@$(RUN_PYTHON) -m bench.preprocess
-	@$(RUN_PYTHON) -m bench.step
+	@$(RUN_PYTHON) -m bench.step $(FILED) $(BENCH)
+
+.venv-peers-%/.installed:
+	@echo "Setting up $(@D): some minutes, once"
+	@$(if $(filter tunix,$*),$(PYTHON312),$(PYTHON)) -m venv $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check $(PACKAGES_$*)
+	@touch $@
+
+bench-peers: $(INSTALLED) $(PEERS_INSTALLED)  ## Ours beside TRL, EasyDeL and Tunix: an hour
+	@$(RUN_PYTHON) -m bench.peers $(FILED) $(BENCH)
+
+bench-gpu: $(INSTALLED) .venv-peers-trl/.installed  ## On a machine with a GPU and .[cuda], beside TRL: ten minutes
+	@rm -rf build/bench-gpu
+	@$(RUN_PYTHON) -m bench.gpu both build/bench-gpu $(FILED) $(BENCH)
 
 RESOLVE := uv pip compile pyproject.toml --extra pipeline --extra train --extra dev --python-version 3.11 --quiet \
   --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --upgrade

@@ -25,6 +25,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.process_meter import status_bytes
+
 HIDDEN = 2048
 BUFFER_BYTES = 2**23
 MAX_SHARD_SIZE = "270MB"
@@ -41,14 +43,6 @@ def config_of(layers: int, hidden: int) -> dict[str, Any]:
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
     }
-
-
-def status_bytes(field: str) -> int:
-    """A line of /proc/self/status: VmHWM, VmRSS, RssAnon."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(field)
 
 
 def peaks_during(work: Callable[[], Any]) -> tuple[Any, float, dict[str, int]]:

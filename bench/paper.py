@@ -20,6 +20,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from bench.preference_texts import HH, TOKENIZERS
 from pipeline import PreprocessConfig, SourceConfig, preprocess
 from train.config import ModelConfig, TrainConfig
 from train.loop import train
@@ -28,9 +29,7 @@ from train.metrics import METRICS_NAME
 matplotlib.use("Agg")  # no display is needed
 from matplotlib import pyplot
 
-SHARED = Path(os.environ.get("ODDSMILL_SHARED") or Path(__file__).resolve().parents[2] / "shared")
-HH = SHARED / "data/hh-rlhf-harmless/test.rows0-1599.jsonl.gz"
-TOKENIZER = SHARED / "data/tokenizers/minimind-chatml"
+TOKENIZER = TOKENIZERS / "minimind-chatml"
 MODEL = {
     "model_type": "llama",
     "hidden_size": 128,

@@ -9,10 +9,8 @@ number in the prompt. Prints a Markdown table of medians.
 """
 
 import contextlib
-import gzip
 import importlib
 import importlib.metadata
-import json
 import os
 import platform
 import sys
@@ -28,52 +26,24 @@ from statistics import median
 import datasets
 import tokenizers
 
+from bench.preference_texts import (
+    TOKENIZERS,
+    Row,
+    hh_rows,
+    read_jsonl,
+    rows_of_long_answers,
+    rows_of_long_prompts,
+    write_jsonl,
+)
 from pipeline import PreprocessConfig, SourceConfig, preprocess
 from pipeline.sources import BATCH_ROWS
 
 CORES = os.cpu_count() or 1
-SHARED = Path(os.environ.get("ODDSMILL_SHARED", Path(__file__).parents[2] / "shared"))
-HH = SHARED / "data/hh-rlhf-harmless/test.rows0-1599.jsonl.gz"
-LONG_ANSWERS = SHARED / "data/llamafactory-dpo-demo/dpo_en_demo.json.gz"
-LONG_PROMPTS = SHARED / "data/finegrained-qa-feedback/dev_feedback.json.gz"
 # What is encoded of a row: the prompt alone, and each answer behind it.
 SIDES = (("prompt", 0), ("chosen", 1), ("rejected", 1))
-TOKENIZER = SHARED / "data/tokenizers/qwen2"
+TOKENIZER = TOKENIZERS / "qwen2"
 
 ROWS = "rows.jsonl"
-
-Row = dict[str, str]
-
-
-def read(folder: Path) -> list[Row]:
-    return [json.loads(line) for line in (folder / ROWS).read_text().splitlines()]
-
-
-def hh_rows() -> list[Row]:
-    rows = []
-    for line in gzip.decompress(HH.read_bytes()).splitlines():
-        row = json.loads(line)
-        end = row["chosen"].rfind("\n\nAssistant:") + len("\n\nAssistant:")
-        rows.append({"prompt": row["chosen"][:end], "chosen": row["chosen"][end:], "rejected": row["rejected"][end:]})
-    return [row for row in rows if row["chosen"].strip() and row["rejected"].strip()]
-
-
-def rows_of_long_answers() -> list[Row]:
-    rows = []
-    for row in json.loads(gzip.decompress(LONG_ANSWERS.read_bytes())):
-        prompt = "".join(f"\n\n{turn['from']}: {turn['value']}" for turn in row["conversations"]) + "\n\ngpt: "
-        rows.append({"prompt": prompt, "chosen": row["chosen"]["value"], "rejected": row["rejected"]["value"]})
-    return rows
-
-
-def rows_of_long_prompts() -> list[Row]:
-    rows = json.loads(gzip.decompress(LONG_PROMPTS.read_bytes()))
-    prompts = ["\n\n".join(" ".join(text) for text in [*row["passages"], [row["question"]]]) + "\n\n" for row in rows]
-    return [
-        {"prompt": prompt, "chosen": row["prediction 1"], "rejected": row["prediction 2"]}
-        for prompt, row in zip(prompts, rows, strict=True)
-        if row["prediction 1"].strip() != row["prediction 2"].strip()
-    ]
 
 
 def repeat(rows: list[Row], count: int) -> list[Row]:
@@ -96,7 +66,9 @@ def tokenize_row(row: Row, tokenizer: tokenizers.Tokenizer) -> dict[str, list[in
 def encode(folder: Path) -> float:
     """Nothing but the tokenizer, its one call spread over the cores: the limit."""
     tokenizer = tokenizers.Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
-    texts = [row["prompt"] * with_prompt + row[side] for row in read(folder) for side, with_prompt in SIDES]
+    texts = [
+        row["prompt"] * with_prompt + row[side] for row in read_jsonl(folder / ROWS) for side, with_prompt in SIDES
+    ]
     started = time.perf_counter()
     for start in range(0, len(texts), 3 * BATCH_ROWS):
         tokenizer.encode_batch_fast(texts[start : start + 3 * BATCH_ROWS], add_special_tokens=False)
@@ -117,7 +89,7 @@ def run(folder: Path) -> float:
 def map_rows(folder: Path) -> float:
     datasets.disable_progress_bars()
     tokenizer = tokenizers.Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
-    dataset = datasets.Dataset.from_list(read(folder))
+    dataset = datasets.Dataset.from_list(read_jsonl(folder / ROWS))
     started = time.perf_counter()
     dataset.map(partial(tokenize_row, tokenizer=tokenizer), num_proc=CORES, load_from_cache_file=False)
     return time.perf_counter() - started
@@ -126,7 +98,7 @@ def map_rows(folder: Path) -> float:
 def measure(name: str, rows: list[Row], rounds: int) -> str:
     times: dict[Callable[[Path], float], list[float]] = {run: [], encode: [], map_rows: []}
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(Path(folder, ROWS), rows)
         for _ in range(rounds):  # in turn, so that a change of the machine's pace meets all three
             for side, seconds in times.items():
                 # A process each: datasets.map leaves the tokenizers of its process on one core for good.

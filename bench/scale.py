@@ -15,9 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.preprocess import HH, SHARED
+from bench.preference_texts import HH, TOKENIZERS
 
-TOKENIZER = SHARED / "data/tokenizers/qwen2"
+TOKENIZER = TOKENIZERS / "qwen2"
 SAMPLE_S = 0.1
 
 

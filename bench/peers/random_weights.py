@@ -1,0 +1,37 @@
+"""Random weights for the config.json of a job's model, as safetensors; in a process of its own, which then is gone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.peers.job import ROOT
+
+
+def write_weights(folder: Path, *, dtype: str) -> None:
+    """Args: folder: of a job; its data must be there."""
+    subprocess.run(
+        [sys.executable, "-m", "bench.peers.random_weights", str(folder), dtype],
+        check=True,
+        cwd=ROOT,
+    )
+
+
+def main(folder: Path, dtype: str) -> None:
+    from train.config import ModelConfig, TrainConfig
+    from train.setup import prepare
+    from train.weights import save_params
+
+    model = folder / "model"
+    config = TrainConfig(
+        data=str(folder / "data"),
+        run_dir="-",
+        model=ModelConfig(config=str(model / "config.json")),
+        param_dtype=dtype,  # type: ignore[arg-type]
+        max_steps=1,
+    )
+    run = prepare(config)
+    save_params(run.initial_weights()[0], model, num_layers=run.decoder_config.num_hidden_layers)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,82 @@
+"""The sides of bench/step.py are fed the same pairs and compute the same."""
+
+from itertools import islice
+
+import jax
+import numpy as np
+import pytest
+
+from bench.model_shapes import TOY
+from bench.step import CLASSIC, VARIANTS, one_row_batches, stored_pairs, two_row_batches, two_row_step
+from bench.training_data import preprocess_texts, write_model_config
+from train.config import ModelConfig, TrainConfig
+from train.setup import prepare
+from train.step import train_step
+
+TOKENIZER = "recipes/tiny/tokenizer"
+ROWS = [
+    {"prompt": f"Add {n} and {m}.", "chosen": " " + f"{n + m} " * (n + 1), "rejected": " none" * (m + 1)}
+    for n in range(4)
+    for m in range(3)
+]
+MAX_LENGTH = 64
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["packed", "one pair a row"])
+def data(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    manifest = preprocess_texts(
+        ROWS, folder / "data", tokenizer=TOKENIZER, max_length=MAX_LENGTH, texts=folder / "rows.jsonl",
+        packing=request.param, row_length=256,
+    )  # fmt: skip
+    write_model_config(folder, TOY, manifest.tokenizer.vocab_size)
+    return folder
+
+
+def prepared(folder, variant):
+    settings = {"gradient_checkpointing": False, **variant.settings}
+    model = ModelConfig(config=str(folder / "config.json"))
+    return prepare(TrainConfig(data=str(folder / "data"), run_dir="-", model=model, max_steps=9, **settings))
+
+
+def fresh_state(run):
+    state = run.initial_state(run.initial_weights()[0])
+    del state["skipped"]
+    return state
+
+
+ALIKE = [variant for variant in VARIANTS if variant.settings.get("nll_scope") != "response"]
+
+
+@pytest.mark.parametrize("variant", ALIKE, ids=lambda variant: variant.name)
+def test_every_form_has_the_loss_of_the_classic_one(data, variant):
+    folder = str(data / "data")
+    run = prepared(data, CLASSIC)
+    batch, pairs, _ = next(two_row_batches(run, folder, len(ROWS), MAX_LENGTH))
+    assert pairs == len(ROWS)
+    _, expected = two_row_step(fresh_state(run), batch, run=run)
+    run = prepared(data, variant)
+    rows = run.manifest.splits["train"].rows
+    batch, _, _ = next(one_row_batches(run, folder, rows))
+    with jax.set_mesh(run.mesh):
+        _, metrics = train_step(
+            fresh_state(run), batch, objective=run.objective, optimizer=run.optimizer, micro_batches=1
+        )
+    assert float(metrics["loss"]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_both_forms_count_the_same_pairs_and_real_tokens(data):
+    run, folder = prepared(data, CLASSIC), str(data / "data")
+    pairs = stored_pairs(folder, run.manifest)
+    tokens = sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs)
+    one_row = next(one_row_batches(run, folder, run.manifest.splits["train"].rows))
+    two_rows = next(two_row_batches(run, folder, len(pairs), MAX_LENGTH))
+    assert one_row[1:] == two_rows[1:] == (len(ROWS), tokens)
+
+
+def test_the_classic_form_goes_through_the_pairs_in_turn(data):
+    run = prepared(data, CLASSIC)
+    batches = list(islice(two_row_batches(run, str(data / "data"), 4, MAX_LENGTH), 6))
+    first, second = (np.concatenate([batch["ids"][:4] for batch, _, _ in part]) for part in (batches[:3], batches[3:]))
+    assert (first == second).all()
+    assert len({row.tobytes() for row in first}) == len(ROWS)
