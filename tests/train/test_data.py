@@ -51,6 +51,14 @@ def test_every_epoch_holds_every_row_once_and_in_its_own_order(dataset):
     assert len({tuple(epoch) for epoch in whole}) == len(whole)
 
 
+@pytest.mark.parametrize("rows_per_step", [1, 3])
+def test_a_step_may_hold_any_number_of_rows(dataset, rows_per_step):
+    folder, manifest, rows = dataset
+    batches = train_batches(folder, manifest, rows_per_step=rows_per_step, shuffle=False, seed=0)
+    found = list(itertools.chain(*take_ids(batches, 6)))
+    assert found == [row[0].id for row in [*rows, *rows]][: 6 * rows_per_step]
+
+
 def test_the_order_follows_the_seed(dataset):
     assert take_ids(batches_of(dataset, seed=3), 3) == take_ids(batches_of(dataset, seed=3), 3)
     assert take_ids(batches_of(dataset, seed=3), 3) != take_ids(batches_of(dataset, seed=4), 3)

@@ -99,7 +99,7 @@ def test_the_step_is_that_of_a_run_on_the_data(tmp_path):
     assert found.rows.row_length == 32 and len(found.rows.branch) == 8
     figures = found.trials[-1].figures
     assert figures.model_flops == step_flops(
-        run.decoder_config, found.rows.position, found.rows.branch, trained_share=1.0
+        run.decoder_config, found.rows.position, found.rows.branch, nll_scope="full", trained_share=1.0
     )
     assert figures.in_place == shard_bytes(run.abstract_state)
 
