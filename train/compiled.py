@@ -8,9 +8,8 @@ number, and a Pallas kernel is one instruction: what is inside both is not count
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -86,6 +85,12 @@ class Program:
             visit.times * self._product_flops(visit)
             for visit in self._visits
             if _is_product(visit) and not visit.is_open
+        )
+
+    def open_flops(self) -> float:
+        """The same of loops whose turns depend on the data, of one turn each."""
+        return sum(
+            visit.times * self._product_flops(visit) for visit in self._visits if _is_product(visit) and visit.is_open
         )
 
     @property
@@ -248,8 +253,3 @@ def _convolution_flops(instruction: Instruction, inputs: Array, kernel: Array) -
         size = (inputs.dims[of_input.index(str(dim))] - 1) * int(spread) + 1
         flops *= int(((at >= 0) & (at < size) & (at % int(spread) == 0)).sum())
     return flops
-
-
-def shard_bytes(tree: Any) -> int:
-    """Bytes of a device's part of arrays, or of their shapes, that have shardings."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

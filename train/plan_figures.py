@@ -10,17 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from train.assembly import Assembly
-from train.compiled import Program, shard_bytes
+from train.compiled import Program
 from train.config import TrainConfig
 from train.data import DEVICE_ARRAYS
 from train.data_order import WORDS
 from train.frozen import split_params
 from train.mfu import attention_flops, step_flops
 from train.plan_rows import StepRows
-from train.sharding import batch_sharding
+from train.sharding import batch_sharding, shard_bytes
 from train.topologies import Topology
 from train.wishes import WISH
 
+# LLVM need not make fast what is not run. The program before it, and its memory, are the same but for a few bytes.
+_NO_MACHINE_CODE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
 # Products of attention a layer, in units of its forward pass: that has two, the gradient five, one of which is the
 # scores made again.
 _GRADIENT_OF_ATTENTION = 2.5
@@ -101,11 +107,13 @@ def batch_shapes(assembly: Assembly, *, rows: int, row_length: int, num_processe
 
 
 def compile_step(assembly: Assembly, batch: dict[str, Any]) -> jax.stages.Compiled:
-    """The step of a run, for the devices of its mesh."""
+    """The step of a run, for the devices of its mesh; not to be run."""
     frozen = split_params(assembly.abstract_model, assembly.frozen_paths)[1]
     jitted: Any = assembly.jitted_step()
     with jax.set_mesh(assembly.mesh):
-        return jitted.lower(assembly.abstract_state, batch, frozen).compile()
+        lowered = jitted.lower(assembly.abstract_state, batch, frozen)
+    is_cpu = assembly.mesh.devices.flat[0].platform == "cpu"
+    return lowered.compile(compiler_options=_NO_MACHINE_CODE if is_cpu else None)
 
 
 def _attention_flops(assembly: Assembly, rows: StepRows) -> float:

@@ -115,6 +115,11 @@ def state_shardings(abstract_state: Any, params: dict[str, Any], mesh: Mesh) -> 
     return jax.tree_util.tree_map_with_path(place, abstract_state)
 
 
+def shard_bytes(tree: Any) -> int:
+    """Bytes of a device's part of arrays, or of their shapes, that have shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over the batch axes; further dimensions whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

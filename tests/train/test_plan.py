@@ -14,13 +14,13 @@ import pytest
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE
 from train.__main__ import main
-from train.compiled import shard_bytes
 from train.config import LoraConfig, ModelConfig, TrainConfig
 from train.mfu import step_flops
 from train.plan import make_plan
 from train.plan_config import PlanConfig
 from train.plan_figures import Figures
 from train.setup import prepare
+from train.sharding import shard_bytes
 
 ROOT = Path(__file__).parents[2]
 MODEL = {**TINY, "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 8,

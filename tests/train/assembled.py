@@ -1,0 +1,50 @@
+"""A small step, assembled as in a run and compiled for one CPU, and rows as HH has them."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.packing import pack
+from train.assembly import Assembly, assemble
+from train.config import ModelConfig, TrainConfig
+from train.hf_config import parse_config
+
+ROW_LENGTH, ROWS = 1024, 8
+MODEL = {
+    "model_type": "llama",
+    "vocab_size": 1024,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+# Tokens of a side, by the median and the 95th percentile of HH (harmless-base, test).
+_HH = {"prompt": (94, 335), "chosen": (27, 115), "rejected": (36, 145)}
+
+
+@cache
+def hh_like_rows() -> tuple[float, int]:
+    """Made-up pairs of HH's lengths (lognormal, seeded) in rows as the pipeline packs them.
+
+    Returns: the positions that a row holds on average, as a share of its slots; and the most pairs of a row.
+    """
+    rng = np.random.default_rng(0)
+    sides = {
+        name: np.clip(np.exp(rng.normal(np.log(median), np.log(high / median) / 1.645, 2048)), 1, ROW_LENGTH // 4)
+        for name, (median, high) in _HH.items()
+    }
+    tokens = sum(np.ceil(lengths).astype(int) for lengths in sides.values())
+    rows = pack(tokens.tolist(), row_length=ROW_LENGTH)
+    positions = int(tokens.sum()) - len(tokens)  # one less than its tokens for each pair
+    return positions / (len(rows) * ROW_LENGTH), max(map(len, rows))
+
+
+def assembled(model: dict[str, Any] = MODEL, *, max_pairs: int = 8, **settings: Any) -> Assembly:
+    """Args: settings: of TrainConfig."""
+    config = TrainConfig(data="", run_dir="", model=ModelConfig(config=json.dumps(model)), **settings)
+    decoder = parse_config(model, path="test")[0]
+    return assemble(config, decoder, model_path=Path(), max_pairs=max_pairs, num_steps=100)
