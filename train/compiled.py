@@ -7,7 +7,8 @@ number, and a Pallas kernel is one instruction: what is inside both is not count
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -81,17 +82,11 @@ class Program:
 
     def flops(self) -> float:
         """Floating point operations of the matrix products of one device and step; see `hides_products`."""
-        return sum(
-            visit.times * self._product_flops(visit)
-            for visit in self._visits
-            if _is_product(visit) and not visit.is_open
-        )
+        return self._flops_of(visit for visit in self._visits if not visit.is_open)
 
     def open_flops(self) -> float:
         """The same of loops whose turns depend on the data, of one turn each."""
-        return sum(
-            visit.times * self._product_flops(visit) for visit in self._visits if _is_product(visit) and visit.is_open
-        )
+        return self._flops_of(visit for visit in self._visits if visit.is_open)
 
     @property
     def hides_products(self) -> bool:
@@ -140,8 +135,12 @@ class Program:
                 )
                 branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.text)
                 names += re.findall(r"%?([\w.-]+)", branches.group(1)) if branches else []
-                for called in names:
-                    yield from self._walk(called, times, called, is_open)
+                runs = [list(self._walk(called, times, called, is_open)) for called in names]
+                # Of several branches one is run: here the one with the most arithmetic.
+                yield from max(runs, key=self._flops_of) if instruction.opcode == "conditional" else chain(*runs)
+
+    def _flops_of(self, visits: Iterable[Visit]) -> float:
+        return sum(visit.times * self._product_flops(visit) for visit in visits if _is_product(visit))
 
     def _turns(self, loop: Instruction) -> int | None:
         """How often a loop turns; None where the data say. JAX's loops count from 0 in steps of 1."""

@@ -180,7 +180,7 @@ class TrainBatches(grain.DatasetIterator[Batch]):
             ahead.close()
 
     def _read_ahead(self) -> grain.DatasetIterator[Batch]:
-        # An end that no run reaches: to count batches of one, Grain makes the endless length a float, which rounds it up.
+        # An end that no run reaches: Grain counts batches of one in floats, and would round the endless length up.
         records = self._rows[self._next_row + self._share.shard_index : 2**52 : self._share.shard_count]
         share = self._rows_per_step // self._share.shard_count
         batches = records.batch(share, batch_fn=list).map(self._decode)

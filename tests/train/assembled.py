@@ -47,4 +47,4 @@ def assembled(model: dict[str, Any] = MODEL, *, max_pairs: int = 8, **settings: 
     """Args: settings: of TrainConfig."""
     config = TrainConfig(data="", run_dir="", model=ModelConfig(config=json.dumps(model)), **settings)
     decoder = parse_config(model, path="test")[0]
-    return assemble(config, decoder, model_path=Path(), max_pairs=max_pairs, num_steps=100)
+    return assemble(config, decoder, model_path=Path(), max_pairs=max_pairs, row_lengths=[ROW_LENGTH], num_steps=100)
