@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -125,6 +126,7 @@ def refused(capsys, *arguments: str) -> str:
 
 
 def test_what_cannot_be_planned_is_refused_in_one_line(model, capsys, monkeypatch):
+    jax.devices()  # JAX has begun: from here on it has the devices it has
     given = [f"--model.config={model}", "--row_length=256"]
     assert "nearest are v5e-1, v5e-16" in refused(capsys, *given, "--topology=v5e-15")
     assert "for a GPU only where one is" in refused(capsys, *given, "--topology=h100:8")
