@@ -224,7 +224,7 @@ def decode_row(record: bytes) -> Row:
     try:
         batch = pa.ipc.read_record_batch(pa.py_buffer(record)[begin:], _declared_schema(record[:begin]))
         batch.validate()  # 0.7 us; without, lengths beyond the buffers are read past their end
-    except (pa.ArrowException, OSError) as error:  # the latter where it is cut short
+    except (pa.ArrowException, OSError, EOFError) as error:  # the latter two where it is cut short
         raise ValueError(f"not an Arrow IPC stream: {error}") from error
     # `values`: of one row, all there are; `flatten` would copy them.
     arrays = {name: column.values.to_numpy() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
