@@ -5,15 +5,12 @@ on a batch that is there already; the loader, with no, one and two worker proces
 on. The two are measured in turn. What an H200 would consume is computed from its roofline, and set against one core of
 this machine.
 
-    python -m bench.loader [--tokenizer=DIR] [--rounds=3] [--out=bench/results/loader_cpu2_202611.md]
+    python -m bench.loader [--tokenizer=DIR] [--rounds=3] [--file]
 
 Ends with 1 where the loader gives fewer than 50 times the rows that the step consumes.
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -22,10 +19,12 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import grain
 import jax
 
-from bench.step import MODEL, SHARED
+from bench.model_shapes import SMALL
+from bench.preference_texts import SHARED
+from bench.result_page import Page, versions
+from bench.training_data import write_model_config
 from pipeline import PreprocessConfig, SourceConfig, preprocess
 from train.config import ModelConfig, TrainConfig
 from train.data import DEVICE_ARRAYS, TrainBatches, train_batches
@@ -91,7 +90,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often all is measured, in turn; medians are printed")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement of the loader")
     parser.add_argument("--steps", type=int, default=2, help="of each measurement of the step")
-    parser.add_argument("--out", help="a file that gets the tables too")
+    parser.add_argument("--file", action="store_true", help="file the page in bench/results/")
     arguments = parser.parse_args()
     source = str(SHARED / "data" / "hh-rlhf-harmless" / "test.rows0-1599.jsonl.gz")
     consumed: dict[int, float] = {}
@@ -113,7 +112,7 @@ def main() -> int:
                 say=lambda line: None,
             )
             vocab_size = manifest.tokenizer.vocab_size
-            (folder / "config.json").write_text(json.dumps({**MODEL, "vocab_size": vocab_size}))
+            write_model_config(folder, SMALL, vocab_size)
             step_rates, step = [], rows_per_s_of_step(data, folder, arguments.steps)
             rates: dict[int, list[tuple[float, float]]] = {workers: [] for workers in WORKERS}
             loaders = {}
@@ -133,53 +132,42 @@ def main() -> int:
             consumed[length] = median(step_rates)
             for workers, found in rates.items():
                 given[length, workers] = median(rate for rate, _ in found), median(cpu for _, cpu in found)
-    text = tables(consumed, given, {workers: max(seconds) for workers, seconds in starts.items()}, vocab_size)
-    print(text)
-    if arguments.out:
-        Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments.out).write_text(text + "\n", encoding="utf-8")
+    page = Page("The loader beside the step", what="loader", module="bench.loader")
+    page.say(
+        f"{versions(['jax', 'grain', 'array-record', 'pyarrow'])}. HH (max_length {MAX_LENGTH}) in packed rows; the "
+        f"loader gives batches of {ROWS} rows, the step takes {STEP_ROWS}: Llama, hidden size {SMALL['hidden_size']}, "
+        f"{SMALL['num_hidden_layers']} layers, vocabulary {vocab_size:,}, float32. The first batch comes after at most "
+        + ", ".join(f"{max(seconds):.1f} s with {workers}" for workers, seconds in starts.items())
+        + " workers.\n"
+    )
+    say_step(page, consumed, given)
+    say_h200(page, given)
+    if arguments.file:
+        page.file()
     return int(any(rate < BOUND * consumed[length] for (length, _), (rate, _) in given.items()))
 
 
-def tables(
-    consumed: dict[int, float], given: dict[tuple[int, int], tuple[float, float]], starts: dict[int, float], vocab: int
-) -> str:
-    lines = [
-        "# The loader beside the step",
-        "",
-        f"`python -m bench.loader`: {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}, jax "
-        f"{jax.__version__}, grain {grain.__version__}. HH pairs (max_length {MAX_LENGTH}) in packed rows, batches of "
-        f"{ROWS} rows; the step takes {STEP_ROWS} rows: Llama, hidden size {MODEL['hidden_size']}, "
-        f"{MODEL['num_hidden_layers']} layers, vocabulary {vocab:,}, float32. The first batch comes after "
-        + ", ".join(f"{seconds:.1f} s with {workers}" for workers, seconds in starts.items())
-        + " workers.",
-        "",
-        "| row length | a step consumes, rows/s | workers | the loader gives, rows/s | times | "
-        f"at least {BOUND} times | CPU us a row in the training process |",
-        "|" + "---|" * 7,
-    ]
+def say_step(page: Page, consumed: dict[int, float], given: dict[tuple[int, int], tuple[float, float]]) -> None:
+    page.head(
+        "row length", "the step consumes, rows/s", "workers", "the loader gives, rows/s", "times",
+        f"at least {BOUND}", "CPU us a row in the training process",
+    )  # fmt: skip
     for (length, workers), (rate, cpu) in given.items():
-        times = rate / consumed[length]
-        lines.append(
-            f"| {length} | {consumed[length]:.2f} | {workers} | {rate:,.0f} | {times:,.0f} | "
-            f"{'yes' if times >= BOUND else 'NO'} | {cpu:.0f} |"
-        )
-    lines += [
-        "",
-        "What one H200 would consume, by its roofline (bfloat16, no remat), beside one core of this machine without "
-        "workers:",
-        "",
-        "| row length | one core gives, rows/s | "
-        + " | ".join(f"{model} at {tokens:,} tokens/s: rows/s | times" for model, tokens in H200_TOKENS_PER_S.items())
-        + " |",
-        "|" + "---|" * (2 + 2 * len(H200_TOKENS_PER_S)),
-    ]
-    for length in consumed:
+        step, times = consumed[length], rate / consumed[length]
+        holds = "yes" if times >= BOUND else "NO"
+        page.row(f"{length}", f"{step:.2f}", f"{workers}", f"{rate:,.0f}", f"{times:,.0f}", holds, f"{cpu:.0f}")
+
+
+def say_h200(page: Page, given: dict[tuple[int, int], tuple[float, float]]) -> None:
+    page.say("\nWhat one H200 would consume, by its roofline, beside one core of this machine without workers:\n")
+    models = [f"{model} at {tokens:,} tokens/s: rows/s" for model, tokens in H200_TOKENS_PER_S.items()]
+    page.head("row length", "one core gives, rows/s", *(cell for model in models for cell in (model, "times")))
+    for length in ROW_LENGTHS:
         core = 1e6 / given[length, 0][1]
-        wanted = [tokens / length for tokens in H200_TOKENS_PER_S.values()]
-        cells = " | ".join(f"{rows:.1f} | {core / rows:,.0f}" for rows in wanted)
-        lines.append(f"| {length} | {core:,.0f} | {cells} |")
-    return "\n".join(lines)
+        rows = [tokens / length for tokens in H200_TOKENS_PER_S.values()]
+        page.row(
+            f"{length}", f"{core:,.0f}", *(cell for each in rows for cell in (f"{each:.1f}", f"{core / each:,.0f}"))
+        )
 
 
 if __name__ == "__main__":
