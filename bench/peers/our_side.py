@@ -82,7 +82,9 @@ def flops_per_pair(data: str, run: Run) -> float:
     for index in range(len(rows)):
         row = decode_row(rows[index])
         arrays = derive(row)
-        flops += step_flops(run.decoder_config, arrays.position[None], arrays.branch[None], trained_share=1.0)
+        flops += step_flops(
+            run.decoder_config, arrays.position[None], arrays.branch[None], trained_share=1.0, nll_scope="full"
+        )
         pairs += len(row)
     return flops / pairs
 
