@@ -110,7 +110,7 @@ def two_row_batches(run: Run, data: str, pairs_a_step: int, max_length: int) -> 
 class Side:
     """A variant, compiled, and what was measured of it."""
 
-    def __init__(self, variant: Variant, texts: Texts, data: str, model: Path, pairs_a_step: int):
+    def __init__(self, variant: Variant, texts: Texts, data: str, model: Path, *, pairs_a_step: int):
         self.variant, self.rates = variant, []
         settings = {"gradient_checkpointing": False, **variant.settings}
         start = partial(TrainConfig, data=data, run_dir="-", model=ModelConfig(config=str(model)), max_steps=1000)
@@ -156,24 +156,24 @@ class Side:
 def compare(page: Page, name: str, folder: Path, given: argparse.Namespace) -> None:
     """One table: every variant on one dataset."""
     texts, data = TEXTS[name], {}
-    for packing in (True, False):
+    for packing in (False, True):
         data[packing] = folder / f"packing-{packing}"
         manifest = preprocess_texts(
             texts.rows(), data[packing], tokenizer=given.tokenizer, max_length=texts.max_length,
             texts=folder / "rows.jsonl", packing=packing,
         )  # fmt: skip
-    vocab_size = manifest.tokenizer.vocab_size
+    vocab_size, split = manifest.tokenizer.vocab_size, manifest.splits["train"]
+    pairs_a_step = round(given.rows * split.pairs / split.rows)
     model = write_model_config(folder, SMALL, vocab_size)
-    sides = [Side(each, texts, str(data[each.packing]), model, given.pairs) for each in VARIANTS]
+    sides = [Side(each, texts, str(data[each.packing]), model, pairs_a_step=pairs_a_step) for each in VARIANTS]
     for _ in range(given.rounds):  # in turns, so that a change of the machine's pace meets all
         for side in sides:
             side.measure(given.steps if side.variant.two_rows else 2 * given.steps)
     size = sum(leaf.size for leaf in jax.tree.leaves(sides[0].run.abstract_state["params"]))
-    split = sides[-1].run.manifest.splits["train"]
     page.say(
         f"\n## {texts.name}, max_length {texts.max_length}\n\nLlama of {size:,} parameters, vocabulary {vocab_size:,}, "
         f"float32. {split.pairs:,} pairs, {split.pairs / split.rows:.1f} to a row of {manifest.row_length}; about "
-        f"{given.pairs} pairs a step. Median of {given.rounds} rounds.\n"
+        f"{pairs_a_step} pairs a step. Median of {given.rounds} rounds.\n"
     )
     page.head("step", "pairs/CPU-s", "real tokens/CPU-s", "temporary MB a pair", "speed ratio", "memory ratio")
     classic, ours = (next(side for side in sides if side.variant is variant) for variant in (CLASSIC, OURS))
@@ -196,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=[*TEXTS, "both"], default="both")
     parser.add_argument("--tokenizer", default=str(TOKENIZERS / "phi-3-mini"))
-    parser.add_argument("--pairs", type=int, default=4, help="pairs a step; packed: as many rows as hold about that")
+    parser.add_argument("--rows", type=int, default=2, help="packed rows a step; the other forms take as many pairs")
     parser.add_argument("--steps", type=int, default=3, help="steps of the classic form a round; the others take twice")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured, in turn")
     parser.add_argument("--core", type=int, default=0, help="the core that all runs on")

@@ -83,7 +83,7 @@ def flops_per_pair(data: str, run: Run) -> float:
         row = decode_row(rows[index])
         arrays = derive(row)
         flops += step_flops(
-            run.decoder_config, arrays.position[None], arrays.branch[None], nll_scope="full", trained_share=1.0
+            run.decoder_config, arrays.position[None], arrays.branch[None], trained_share=1.0, nll_scope="full"
         )
         pairs += len(row)
     return flops / pairs
