@@ -136,7 +136,7 @@ def test_what_cannot_be_planned_is_refused_in_one_line(model, capsys, monkeypatc
     assert "no such file" in refused(capsys, "--model.config=nowhere", given[1], "--topology=cpu:1")
     assert "--row_length=8: too short" in refused(capsys, given[0], "--row_length=8", "--topology=cpu:1")
     xla = ["--row_length=100", "--attn_mechanism=xla", "--topology=cpu:1"]
-    assert "rows of --row_length have 100 slots" in refused(capsys, given[0], *xla)
+    assert "--attn_mechanism=xla: rows have 100 slots" in refused(capsys, given[0], *xla)
     assert "--data" in refused(capsys, *given, "--topology=cpu:1", "--data=somewhere")
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     monkeypatch.setitem(sys.modules, "libtpu", None)
