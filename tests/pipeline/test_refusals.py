@@ -85,7 +85,7 @@ def test_a_bad_value_is_refused_by_the_name_of_its_setting(
         ("rows.json", b"[]"),
         ("rows.csv", b""),
         ("rows.csv", b"prompt,chosen,rejected\n"),
-        ("rows.jsonl.gz", gzip.compress(b"")),
+        ("rows.jsonl.gz", gzip.compress(b"", mtime=0)),
     ],
 )
 def test_a_source_without_rows_is_refused(
