@@ -44,6 +44,8 @@ class Size:
       max_lengths: of a pair; a row holds twice as many tokens.
       pairs_per_step: at the shortest max_length; longer rows hold more pairs, and there are fewer of them.
       pairs: of the dataset, a multiple of it.
+      scale: of the pairs' lengths to UltraFeedback's.
+      attention: arguments of the check of the kernels.
     """
 
     shapes: dict[str, Shape]
@@ -51,10 +53,15 @@ class Size:
     max_lengths: tuple[int, ...]
     pairs_per_step: int
     pairs: int
+    scale: float = 1.0
+    attention: tuple[str, ...] = ()
 
 
 FULL = Size({"1B": ONE_B, "0.5B": HALF_B}, "llama-3", (2048, 1024), pairs_per_step=16, pairs=128)
-SMALL = Size({"toy": TOY}, "minimind-chatml", (256, 128), pairs_per_step=4, pairs=16)
+SMALL = Size(
+    {"toy": TOY}, "phi-3-mini", (128,), pairs_per_step=4, pairs=16, scale=0.1,
+    attention=("--length=256", "--rows=1", "--heads=4", "--key_heads=2"),
+)  # fmt: skip
 
 
 def job_folder(folder: Path, name: str, max_length: int) -> Path:
@@ -68,8 +75,8 @@ def prepare(folder: Path, size: Size) -> None:
     folder.mkdir(parents=True)
     tokenizer = TOKENIZERS / size.tokenizer
     for max_length in size.max_lengths:
-        # A few more are drawn than are needed: lengths are only about as drawn.
-        texts = ultrafeedback_like_rows(2 * size.pairs, max_tokens=max_length)
+        # More are drawn than are needed: words do not all have as many tokens.
+        texts = ultrafeedback_like_rows(4 * size.pairs, max_tokens=max_length, scale=size.scale)
         rows = whole_rows(texts, tokenizer, max_length=max_length, count=size.pairs)
         for name, shape in size.shapes.items():
             job = prepare_data(
@@ -84,9 +91,9 @@ def read_prepared(folder: Path) -> Job:
     return dataclasses.replace(Job(**json.loads((folder / "job.json").read_text())), folder=str(folder))
 
 
-def check_attention(page: Page) -> None:
+def check_attention(page: Page, size: Size) -> None:
     """Every kernel against a float64 reference, before anything is timed."""
-    command = [sys.executable, "-m", "bench.attention"]
+    command = [sys.executable, "-m", "bench.attention", *size.attention]
     finished = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     page.say("## Attention kernels against float64\n\n```\n" + finished.stdout.strip() + "\n```\n")
     if finished.returncode:
@@ -128,7 +135,7 @@ def measure(job: Job, side: Side, *, until: float) -> tuple[dict[str, Any], Job]
 def run(folder: Path, size: Size, given: argparse.Namespace) -> None:
     until = time.monotonic() + 60 * given.minutes
     page = Page("Training on one GPU, beside TRL", what="gpu-small" if given.small else "gpu", module="bench.gpu")
-    check_attention(page)
+    check_attention(page, size)
     trl = dataclasses.replace(TRL, python=given.trl_python or TRL.python)
     page.say("## Training steps\n")
     page.head(

@@ -67,17 +67,20 @@ ULTRAFEEDBACK_LENGTHS = {"prompt": (99, 1.10), "chosen": (318, 0.65), "rejected"
 TOKENS_A_WORD = 1.35
 
 
-def ultrafeedback_like_rows(count: int, *, max_tokens: int, seed: int = 0) -> list[Row]:
+def ultrafeedback_like_rows(count: int, *, max_tokens: int, scale: float = 1.0) -> list[Row]:
     """Words of the long answers, as many to a side as UltraFeedback's sides have; lengths are lognormal.
 
     Args:
       max_tokens: of prompt and answer together; a pair that has more is drawn again.
+      scale: lengths are multiplied by it.
     """
-    draw = random.Random(seed)
+    draw = random.Random(0)
     words = " ".join(row["chosen"] + " " + row["rejected"] for row in rows_of_long_answers()).split()
     rows: list[Row] = []
     while len(rows) < count:
-        tokens = {side: draw.lognormvariate(0, s) * median for side, (median, s) in ULTRAFEEDBACK_LENGTHS.items()}
+        tokens = {
+            side: draw.lognormvariate(0, s) * median * scale for side, (median, s) in ULTRAFEEDBACK_LENGTHS.items()
+        }
         if tokens["prompt"] + max(tokens["chosen"], tokens["rejected"]) > max_tokens:
             continue
         row = {}

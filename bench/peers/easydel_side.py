@@ -60,7 +60,7 @@ def main() -> None:
         scheduler=ed.EasyDeLSchedulers.NONE,
         clip_grad=1.0,
         weight_decay=0.0,
-        num_train_epochs=2,
+        num_train_epochs=1 + job.warmup_steps // job.steps + 1,
         max_training_steps=meter.num_steps,
         shuffle_train_dataset=False,
         do_last_save=False,

@@ -19,7 +19,7 @@ ENDS = 2  # BOS and EOS
 
 
 def whole_rows(rows: list[Row], tokenizer: Path, *, max_length: int, count: int) -> list[Row]:
-    """`count` of the rows, drawn at random, among those that no side cuts."""
+    """`count` of the rows (fewer where there are fewer), drawn at random, among those that no side cuts."""
     encode = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode
     random.Random(0).shuffle(rows)
     fitting = []
@@ -72,7 +72,7 @@ def prepare_data(
         compat="trl", num_shards=1,
     )  # fmt: skip
     pairs, split = stored_pairs(folder / "data"), manifest.splits["train"]
-    assert len(pairs) == len(rows), "a row was dropped"
+    assert len(pairs) == len(rows) >= pairs_per_step, "a row was dropped, or there are too few"
     write_jsonl(folder / "pairs.jsonl", pairs)
     write_model_config(model, shape, manifest.tokenizer.vocab_size)
     rows_per_step = max(1, round(pairs_per_step * split.rows / split.pairs))
