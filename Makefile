@@ -116,7 +116,7 @@ bench-peers: $(INSTALLED) $(PEERS_INSTALLED)  ## Ours beside TRL, EasyDeL and Tu
 
 bench-gpu: $(INSTALLED) .venv-peers-trl/.installed  ## On a machine with a GPU and .[cuda], beside TRL: ten minutes
 	@rm -rf build/bench-gpu
-	@$(RUN_PYTHON) -m bench.gpu both build/bench-gpu $(FILED) $(BENCH)
+	@$(RUN_PYTHON) -m bench.gpu both $(FILED) $(BENCH)
 
 RESOLVE := uv pip compile pyproject.toml --extra pipeline --extra train --extra dev --python-version 3.11 --quiet \
   --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --upgrade

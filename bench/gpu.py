@@ -1,8 +1,8 @@
 """Models of 0.5 and 1.2 B in bfloat16 on one GPU: ours with each attention mechanism, beside TRL with sdpa.
 
-    python -m bench.gpu prepare FOLDER [--small]    where the pipeline is installed: texts, tokens, packed rows
-    python -m bench.gpu run FOLDER [--minutes=9] [--file] [--trl_python=python3]     on the machine with the GPU
-    python -m bench.gpu both FOLDER --small         the same script at toy size, in a minute or two on a CPU
+    python -m bench.gpu prepare         where the pipeline is installed: texts, tokens, packed rows into --folder
+    python -m bench.gpu run [--minutes=9] [--file] [--trl_python=python3]           on the machine with the GPU
+    python -m bench.gpu both --small    the same script at toy size, in a minute or two on a CPU
 
 Both sides have the same model from the same random weights, the same pairs in rows of 2048 (max_length 1024) and 4096
 (2048), with lengths like UltraFeedback's, about as many pairs a step, and bfloat16 for weights, AdamW's moments and
@@ -20,6 +20,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any, get_args
 
 from bench.model_shapes import HALF_B, ONE_B, TOY, Shape
@@ -31,6 +32,8 @@ from bench.result_page import Page
 from train.attention import AttentionMechanism
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "OutOfMemory", "out of memory")
+# auto is measured anyway, vanilla holds all scores at once, splash is for TPUs.
+NOT_COMPARED = ("auto", "vanilla", "splash")
 # No run is begun with less time than this left.
 MINIMUM_S = 20
 
@@ -72,6 +75,8 @@ def prepare(folder: Path, size: Size) -> None:
     """Data of every model and row length, and each model's config.json; a few MB."""
     from bench.peers.prepare import prepare_data, whole_rows  # the pipeline, which a machine with a GPU need not have
 
+    if folder.exists():
+        raise SystemExit(f"{folder} is there already: remove it, or give another --folder")
     folder.mkdir(parents=True)
     tokenizer = TOKENIZERS / size.tokenizer
     for max_length in size.max_lengths:
@@ -103,10 +108,11 @@ def check_attention(page: Page, size: Size) -> None:
 def runs(size: Size, trl: Side) -> list[tuple[str, int, Side, str]]:
     """(model, max_length, side, attention mechanism), the most important first."""
     models = [(name, max_length) for name in size.shapes for max_length in size.max_lengths]
-    mechanisms = [each for each in get_args(AttentionMechanism) if each not in ("auto", "vanilla")]
+    mechanisms = [each for each in get_args(AttentionMechanism) if each not in NOT_COMPARED]
     sides = [(OURS, "auto"), (trl, "sdpa")]
-    first = [(*model, *side) for model in models for side in sides]
-    return first + [(*models[0], OURS, mechanism) for mechanism in mechanisms]
+    pairs = [(*model, *side) for model in models for side in sides]
+    first = len(sides) * len(size.max_lengths)  # of the first model
+    return pairs[:first] + [(*models[0], OURS, mechanism) for mechanism in mechanisms] + pairs[first:]
 
 
 def fallbacks(job: Job, side: Side) -> list[Job]:
@@ -127,9 +133,9 @@ def measure(job: Job, side: Side, *, until: float) -> tuple[dict[str, Any], Job]
         try:
             return run_side(side, attempt, timeout_s=max(1.0, until - time.monotonic())), attempt
         except SideFailed as failure:
-            if not any(words in str(failure) for words in OUT_OF_MEMORY):
+            if not any(words in failure.stderr for words in OUT_OF_MEMORY):
                 raise
-    raise SideFailed(f"{side.name}: does not fit into memory")
+    raise SideFailed(side, "does not fit into memory")
 
 
 def run(folder: Path, size: Size, given: argparse.Namespace) -> None:
@@ -140,7 +146,7 @@ def run(folder: Path, size: Size, given: argparse.Namespace) -> None:
     page.say("## Training steps\n")
     page.head(
         "model", "row", "trainer", "attention", "pairs a step", "recomputed", "pairs/s", "real tokens/s", "MFU",
-        "peak device GB", "ours / TRL: pairs/s",
+        "peak device GB", "mean loss", "ours / it: pairs/s",
     )  # fmt: skip
     ours: dict[tuple[str, int], dict[str, Any]] = {}
     notes, device = [], None
@@ -182,6 +188,7 @@ def cells(result: dict[str, Any], job: Job, ours: dict[str, Any] | None) -> list
         f"{rate * tokens:,.0f}",
         f"{mfu:.3f}" if mfu else "",
         f"{memory / 1e9:.1f}" if memory else "",
+        f"{mean(result['losses']):.3f}",
         f"{ours['pairs'] / ours['wall_s'] / rate:.2f}" if ours else "",
     ]
 
@@ -189,7 +196,7 @@ def cells(result: dict[str, Any], job: Job, ours: dict[str, Any] | None) -> list
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("verb", choices=["prepare", "run", "both"])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("build/bench-gpu"), help="must not be there to prepare")
     parser.add_argument("--small", action="store_true", help="toy size, for a CPU")
     parser.add_argument("--minutes", type=float, default=9, help="of `run`, all in all")
     parser.add_argument("--trl_python", help="the Python that has torch and trl; else .venv-peers-trl")

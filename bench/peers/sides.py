@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -36,7 +37,14 @@ def python_of(environment: str) -> str:
 
 
 class SideFailed(Exception):
-    """A side that gave no result; its last lines."""
+    """A side that gave no result: the line that says why, and all that it wrote to stderr."""
+
+    def __init__(self, side: Side, stderr: str):
+        lines = stderr.strip().splitlines() or ["no message"]
+        # JAX adds lines of its own after the error's.
+        errors = [line for line in lines if re.match(r"[\w.]*(Error|Refused|Exception)\w*: ", line)]
+        super().__init__(f"{side.name} failed: {(errors or lines)[-1]}")
+        self.stderr = stderr
 
 
 OURS = Side("ours", "our_side")
@@ -53,15 +61,18 @@ def run_side(side: Side, job: Job, *arguments: str, timeout_s: float | None = No
       SideFailed: it ended with an error, or took longer than `timeout_s`.
     """
     path = job.write(job.path / f"{side.module}.json")
-    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_CACHE": str(job.path / "cache")}
+    settings = {
+        "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(job.path / "cache"), "TOKENIZERS_PARALLELISM": "false",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",  # of a GPU; JAX takes 0.75 by itself
+    }  # fmt: skip
     try:
         finished = subprocess.run(
             [side.python, "-m", f"bench.peers.{side.module}", str(path), *arguments],
-            cwd=ROOT, env=os.environ | offline, capture_output=True, text=True,
+            cwd=ROOT, env=os.environ | settings, capture_output=True, text=True,
             timeout=timeout_s,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise SideFailed(f"{side.name}: not done after {timeout_s:.0f} s") from error
+        raise SideFailed(side, f"not done after {timeout_s:.0f} s") from error
     if finished.returncode:
-        raise SideFailed(f"{side.name}: {' / '.join(finished.stderr.strip().splitlines()[-3:])}")
+        raise SideFailed(side, finished.stderr)
     return json.loads(finished.stdout.strip().splitlines()[-1])
