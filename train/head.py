@@ -257,7 +257,7 @@ def fused_head_loss(
 
     Args:
       hidden_BLD: the decoder's output in the compute dtype; B is a multiple of the mesh's batch axes.
-      head_VD: in the param dtype; its gradient is accumulated in float32 or wider.
+      head_VD: in the param dtype; its gradient is accumulated in float32 or wider, and rounded at the end.
       labels_BL, branch_BL, segment_BL: int32, as `schemas.layout.derive` gives them.
       needed_BL: bool, positions whose log-probability `row_loss` reads; it is given 0 at the others. None: all, which
         is the cheaper where nearly all are read.
@@ -287,7 +287,9 @@ def _forward(
 ) -> tuple[tuple[jax.Array, Sums], tuple[jax.Array | None, jax.Array | None]]:
     rows = _Rows(hidden_BLD, labels_BL, branch_BL, segment_BL, needed_BL)
     result = _on_mesh(mesh, rows, head_VD, totals, row_loss=row_loss, softcap=softcap, with_gradients=True)
-    return (result.loss, result.sums), (result.hidden_gradient, result.head_gradient)
+    assert result.head_gradient is not None
+    # As narrow as the weight: a tied one adds the embedding's, which is.
+    return (result.loss, result.sums), (result.hidden_gradient, result.head_gradient.astype(head_VD.dtype))
 
 
 def _backward(

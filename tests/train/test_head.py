@@ -57,6 +57,17 @@ def test_fused_head_equals_dense_logits(nll_scope, rows, passes, monkeypatch):
         assert largest_difference(jax.jit(fused)(params), reference[0]) < 1e-12
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_gradients_of_bfloat16_weights_are_bfloat16(tied):
+    definition, params = split_decoder(decoder_config(num_hidden_layers=1, tie_word_embeddings=tied), jnp.bfloat16)
+    batch = batch_of([random_pairs(np.random.default_rng(0), 2, vocab_size=VOCAB_SIZE)], 48)
+    objective = objective_of(definition, beta=0.3, nll_scope="full", max_pairs=2)
+    gradients = jax.eval_shape(
+        jax.grad(lambda params: objective.loss(params, batch, objective.totals(batch))[0]), params
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("bfloat16")}
+
+
 def test_only_needed_positions_are_computed(monkeypatch):
     """Whatever stands at the others, which a chunk has no room for: infinities here."""
     monkeypatch.setattr(head, "TILE", 8)
