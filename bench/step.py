@@ -39,8 +39,7 @@ from train.sharding import put_on_mesh
 from train.step import State, train_step
 
 Step = Callable[[State, Any], tuple[State, Any]]
-# Arrays of a step, and how many pairs and real tokens they hold. Real ones are those of two rows a pair, unpadded.
-Batches = Iterator[tuple[Any, int, int]]
+Batches = Iterator[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -91,11 +90,7 @@ def stored_pairs(data: str, manifest: Manifest) -> list[Pair]:
 
 def one_row_batches(run: Run, data: str, rows: int) -> Batches:
     for batch in train_batches(data, run.manifest, rows_per_step=rows, shuffle=True, seed=0):
-        pairs = int(np.count_nonzero(batch["pair_ids"]))
-        prompt, chosen, rejected = (int(np.sum(batch["branch"] == branch)) for branch in (1, 2, 3))
-        # The prompt's last token stands at the head of both branches (schemas/layout.py).
-        tokens = 2 * (prompt + pairs) + (chosen - pairs) + (rejected - pairs) + 2 * pairs
-        yield put_on_mesh({name: batch[name] for name in DEVICE_ARRAYS}, run.mesh), pairs, tokens
+        yield put_on_mesh({name: batch[name] for name in DEVICE_ARRAYS}, run.mesh)
 
 
 def two_row_batches(run: Run, data: str, pairs_a_step: int, max_length: int) -> Batches:
@@ -103,15 +98,18 @@ def two_row_batches(run: Run, data: str, pairs_a_step: int, max_length: int) -> 
     np.random.default_rng(0).shuffle(pairs)  # type: ignore[arg-type]
     endless = itertools.cycle(pairs)
     while True:
-        batch = two_row_batch(list(itertools.islice(endless, pairs_a_step)), max_length)
-        yield batch, pairs_a_step, int(batch["attended"].sum())
+        yield two_row_batch(list(itertools.islice(endless, pairs_a_step)), max_length)
 
 
 class Side:
-    """A variant, compiled, and what was measured of it."""
+    """A variant, compiled, and what was measured of it.
+
+    Pairs are counted as the mean of the dataset: a step of fixed shapes takes about as long whichever pairs it holds,
+    and the few that are measured would not be those of another variant.
+    """
 
     def __init__(self, variant: Variant, texts: Texts, data: str, model: Path, *, pairs_a_step: int):
-        self.variant, self.rates = variant, []
+        self.variant, self.rates = variant, []  # pairs a CPU second, of each round
         settings = {"gradient_checkpointing": False, **variant.settings}
         start = partial(TrainConfig, data=data, run_dir="-", model=ModelConfig(config=str(model)), max_steps=1000)
         run = prepare(start(**settings))
@@ -119,16 +117,17 @@ class Side:
         if variant.two_rows:
             step: Step = partial(two_row_step, run=run)
             self.batches = two_row_batches(run, data, pairs_a_step, texts.max_length)
+            self.pairs_a_step: float = pairs_a_step
         else:
             step = partial(train_step, objective=run.objective, optimizer=run.optimizer, micro_batches=1)
             rows = max(1, round(pairs_a_step * split.rows / split.pairs))
             self.batches = one_row_batches(run, data, rows)
+            self.pairs_a_step = rows * split.pairs / split.rows
         self.run = run
-        state, (batch, _, _) = self.state(), next(self.batches)
+        state, batch = self.state(), next(self.batches)
         with jax.set_mesh(run.mesh):
             self.step = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
-        pairs = pairs_a_step if variant.two_rows else rows * split.pairs / split.rows
-        self.megabytes_a_pair = self.step.memory_analysis().temp_size_in_bytes / 1e6 / pairs
+        self.megabytes_a_pair = self.step.memory_analysis().temp_size_in_bytes / 1e6 / self.pairs_a_step
 
     def state(self) -> State:
         state = self.run.initial_state(self.run.initial_weights()[0])
@@ -136,21 +135,19 @@ class Side:
         return state
 
     def measure(self, steps: int) -> None:
-        """Adds the (pairs, real tokens) a CPU second of `steps` steps, after one that is not counted."""
-        state, seconds, pairs, tokens = self.state(), 0.0, 0, 0
+        """Takes `steps` steps after one that is not counted."""
+        state, seconds = self.state(), 0.0
         with jax.set_mesh(self.run.mesh):
             for number in range(steps + 1):
-                batch, batch_pairs, batch_tokens = next(self.batches)
+                batch = next(self.batches)
                 started = time.process_time()
                 state, _ = jax.block_until_ready(self.step(state, batch))
-                if number:
-                    seconds += time.process_time() - started
-                    pairs, tokens = pairs + batch_pairs, tokens + batch_tokens
-        self.rates.append((pairs / seconds, tokens / seconds))
+                seconds += (time.process_time() - started) * bool(number)
+        self.rates.append(steps * self.pairs_a_step / seconds)
 
     @property
     def pairs_per_s(self) -> float:
-        return median(rate for rate, _ in self.rates)
+        return median(self.rates)
 
 
 def compare(page: Page, name: str, folder: Path, given: argparse.Namespace) -> None:
@@ -169,6 +166,9 @@ def compare(page: Page, name: str, folder: Path, given: argparse.Namespace) -> N
     for _ in range(given.rounds):  # in turns, so that a change of the machine's pace meets all
         for side in sides:
             side.measure(given.steps if side.variant.two_rows else 2 * given.steps)
+    # Real tokens are those of two rows a pair, unpadded.
+    pairs = stored_pairs(str(data[True]), manifest)
+    tokens = sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs) / len(pairs)
     size = sum(leaf.size for leaf in jax.tree.leaves(sides[0].run.abstract_state["params"]))
     page.say(
         f"\n## {texts.name}, max_length {texts.max_length}\n\nLlama of {size:,} parameters, vocabulary {vocab_size:,}, "
@@ -181,7 +181,7 @@ def compare(page: Page, name: str, folder: Path, given: argparse.Namespace) -> N
         page.row(
             side.variant.name,
             f"{side.pairs_per_s:.2f}",
-            f"{median(rate for _, rate in side.rates):,.0f}",
+            f"{side.pairs_per_s * tokens:,.0f}",
             f"{side.megabytes_a_pair:.0f}",
             f"{side.pairs_per_s / classic.pairs_per_s:.2f}",
             f"{side.megabytes_a_pair / classic.megabytes_a_pair:.3f}",
@@ -203,7 +203,8 @@ def main() -> None:
     parser.add_argument("--file", action="store_true", help="file the page in bench/results, too")
     given = parser.parse_args()
     pin([given.core])
-    page = Page("Pairs a second of a training step", what="step", module="bench.step")
+    what = "step" if given.data == "both" else f"step-{given.data}"
+    page = Page("Pairs a second of a training step", what=what, module="bench.step")
     page.say(f"{versions(['jax', 'flax', 'optax'])}, {jax.devices()[0].device_kind}, one core.")
     for name in TEXTS if given.data == "both" else [given.data]:
         with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ starting weights, and is compared with ours on the same pairs.
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ def compare(page: Page, name: str, sides: Sequence[Side], given: argparse.Namesp
     results: dict[Side, list[Result]] = {side: [] for side in sides}
     for _ in range(given.rounds):
         for side in sides:
+            print(f"{texts.name}: {side.name}", file=sys.stderr, flush=True)
             try:
                 results[side].append(run_side(side, job))
             except SideFailed as failure:
@@ -131,7 +133,8 @@ def main() -> None:
     parser.add_argument("--file", action="store_true", help="file the page in bench/results, too")
     given = parser.parse_args()
     pin([given.core])
-    page = Page("Ours beside its peers", what="peers", module="bench.peers")
+    what = "peers" if given.data == "both" else f"peers-{given.data}"
+    page = Page("Ours beside its peers", what=what, module="bench.peers")
     sides = [side for side in SIDES if side is OURS or side.name in given.sides]
     for side in sides:
         if not side.is_there:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.model_shapes import TOY
-from bench.step import CLASSIC, OURS, one_row_batches, stored_pairs, two_row_batches, two_row_step
+from bench.step import CLASSIC, OURS, one_row_batches, two_row_batches, two_row_step
 from bench.training_data import preprocess_texts, write_model_config
 from train.config import ModelConfig, TrainConfig
 from train.setup import prepare
@@ -49,30 +49,20 @@ def fresh_state(run):
 def test_ours_has_the_loss_of_the_classic_form(data):
     folder = str(data / "data")
     run = prepared(data, CLASSIC)
-    batch, pairs, _ = next(two_row_batches(run, folder, len(ROWS), MAX_LENGTH))
-    assert pairs == len(ROWS)
+    batch = next(two_row_batches(run, folder, len(ROWS), MAX_LENGTH))
     # Of the step only what the loss needs is compiled: the gradients are compared in tests/train/test_equivalence.py.
     expected = jax.jit(lambda state, batch: two_row_step(state, batch, run=run)[1])(fresh_state(run), batch)
     run = prepared(data, OURS)
-    batch, _, _ = next(one_row_batches(run, folder, run.manifest.splits["train"].rows))
+    batch = next(one_row_batches(run, folder, run.manifest.splits["train"].rows))
     step = partial(train_step, objective=run.objective, optimizer=run.optimizer, micro_batches=1)
     with jax.set_mesh(run.mesh):
         loss = jax.jit(lambda state, batch: step(state, batch)[1]["loss"])(fresh_state(run), batch)
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_both_forms_count_the_same_pairs_and_real_tokens(data):
-    run, folder = prepared(data, CLASSIC), str(data / "data")
-    pairs = stored_pairs(folder, run.manifest)
-    tokens = sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs)
-    one_row = next(one_row_batches(run, folder, run.manifest.splits["train"].rows))
-    two_rows = next(two_row_batches(run, folder, len(pairs), MAX_LENGTH))
-    assert one_row[1:] == two_rows[1:] == (len(ROWS), tokens)
-
-
 def test_the_classic_form_goes_through_the_pairs_in_turn(data):
     run = prepared(data, CLASSIC)
     batches = list(islice(two_row_batches(run, str(data / "data"), 4, MAX_LENGTH), 6))
-    first, second = (np.concatenate([batch["ids"][:4] for batch, _, _ in part]) for part in (batches[:3], batches[3:]))
+    first, second = (np.concatenate([batch["ids"][:4] for batch in part]) for part in (batches[:3], batches[3:]))
     assert (first == second).all()
     assert len({row.tobytes() for row in first}) == len(ROWS)
