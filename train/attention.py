@@ -57,16 +57,17 @@ def attention(
     Returns: [B, L, N, H] in the values' dtype. At padding positions it is finite and means nothing.
     """
     batch, length, heads, dim = query_BLNH.shape
-    is_whole_row = drop is None and length == key_BMKH.shape[1]
-    if is_whole_row and mechanism in ("cudnn", "pallas", "splash"):
-        return _kernel(query_BLNH, key_BMKH, value_BMKH, keys, window, scale=scale, softcap=softcap, name=mechanism)
-    query_BLKGH = query_BLNH.reshape(batch, length, key_BMKH.shape[2], -1, dim)
-    if is_whole_row and mechanism != "vanilla" and can_be_blockwise(length):
-        mixed = blockwise_attention(query_BLKGH, key_BMKH, value_BMKH, query_position_BL, keys, window, scale, softcap)
-    else:
-        mixed = dense_attention(
-            query_BLKGH, key_BMKH, value_BMKH, query_position_BL, keys, window, scale, softcap, first_query, drop
-        )
+    if drop is None and length == key_BMKH.shape[1]:
+        if mechanism == "auto":
+            mechanism = "xla" if can_be_blockwise(length) else "vanilla"
+        if mechanism != "vanilla":
+            return _on_each_device(
+                mechanism, query_BLNH, key_BMKH, value_BMKH, keys, window, scale=scale, softcap=softcap
+            )
+    grouped = query_BLNH.reshape(batch, length, key_BMKH.shape[2], -1, dim)
+    mixed = dense_attention(
+        grouped, key_BMKH, value_BMKH, query_position_BL, keys, window, scale, softcap, first_query, drop
+    )
     return mixed.reshape(batch, length, heads, dim)
 
 
@@ -121,7 +122,8 @@ def cudnn_attention(
     )
 
 
-def _kernel(
+def _on_each_device(
+    mechanism: AttentionMechanism,
     query_BLNH: jax.Array,
     key_BLKH: jax.Array,
     value_BLKH: jax.Array,
@@ -130,25 +132,29 @@ def _kernel(
     *,
     scale: float,
     softcap: float | None,
-    name: AttentionMechanism,
 ) -> jax.Array:
-    """Each device of the mesh at hand takes its own rows, and its own heads where they can be shared out."""
+    """Attention of whole rows: each device of the mesh at hand takes its own, and its own heads where they can be
+    shared out. XLA cannot split a kernel's call by itself; blocks are passed over by the rows of one device.
+    """
 
     def local(query: jax.Array, key: jax.Array, value: jax.Array, keys: Keys, window: jax.Array | None) -> jax.Array:
-        match name:
+        match mechanism:
             case "cudnn":
                 return cudnn_attention(query, key, value, keys, window, scale=scale, interpret=INTERPRET)
             case "pallas":
                 return pallas_attention(query, key, value, keys, window, scale, softcap, INTERPRET)
-            case _:
+            case "splash":
                 return splash_attention(query, key, value, keys.end, scale=scale, softcap=softcap, interpret=INTERPRET)
+            case _:
+                grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[3])
+                mixed = blockwise_attention(grouped, key, value, keys.position, keys, window, scale, softcap)
+                return mixed.reshape(query.shape)
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return local(query_BLNH, key_BLKH, value_BLKH, keys, window)
     heads = "tensor" if key_BLKH.shape[2] % mesh.shape["tensor"] == 0 else None
     of_heads, of_row = PartitionSpec(BATCH_AXES, None, heads), PartitionSpec(BATCH_AXES)
-    # XLA cannot split a kernel's call by itself.
     on_each = jax.shard_map(
         local, in_specs=(of_heads, of_heads, of_heads, of_row, PartitionSpec()), out_specs=of_heads, check_vma=False
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from schemas.errors import Refused
-from train import attention_pallas, attention_splash
+from train import attention_splash, attention_triton
 from train.attention import AttentionMechanism
 from train.attention_blocks import BLOCK, can_be_blockwise
 from train.hf_config import DecoderConfig
@@ -37,7 +37,7 @@ def obstacle(
         return "it has no attention dropout"
     dim, longest = config.head_dim, max(row_lengths)
     has_window = any(window is not None and window < longest for window in config.windows)
-    multiple = {"xla": BLOCK, "cudnn": 2, "pallas": attention_pallas.BLOCK, "splash": attention_splash.BLOCKS[-1]}
+    multiple = {"xla": BLOCK, "cudnn": 2, "pallas": attention_triton.BLOCK, "splash": attention_splash.BLOCKS[-1]}
     lengths = ", ".join(f"{length}" for length in row_lengths)
     wants_rows = f"rows have {lengths} slots; it wants a multiple of {multiple[mechanism]}"
     if mechanism == "xla":

@@ -67,7 +67,11 @@ def label_logits(hidden_SD: jax.Array, labels_S: jax.Array, head: HeadShard) -> 
 
 
 def logits_gradients(logits: LabelLogits, slope_S: jax.Array, head: HeadShard) -> tuple[jax.Array, jax.Array]:
-    """Of the hidden states [S, D] and of the head's weight [V, D], float32 or wider; the loss falls by `slope_S`."""
+    """Of the hidden states [S, D], and of the head's weight [V, D] in float32 or wider.
+
+    Args:
+      slope_S: the loss's derivative in the log-probability of each label.
+    """
     is_label_SV = jnp.arange(head.weight_VD.shape[0]) == logits.labels_S[:, None]
     slope_SV = slope_S[:, None] * (is_label_SV - jnp.exp(logits.logits_SV - logits.lse_S[:, None]))
     if head.softcap is not None:  # the derivative of softcap * tanh(x / softcap)

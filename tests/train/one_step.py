@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from schemas.manifest import read_manifest
 from tests.train.decoders import decoder_config
-from train import attention, attention_pallas
+from train import attention, attention_blocks, attention_triton
 from train.config import ModelConfig, TrainConfig
 from train.data import DEVICE_ARRAYS, train_batches
 from train.distributed import DistributedConfig, join_processes
@@ -105,7 +105,7 @@ def main() -> None:
                 coordinator_address=f"localhost:{port}", num_processes=int(count), process_id=int(process)
             )
         )
-    attention.INTERPRET, attention_pallas.BLOCK = True, 8  # rows are short
+    attention.INTERPRET, attention_triton.BLOCK, attention_blocks.BLOCK = True, 8, 8  # rows are short
     jax.config.update("jax_enable_x64", dtype == "float64")
     for variant in variants:
         *numbers, mechanism = (variant if variant.count(",") == 4 else f"{variant},auto").split(",")

@@ -13,7 +13,7 @@ from schemas.record import make_row
 from tests.datasets import packed, random_pairs
 from tests.train.decoders import batch_of, decoder_config, largest_difference, objective_of, split_decoder
 from train import attention as module
-from train import attention_blocks, attention_pallas
+from train import attention_blocks, attention_triton
 from train.attention import attention, dense_attention
 from train.attention_blocks import blockwise_attention
 from train.attention_mask import Keys, after_query_blocks, branch_views, first_key_blocks, visible
@@ -75,7 +75,7 @@ KERNEL_CASES = [
 def test_kernels_equal_dense_attention(mechanism, dtype, window, softcap, tolerance, monkeypatch):
     """Their programs, interpreted; in bfloat16 and on their devices: bench/attention.py."""
     monkeypatch.setattr(module, "INTERPRET", True)
-    monkeypatch.setattr(attention_pallas, "BLOCK", 16)
+    monkeypatch.setattr(attention_triton, "BLOCK", 16)
     length, rng = 128, np.random.default_rng(0)
     pairs = random_pairs(rng, 60, vocab_size=VOCAB_SIZE, longest=20)
     rows = [*packed(pairs, length)[:2], [pairs[0]]]

@@ -16,7 +16,7 @@ from flax import nnx
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.assembled import assembled
 from tests.train.decoders import TINY, batch_of, objective_of
-from train import head
+from train import head_passes
 from train.config import ModelConfig, TrainConfig
 from train.data import DEVICE_ARRAYS, train_batches
 from train.hf_config import parse_config
@@ -40,7 +40,7 @@ MODEL = {
 
 @pytest.fixture
 def one_row_a_chunk(monkeypatch):
-    monkeypatch.setattr(head, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(head_passes, "CHUNK_BYTES", 1)
 
 
 def compiled(rows, length, attn_mechanism="auto"):

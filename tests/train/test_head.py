@@ -17,7 +17,7 @@ from tests.train.decoders import (
     objective_of,
     split_decoder,
 )
-from train import head
+from train import head, head_passes
 from train.data import DEVICE_ARRAYS
 from train.loss import row_loss
 
@@ -35,9 +35,9 @@ GEMMA = {
     ("rows", "passes"), [(1, 1), (4, 1), (2, 2)], ids=["row by row", "all at once", "in two passes"]
 )
 def test_fused_head_equals_dense_logits(nll_scope, rows, passes, monkeypatch):
-    monkeypatch.setattr(head, "CHUNK_BYTES", rows * 32 * VOCAB_SIZE * 4)
-    monkeypatch.setattr(head, "ROW_BYTES", {1: 2**30, 2: 0}[passes])
-    monkeypatch.setattr(head, "TILE", 24)  # which divides no row
+    monkeypatch.setattr(head_passes, "CHUNK_BYTES", rows * 32 * VOCAB_SIZE * 4)
+    monkeypatch.setattr(head_passes, "ROW_BYTES", {1: 2**30, 2: 0}[passes])
+    monkeypatch.setattr(head_passes, "TILE", 24)  # which divides no row
     with jax.enable_x64(True):
         pairs = random_pairs(np.random.default_rng(1), 12, vocab_size=VOCAB_SIZE)
         batch = batch_of(packed(pairs, 32)[:4], 32)
@@ -70,7 +70,7 @@ def test_gradients_of_bfloat16_weights_are_bfloat16(tied):
 
 def test_only_needed_positions_are_computed(monkeypatch):
     """Whatever stands at the others, which a chunk has no room for: infinities here."""
-    monkeypatch.setattr(head, "TILE", 8)
+    monkeypatch.setattr(head_passes, "TILE", 8)
     batch = batch_of([random_pairs(np.random.default_rng(0), 2, vocab_size=VOCAB_SIZE)], 32)
     needed = batch["branch"] > 1
     assert needed.sum() <= 24
@@ -86,7 +86,7 @@ def test_only_needed_positions_are_computed(monkeypatch):
         )[0]
 
     for by_row in (2**30, 0):
-        monkeypatch.setattr(head, "ROW_BYTES", by_row)
+        monkeypatch.setattr(head_passes, "ROW_BYTES", by_row)
         value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(hidden, weight)
         assert np.isfinite(value)
         assert all(np.isfinite(gradient).all() for gradient in gradients)
@@ -96,7 +96,7 @@ def test_only_needed_positions_are_computed(monkeypatch):
 def test_no_array_of_all_positions_by_the_vocabulary_exists(monkeypatch):
     """Compiled memory grows by far less than the logits of the rows that are added to a batch."""
     vocab, length = 16384, 128
-    monkeypatch.setattr(head, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(head_passes, "CHUNK_BYTES", 1)
     config = decoder_config(vocab_size=vocab, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
     definition, params = split_decoder(config)
     objective = objective_of(definition, beta=0.1, nll_scope="full", max_pairs=8)
@@ -117,4 +117,4 @@ def test_no_array_of_all_positions_by_the_vocabulary_exists(monkeypatch):
     ("rows", "length", "count"), [(8, 2048, 1), (8, 512, 4), (6, 512, 3), (7, 512, 1), (2, 8192, 1)]
 )
 def test_chunks_divide_the_rows_and_keep_to_the_bytes(rows, length, count):
-    assert head._rows_per_chunk(rows, length, 32768) == count
+    assert head_passes._rows_per_chunk(rows, length, 32768) == count
