@@ -24,6 +24,8 @@ RUN_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DATAFLOW_INSTALLED := $(VENV)/.installed-dataflow
 TPU_INSTALLED := $(VENV)/tpu/.installed
+# A lock file names every package, so nothing is resolved: pip would look past a pin that a package asks for with an extra
+PINNED := -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --requirement
 PARITY_VENV := .venv-parity
 PARITY_PYTHON := $(PARITY_VENV)/bin/python
 PARITY_INSTALLED := $(PARITY_VENV)/.installed
@@ -49,27 +51,26 @@ help:  ## List the targets
 $(INSTALLED): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV): about a minute, once"
 	@$(PYTHON) -m venv $(VENV)
-	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(RUN_PYTHON) $(PINNED) requirements.lock
 	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Eighty packages of Google's that only Dataflow and gs:// need
 $(DATAFLOW_INSTALLED): requirements-dataflow.lock $(INSTALLED)
-	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements-dataflow.lock
+	@$(RUN_PYTHON) $(PINNED) requirements-dataflow.lock
 	@touch $@
 
 # TPU's compiler, of 200 MB, that only `train plan` needs here. In a folder of its own: where JAX finds it and no TPU, it
 # complains at every start
 $(TPU_INSTALLED): requirements-tpu.lock $(INSTALLED)
-	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --upgrade \
-	  --target $(VENV)/tpu --requirement requirements-tpu.lock
+	@$(RUN_PYTHON) $(PINNED) requirements-tpu.lock --upgrade --target $(VENV)/tpu
 	@touch $@
 
 # PyTorch and transformers stay out of .venv: nothing but tests/parity may need them
 $(PARITY_INSTALLED): requirements.lock pyproject.toml
 	@echo "Setting up $(PARITY_VENV): some minutes, once"
 	@$(PYTHON) -m venv $(PARITY_VENV)
-	@$(PARITY_PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(PARITY_PYTHON) $(PINNED) requirements.lock
 	@$(PARITY_PYTHON) -m pip install -qq --disable-pip-version-check --no-build-isolation --editable '.[parity]'
 	@touch $@
 

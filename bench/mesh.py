@@ -8,68 +8,45 @@ and slices, which counts as an all-reduce here.
 
 import argparse
 import os
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-
-from schemas.layout import RowArrays
-from train.checkpoint import abstract
+from train.assembly import assemble
 from train.compiled import Program
 from train.config import ModelConfig, TrainConfig
 from train.hf_config import parse_config
-from train.model import Decoder
-from train.optimizer import make_optimizer
-from train.sharding import MeshConfig, batch_sharding, make_mesh, param_shardings, state_shardings
-from train.step import Objective, train_step
+from train.plan_figures import batch_shapes, compile_step
+from train.sharding import MeshConfig
 
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 2, 2))
 
 
-def compiled_step(axes: MeshConfig, arguments: argparse.Namespace) -> Any:
+def compiled_step(axes: MeshConfig, given: argparse.Namespace) -> Any:
     model = {
         "model_type": "llama",
-        "vocab_size": arguments.vocab,
-        "hidden_size": arguments.hidden,
-        "intermediate_size": arguments.hidden * 11 // 4,
-        "num_hidden_layers": arguments.layers,
+        "vocab_size": given.vocab,
+        "hidden_size": given.hidden,
+        "intermediate_size": given.hidden * 11 // 4,
+        "num_hidden_layers": given.layers,
         "num_attention_heads": 8,
         "num_key_value_heads": 8,
     }
-    mesh, (config, _) = make_mesh(axes), parse_config(model, path="bench")
-    rows = batch_sharding(mesh)
-    definition, weights = nnx.split(
-        nnx.eval_shape(
-            lambda: Decoder(
-                config,
-                rngs=nnx.Rngs(0),
-                compute_dtype=jnp.dtype("bfloat16"),
-                remat=True,
-                constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
-            )
-        )
+    config = TrainConfig(
+        data="", run_dir="", model=ModelConfig(config="-"), mesh=axes, compute_dtype="bfloat16",
+        total_batch_size=given.rows // given.micro_batches, gradient_accumulation_steps=given.micro_batches,
+    )  # fmt: skip
+    step = assemble(
+        config,
+        parse_config(model, path="bench")[0],
+        model_path=Path(),
+        max_pairs=4,
+        row_lengths=[given.length],
+        num_steps=10,
     )
-    params = nnx.to_pure_dict(weights)
-    optimizer = make_optimizer(TrainConfig(data="", run_dir="", model=ModelConfig(config="-")), 10)
-    shapes = jax.eval_shape(
-        lambda params: {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}, params
-    )
-    shardings = state_shardings(shapes, param_shardings(params, mesh), mesh)
-    slots = jax.ShapeDtypeStruct((arguments.rows, arguments.length), jnp.int32, sharding=rows)
-    step = partial(
-        train_step,
-        objective=Objective(definition=definition, mesh=mesh, beta=0.1, nll_scope="full", max_pairs=4),
-        optimizer=optimizer,
-        micro_batches=arguments.micro_batches,
-    )
-    with jax.set_mesh(mesh):
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-        return jitted.lower(abstract(shapes, shardings), dict.fromkeys(RowArrays._fields, slots)).compile()
+    return compile_step(step, batch_shapes(step, rows=given.rows, row_length=given.length))
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from bench.model_shapes import SMALL
 from bench.preference_texts import TEXTS, TOKENIZERS, Texts
 from bench.process_meter import pin
 from bench.result_page import Page, versions
+from bench.side_by_side import arguments, chosen_texts, page_name
 from bench.training_data import preprocess_texts, write_model_config
 from schemas.manifest import Manifest
 from schemas.record import Pair, decode_row
@@ -193,20 +194,15 @@ def compare(page: Page, name: str, folder: Path, given: argparse.Namespace) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", choices=[*TEXTS, "both"], default="both")
+    parser = arguments(__doc__)
     parser.add_argument("--tokenizer", default=str(TOKENIZERS / "phi-3-mini"))
     parser.add_argument("--rows", type=int, default=2, help="packed rows a step; the other forms take as many pairs")
     parser.add_argument("--steps", type=int, default=3, help="steps of the classic form a round; the others take twice")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured, in turn")
-    parser.add_argument("--core", type=int, default=0, help="the core that all runs on")
-    parser.add_argument("--file", action="store_true", help="file the page in bench/results, too")
     given = parser.parse_args()
     pin([given.core])
-    what = "step" if given.data == "both" else f"step-{given.data}"
-    page = Page("Pairs a second of a training step", what=what, module="bench.step")
+    page = Page("Pairs a second of a training step", what=page_name("step", given.data), module="bench.step")
     page.say(f"{versions(['jax', 'flax', 'optax'])}, {jax.devices()[0].device_kind}, one core.")
-    for name in TEXTS if given.data == "both" else [given.data]:
+    for name in chosen_texts(given.data):
         with tempfile.TemporaryDirectory() as folder:
             compare(page, name, Path(folder), given)
     if given.file:

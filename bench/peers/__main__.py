@@ -27,6 +27,7 @@ from bench.peers.sides import OURS, SIDES, Side, SideFailed, run_side
 from bench.preference_texts import TEXTS, TOKENIZERS
 from bench.process_meter import pin
 from bench.result_page import Page
+from bench.side_by_side import arguments, chosen_texts, page_name
 
 # Pairs a second of ours over theirs, at least; and our peak memory over theirs, at most.
 SPEED_BOUNDS = {("hh", "TRL"): 4.0, ("long", "TRL"): 2.5, ("hh", "EasyDeL"): 8.0}
@@ -124,17 +125,12 @@ def loss_difference(results: list[Result], expected: list[float]) -> float:
 
 def main() -> None:
     names = [side.name for side in SIDES if side is not OURS]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", choices=[*TEXTS, "both"], default="both")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured, in turn")
+    parser = arguments(__doc__)
     parser.add_argument("--steps", type=int, default=8, help="measured steps; they see every pair once")
     parser.add_argument("--sides", nargs="+", choices=names, default=names, help="who is measured beside ours")
-    parser.add_argument("--core", type=int, default=0, help="the core that all run on")
-    parser.add_argument("--file", action="store_true", help="file the page in bench/results, too")
     given = parser.parse_args()
     pin([given.core])
-    what = "peers" if given.data == "both" else f"peers-{given.data}"
-    page = Page("Ours beside its peers", what=what, module="bench.peers")
+    page = Page("Ours beside its peers", what=page_name("peers", given.data), module="bench.peers")
     sides = [side for side in SIDES if side is OURS or side.name in given.sides]
     for side in sides:
         if not side.is_there:
@@ -143,7 +139,7 @@ def main() -> None:
     page.say(f"Small Llama (d256, 4 layers) from random weights, AdamW; one core; medians of {given.rounds} rounds.")
     holds = True
     with tempfile.TemporaryDirectory() as folder:
-        for name in TEXTS if given.data == "both" else [given.data]:
+        for name in chosen_texts(given.data):
             holds &= compare(page, name, sides, given, Path(folder))
     if given.file:
         page.file()
