@@ -36,7 +36,8 @@ def _on_mesh(
     """On every device over its own rows; sums and the head's gradient are added up once."""
     vocab_axis = _vocab_axis(mesh, head_VD.shape[0])
     # Where the vocabulary allows it each device keeps the sum of a part, as the head itself lies (train/sharding.py).
-    is_scattered = head_VD.shape[0] % (mesh.shape["fsdp"] * (mesh.shape["tensor"] if vocab_axis else 1)) == 0
+    parts = mesh.shape["fsdp"] * (mesh.shape["tensor"] if vocab_axis else 1)
+    is_scattered = mesh.shape["fsdp"] > 1 and head_VD.shape[0] % parts == 0
 
     def local(rows: Rows, weight_VD: jax.Array, totals: Denominators) -> Result:
         head = HeadShard(weight_VD, softcap, vocab_axis)
