@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from train.attention_blocks import blockwise_attention, can_be_blockwise, scores_of
+from train.attention_blocks import blockwise_attention, can_be_blockwise
 from train.attention_mask import Keys, visible
 from train.attention_pallas import pallas_attention
 from train.attention_splash import splash_attention
 from train.sharding import BATCH_AXES
+from train.softcap import softcapped
 
 # xla: block by block in plain JAX; vanilla: all scores at once. Names as in EasyDeL. In a Decoder, auto is xla where
 # rows are blocks, else vanilla; a run takes a kernel for it where it can (train/attention_choice.py).
@@ -84,7 +85,9 @@ def dense_attention(
     drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """`attention` with all scores at once; [B, L, K, G, H]."""
-    scores = scores_of(query_BLKGH, key_BMKH, scale, softcap)
+    wide = jnp.promote_types(query_BLKGH.dtype, jnp.float32)
+    scores = jnp.einsum("blkgh,bmkh->bkglm", query_BLKGH, key_BMKH, preferred_element_type=wide)
+    scores = softcapped(scores * scale, softcap)
     query_index_L, key_index_M = first_query + jnp.arange(query_BLKGH.shape[1]), jnp.arange(key_BMKH.shape[1])
     mask = visible(query_index_L, query_position_BL, key_index_M, keys, window)[:, None, None]
     # A finite floor keeps rows that see nothing (padding) free of NaN.
@@ -146,9 +149,7 @@ def _on_each_device(
             case "splash":
                 return splash_attention(query, key, value, keys.end, scale=scale, softcap=softcap, interpret=INTERPRET)
             case _:
-                grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[3])
-                mixed = blockwise_attention(grouped, key, value, keys.position, keys, window, scale, softcap)
-                return mixed.reshape(query.shape)
+                return blockwise_attention(query, key, value, keys, window, scale, softcap)
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

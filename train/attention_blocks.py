@@ -2,29 +2,23 @@
 
 Scores of one block of queries and one of keys are held at once, blocks that the mask empties are passed over, and
 scores are made again for the gradient. Source of the scheme: Dao 2023 (FlashAttention-2, arXiv:2307.08691),
-Algorithms 1 and 2.
+Algorithms 1 and 2. Rows are taken one after another: what is passed over differs from row to row.
 
 Axes: B = rows, L = positions of a row, K = key-value heads, G = query heads of each, H = head dimension; Q = queries
-of a block, P = keys of a block.
+of a block, P = keys of a block, S = blocks.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from train.attention_mask import Keys, first_key_blocks, visible
+from train.attention_mask import Keys, seen_blocks, visible
+from train.softcap import softcapped, through_softcap
 
-# Queries and keys of a block: the smallest size at which matrix units are busy, for the finest steps of the mask.
-BLOCK = 128
-
-
-def scores_of(query: jax.Array, key: jax.Array, scale: float, softcap: float | None) -> jax.Array:
-    """[B, K, G, L, M] in float32 or wider, of queries [B, L, K, G, H] and keys [B, M, K, H]."""
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("blkgh,bmkh->bkglm", query, key, preferred_element_type=wide) * scale
-    return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
+# Queries and keys of a block. Of packed pairs smaller blocks leave more out; these are the fastest on CPUs.
+BLOCK = 64
 
 
 def can_be_blockwise(length: int) -> bool:
@@ -32,154 +26,187 @@ def can_be_blockwise(length: int) -> bool:
     return length % BLOCK == 0 and length > BLOCK
 
 
-class _Inputs(NamedTuple):
-    query: jax.Array
-    key: jax.Array
-    value: jax.Array
-    query_position: jax.Array
-    keys: Keys
+class _Row(NamedTuple):
+    """A row, with the positions of each head together."""
+
+    query_KGLH: jax.Array
+    key_KLH: jax.Array
+    value_KLH: jax.Array
+    position_L: jax.Array
+    end_L: jax.Array
     window: jax.Array | None
 
 
-def _block(array: jax.Array, index: jax.Array) -> jax.Array:
-    """Block `index` of the second axis."""
-    return jax.lax.dynamic_slice_in_dim(array, index * BLOCK, BLOCK, axis=1)
+def _block(array: jax.Array, index: jax.Array, axis: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(array, index * BLOCK, BLOCK, axis)
 
 
-def _block_mask(inputs: _Inputs, query_block: jax.Array, key_block: jax.Array) -> jax.Array:
-    mask = visible(
-        query_block * BLOCK + jnp.arange(BLOCK),
-        _block(inputs.query_position, query_block),
-        key_block * BLOCK + jnp.arange(BLOCK),
-        Keys(*(_block(array, key_block) for array in inputs.keys)),
-        inputs.window,
-    )
-    return mask[:, None, None]
+class _Visits(NamedTuple):
+    """The blocks of keys that each block of queries visits.
+
+    Attributes:
+      query_block_S: int32, 0, 1, 2 ...
+      key_blocks_SS: int32, those with a key that a query of the block may see, and then the others.
+      count_S: int32, how many are visited.
+    """
+
+    query_block_S: jax.Array
+    key_blocks_SS: jax.Array
+    count_S: jax.Array
 
 
-def _first_key_blocks(keys: Keys) -> jax.Array:
-    """[L / Q] int32: the first block with a key that a query of each block may see, in any row."""
-    return jnp.min(first_key_blocks(keys.end, BLOCK), axis=0)
+def _visits(row: _Row) -> _Visits:
+    seen_SS = seen_blocks(row.position_L, row.end_L, row.window, BLOCK)
+    query_block_S = jnp.arange(seen_SS.shape[0], dtype=jnp.int32)
+    return _Visits(query_block_S, jnp.argsort(~seen_SS, axis=-1), seen_SS.sum(-1, dtype=jnp.int32))
 
 
-def _forward_blocks(inputs: _Inputs, scale: float, softcap: float | None) -> tuple[jax.Array, jax.Array]:
-    """Output [B, L, K, G, H] and the log-sum-exp of the scores [B, K, G, L], by a running softmax."""
-    batch, length, key_heads, groups, dim = inputs.query.shape
-    wide = jnp.promote_types(inputs.query.dtype, jnp.float32)
+def _mask(row: _Row, query_block: jax.Array, key_block: jax.Array) -> jax.Array:
+    """[Q, P] bool."""
+    index, position, end = jnp.arange(BLOCK), row.position_L[None], row.end_L[None]
+    keys = Keys(_block(position, key_block, 1), _block(end, key_block, 1))
+    return visible(
+        query_block * BLOCK + index, _block(position, query_block, 1), key_block * BLOCK + index, keys, row.window
+    )[0]
+
+
+def _scores(query_KGQH: jax.Array, key_KPH: jax.Array, scale: float, softcap: float | None) -> jax.Array:
+    """[K, G, Q, P] in float32 or wider."""
+    wide = jnp.promote_types(query_KGQH.dtype, jnp.float32)
+    scores = jnp.einsum("kgqh,kph->kgqp", query_KGQH, key_KPH, preferred_element_type=wide)
+    return softcapped(scores * scale, softcap)
+
+
+def _forward_row(row: _Row, scale: float, softcap: float | None) -> tuple[jax.Array, jax.Array]:
+    """Output [K, G, L, H] and the log-sum-exp of the scores [K, G, L], by a running softmax."""
+    key_heads, groups, length, dim = row.query_KGLH.shape
+    wide = jnp.promote_types(row.query_KGLH.dtype, jnp.float32)
     lowest = jnp.finfo(wide).min
 
-    def one_query_block(blocks: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        query_block, first = blocks
-        query = _block(inputs.query, query_block)
+    def one_query_block(visits: _Visits) -> tuple[jax.Array, jax.Array]:
+        query_block, key_blocks_S, count = visits
+        query_KGQH = _block(row.query_KGLH, query_block, 2)
 
-        def one_key_block(key_block: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        def one_key_block(visit: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             highest, total, mixed = carry
-            mask = _block_mask(inputs, query_block, key_block)
-            scores = jnp.where(mask, scores_of(query, _block(inputs.key, key_block), scale, softcap), lowest)
+            key, value = (_block(array, key_blocks_S[visit], 1) for array in (row.key_KLH, row.value_KLH))
+            mask = _mask(row, query_block, key_blocks_S[visit])
+            scores = jnp.where(mask, _scores(query_KGQH, key, scale, softcap), lowest)
             new_highest = jnp.maximum(highest, scores.max(-1))
-            weights = jnp.where(mask, jnp.exp(scores - new_highest[..., None]), 0)
+            # A query that has seen nothing yet weighs all alike; what it sees first shrinks that to zero.
+            weights = jnp.exp(scores - new_highest[..., None])
             shrink = jnp.exp(highest - new_highest)
-            value = _block(inputs.value, key_block)
-            added = jnp.einsum("bkgqp,bpkh->bkgqh", weights.astype(value.dtype), value, preferred_element_type=wide)
+            added = jnp.einsum("kgqp,kph->kgqh", weights.astype(value.dtype), value, preferred_element_type=wide)
             return new_highest, total * shrink + weights.sum(-1), mixed * shrink[..., None] + added
 
-        shape = (batch, key_heads, groups, BLOCK)
+        shape = (key_heads, groups, BLOCK)
         start = (jnp.full(shape, lowest, wide), jnp.zeros(shape, wide), jnp.zeros((*shape, dim), wide))
-        highest, total, mixed = jax.lax.fori_loop(first, query_block + 1, one_key_block, start)
-        seen = total > 0
-        mixed = jnp.where(seen[..., None], mixed / jnp.where(seen, total, 1)[..., None], 0)
-        return mixed, jnp.where(seen, highest + jnp.log(jnp.where(seen, total, 1)), 0)
+        highest, total, mixed = jax.lax.fori_loop(0, count, one_key_block, start)
+        total = jnp.maximum(total, jnp.finfo(wide).tiny)  # a block of padding alone visits none
+        return (mixed / total[..., None]).astype(row.value_KLH.dtype), highest + jnp.log(total)
 
-    mixed, lse = jax.lax.map(
-        one_query_block, (jnp.arange(length // BLOCK, dtype=jnp.int32), _first_key_blocks(inputs.keys))
-    )
-    mixed = jnp.moveaxis(mixed, (0, 1, 4), (1, 0, 2)).reshape(inputs.query.shape)
-    return mixed.astype(inputs.value.dtype), jnp.moveaxis(lse, 0, 3).reshape(batch, key_heads, groups, length)
+    mixed, lse = jax.lax.map(one_query_block, _visits(row))
+    return jnp.moveaxis(mixed, 0, 2).reshape(row.query_KGLH.shape), jnp.moveaxis(lse, 0, 2).reshape(-1, groups, length)
+
+
+def _backward_row(
+    row: _Row, output_KGLH: jax.Array, lse_KGL: jax.Array, slope_KGLH: jax.Array, scale: float, softcap: float | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of queries, keys and values."""
+    wide = lse_KGL.dtype
+    dot_KGL = jnp.sum(slope_KGLH.astype(wide) * output_KGLH.astype(wide), axis=-1)
+
+    def one_query_block(carry: tuple[jax.Array, jax.Array], visits: _Visits) -> tuple:
+        query_block, key_blocks_S, count = visits
+        query, slope, lse, dot = (
+            _block(array, query_block, 2)
+            for array in (row.query_KGLH, slope_KGLH, lse_KGL[..., None], dot_KGL[..., None])
+        )
+
+        def one_key_block(visit: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            query_gradient, key_gradient, value_gradient = carry
+            key_block = key_blocks_S[visit]
+            key, value = (_block(array, key_block, 1) for array in (row.key_KLH, row.value_KLH))
+            scores = _scores(query, key, scale, softcap)
+            weights = jnp.where(_mask(row, query_block, key_block), jnp.exp(scores - lse), 0)
+            weights_slope = jnp.einsum("kgqh,kph->kgqp", slope, value, preferred_element_type=wide)
+            scores_slope = through_softcap(weights * (weights_slope - dot), scores, softcap) * scale
+            scores_slope, weights = scores_slope.astype(query.dtype), weights.astype(query.dtype)
+            query_gradient += jnp.einsum("kgqp,kph->kgqh", scores_slope, key, preferred_element_type=wide)
+            to_key = jnp.einsum("kgqp,kgqh->kph", scores_slope, query, preferred_element_type=wide)
+            to_value = jnp.einsum("kgqp,kgqh->kph", weights, slope, preferred_element_type=wide)
+            key_gradient, value_gradient = (
+                jax.lax.dynamic_update_slice_in_dim(total, _block(total, key_block, 1) + part, key_block * BLOCK, 1)
+                for total, part in ((key_gradient, to_key), (value_gradient, to_value))
+            )
+            return query_gradient, key_gradient, value_gradient
+
+        start = (jnp.zeros(query.shape, wide), *carry)
+        result: tuple[jax.Array, ...] = jax.lax.fori_loop(0, count, one_key_block, start)
+        return result[1:], result[0].astype(query.dtype)
+
+    zeros = jnp.zeros(row.key_KLH.shape, wide), jnp.zeros(row.value_KLH.shape, wide)
+    by_block: jax.Array
+    (key_gradient, value_gradient), by_block = jax.lax.scan(one_query_block, zeros, _visits(row))
+    query_gradient = jnp.moveaxis(by_block, 0, 2).reshape(row.query_KGLH.shape)
+    return query_gradient, key_gradient.astype(row.key_KLH.dtype), value_gradient.astype(row.value_KLH.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def _blockwise(
+    query_BKGLH: jax.Array,
+    key_BKLH: jax.Array,
+    value_BKLH: jax.Array,
+    position_BL: jax.Array,
+    end_BL: jax.Array,
+    window: jax.Array | None,
+    scale: float,
+    softcap: float | None,
+) -> jax.Array:
+    return _forward(query_BKGLH, key_BKLH, value_BKLH, position_BL, end_BL, window, scale, softcap)[0]
+
+
+def _forward(*arguments: Any) -> tuple[jax.Array, tuple[Any, ...]]:
+    *arrays, window, scale, softcap = arguments
+    output, lse = jax.lax.map(lambda row: _forward_row(_Row(*row, window), scale, softcap), tuple(arrays))
+    return output, (arrays, window, output, lse)
+
+
+def _backward(
+    scale: float, softcap: float | None, saved: tuple[Any, ...], slope_BKGLH: jax.Array
+) -> tuple[jax.Array | None, ...]:
+    arrays, window, *results = saved
+
+    def of_row(given: tuple[Any, ...]) -> tuple[jax.Array, ...]:
+        row, *rest = given
+        return _backward_row(_Row(*row, window), *rest, scale, softcap)
+
+    return *jax.lax.map(of_row, (arrays, *results, slope_BKGLH)), None, None, None
+
+
+_blockwise.defvjp(_forward, _backward)
+
+
 def blockwise_attention(
-    query_BLKGH: jax.Array,
+    query_BLNH: jax.Array,
     key_BLKH: jax.Array,
     value_BLKH: jax.Array,
-    query_position_BL: jax.Array,
     keys: Keys,
     window: jax.Array | None,
     scale: float,
     softcap: float | None,
 ) -> jax.Array:
-    """`attention` of a whole row (L = M, a multiple of `BLOCK`), block by block; [B, L, K, G, H].
-
-    Memory is linear in L. Source of the scheme: Dao 2023 (FlashAttention-2, arXiv:2307.08691), Algorithms 1 and 2.
-    """
-    inputs = _Inputs(query_BLKGH, key_BLKH, value_BLKH, query_position_BL, keys, window)
-    return _forward_blocks(inputs, scale, softcap)[0]
-
-
-def _forward(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    query_position: jax.Array,
-    keys: Keys,
-    window: jax.Array | None,
-    scale: float,
-    softcap: float | None,
-) -> tuple[jax.Array, tuple[_Inputs, jax.Array, jax.Array]]:
-    inputs = _Inputs(query, key, value, query_position, keys, window)
-    output, lse = _forward_blocks(inputs, scale, softcap)
-    return output, (inputs, output, lse)
-
-
-def _backward(
-    scale: float, softcap: float | None, saved: tuple[_Inputs, jax.Array, jax.Array], slope: jax.Array
-) -> tuple[jax.Array | None, ...]:
-    inputs, output, lse = saved
-    wide = lse.dtype
-    dot_BKGL = jnp.einsum("blkgh,blkgh->bkgl", slope.astype(wide), output.astype(wide))
-
-    def one_query_block(carry: tuple[jax.Array, jax.Array], blocks: tuple[jax.Array, jax.Array]) -> tuple:
-        query_block, first = blocks
-        query, query_slope = _block(inputs.query, query_block), _block(slope, query_block)
-        start = query_block * BLOCK
-        block_lse, block_dot = (
-            jax.lax.dynamic_slice_in_dim(x, start, BLOCK, axis=3)[..., None] for x in (lse, dot_BKGL)
-        )
-
-        def one_key_block(key_block: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            query_gradient, key_gradient, value_gradient = carry
-            key, value = _block(inputs.key, key_block), _block(inputs.value, key_block)
-            scores = scores_of(query, key, scale, softcap)
-            mask = _block_mask(inputs, query_block, key_block)
-            weights = jnp.where(mask, jnp.exp(scores - block_lse), 0)
-            weights_slope = jnp.einsum("bqkgh,bpkh->bkgqp", query_slope, value, preferred_element_type=wide)
-            scores_slope = weights * (weights_slope - block_dot) * scale
-            if softcap is not None:
-                scores_slope *= 1 - (scores / softcap) ** 2
-            scores_slope = scores_slope.astype(query.dtype)
-            query_gradient += jnp.einsum("bkgqp,bpkh->bqkgh", scores_slope, key, preferred_element_type=wide)
-            to_key = jnp.einsum("bkgqp,bqkgh->bpkh", scores_slope, query, preferred_element_type=wide)
-            to_value = jnp.einsum(
-                "bkgqp,bqkgh->bpkh", weights.astype(query.dtype), query_slope, preferred_element_type=wide
-            )
-            key_gradient, value_gradient = (
-                jax.lax.dynamic_update_slice_in_dim(total, _block(total, key_block) + part, key_block * BLOCK, axis=1)
-                for total, part in ((key_gradient, to_key), (value_gradient, to_value))
-            )
-            return query_gradient, key_gradient, value_gradient
-
-        zeros = jnp.zeros(query.shape, wide)
-        result: tuple[jax.Array, ...] = jax.lax.fori_loop(first, query_block + 1, one_key_block, (zeros, *carry))
-        return result[1:], result[0]
-
-    zeros = (jnp.zeros(inputs.key.shape, wide), jnp.zeros(inputs.value.shape, wide))
-    blocks = (jnp.arange(inputs.query.shape[1] // BLOCK, dtype=jnp.int32), _first_key_blocks(inputs.keys))
-    carried: tuple[jax.Array, jax.Array]
-    by_block: jax.Array
-    carried, by_block = jax.lax.scan(one_query_block, zeros, blocks)
-    query_gradient = jnp.moveaxis(by_block, 0, 1).reshape(inputs.query.shape)
-    gradients = zip((query_gradient, *carried), inputs[:3], strict=True)
-    return *(gradient.astype(array.dtype) for gradient, array in gradients), None, None, None
-
-
-blockwise_attention.defvjp(_forward, _backward)
+    """`attention` of whole rows (L = M, a multiple of `BLOCK`); [B, L, N, H]. Memory is linear in L."""
+    batch, length, heads, dim = query_BLNH.shape
+    grouped = query_BLNH.reshape(batch, length, key_BLKH.shape[2], -1, dim)
+    mixed = _blockwise(
+        jnp.moveaxis(grouped, 1, 3),
+        jnp.moveaxis(key_BLKH, 1, 2),
+        jnp.moveaxis(value_BLKH, 1, 2),
+        keys.position,
+        keys.end,
+        window,
+        scale,
+        softcap,
+    )
+    return jnp.moveaxis(mixed, 3, 1).reshape(batch, length, heads, dim)

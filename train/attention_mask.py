@@ -43,6 +43,19 @@ def visible(
     return mask
 
 
+def seen_blocks(position_L: jax.Array, end_L: jax.Array, window: jax.Array | None, block: int) -> jax.Array:
+    """Of a row, [L / block queries, L / block keys] bool: whether a query of the one may see a key of the other.
+
+    Exact but for the window, which leaves out what is too far for all of a block.
+    """
+    block_S = jnp.arange(end_L.shape[0] // block, dtype=jnp.int32)
+    seen_SS = (block_S <= block_S[:, None]) & (end_L.reshape(-1, block).max(-1) > block_S[:, None] * block)
+    if window is not None:
+        position_SB = position_L.reshape(-1, block)
+        seen_SS &= position_SB.min(-1)[:, None] - position_SB.max(-1) < window
+    return seen_SS
+
+
 def first_key_blocks(end_BL: jax.Array, block: int) -> jax.Array:
     """[B, L / block] int32: the first block with a key that a query of each block may see; at most its own."""
     ends = jnp.max(end_BL.reshape(end_BL.shape[0], -1, block), axis=-1)

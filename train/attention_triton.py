@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from train.softcap import softcapped, through_softcap
+
 BLOCK = 64
 
 
@@ -41,7 +43,7 @@ def _slots(block: Any) -> Any:
 
 def _scores(query_QH: jax.Array, key_PH: jax.Array, scoring: Scoring) -> jax.Array:
     scores_QP = _dot(query_QH, key_PH, (1, 1)) * scoring.scale
-    return scores_QP if scoring.softcap is None else scoring.softcap * jnp.tanh(scores_QP / scoring.softcap)
+    return softcapped(scores_QP, scoring.softcap)
 
 
 def _visible(mask: KernelMask, query_block: Any, key_block: Any) -> jax.Array:
@@ -89,9 +91,8 @@ def _slopes(
     """The softmax's weights, and the slope of the loss in the dot products of queries and keys; [Q, P] each."""
     scores_QP = _scores(query_QH, key_PH, scoring)
     weights_QP = jnp.where(seen_QP, jnp.exp(scores_QP - lse_Q[:, None]), 0.0)
-    slope_QP = weights_QP * (_dot(slope_QH, value_PH, (1, 1)) - dot_Q[:, None]) * scoring.scale
-    if scoring.softcap is not None:
-        slope_QP *= 1 - (scores_QP / scoring.softcap) ** 2
+    slope_QP = weights_QP * (_dot(slope_QH, value_PH, (1, 1)) - dot_Q[:, None])
+    slope_QP = through_softcap(slope_QP, scores_QP, scoring.softcap) * scoring.scale
     return weights_QP.astype(query_QH.dtype), slope_QP.astype(query_QH.dtype)
 
 

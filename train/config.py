@@ -143,8 +143,8 @@ class TrainConfig:
       compute_dtype: what matrix products take; reductions are float32.
       disable_dropout: trains without the dropout of the model's config.json; a lora.dropout of its own stays. false:
         that dropout is applied, in training steps alone.
-      attn_mechanism: how attention is computed: vanilla holds all scores of a row at once; xla those of a block of 128
-        queries and 128 keys, and passes over the blocks that the packing empties; cudnn and pallas are kernels of
+      attn_mechanism: how attention is computed: vanilla holds all scores of a row at once; xla those of a block of 64
+        queries and 64 keys, and passes over the blocks that the packing empties; cudnn and pallas are kernels of
         GPUs, splash of TPUs. auto: splash on TPUs and cudnn on GPUs where they can do it, else xla where rows are
         blocks, else vanilla. Results are equal but for rounding. Rows want to be a multiple of 128.
       gradient_checkpointing: what of each layer is computed again in the backward pass: true, all of it, for the least

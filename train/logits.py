@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from train.model import softcapped
+from train.softcap import softcapped, through_softcap
 
 
 class HeadShard(NamedTuple):
@@ -74,8 +74,7 @@ def logits_gradients(logits: LabelLogits, slope_S: jax.Array, head: HeadShard) -
     """
     is_label_SV = jnp.arange(head.weight_VD.shape[0]) == logits.labels_S[:, None]
     slope_SV = slope_S[:, None] * (is_label_SV - jnp.exp(logits.logits_SV - logits.lse_S[:, None]))
-    if head.softcap is not None:  # the derivative of softcap * tanh(x / softcap)
-        slope_SV *= 1 - (logits.logits_SV / head.softcap) ** 2
+    slope_SV = through_softcap(slope_SV, logits.logits_SV, head.softcap)
     slope_SV = slope_SV.astype(logits.hidden_SD.dtype)
     hidden_gradient_SD = jnp.einsum("sv,vd->sd", slope_SV, head.weight_VD)
     if head.vocab_axis is not None:

@@ -20,6 +20,7 @@ from train.attention import AttentionMechanism, attention
 from train.attention_mask import Keys
 from train.dropout import AFTER_ATTENTION, AFTER_MLP, ATTENTION, drop
 from train.hf_config import DecoderConfig, Rope
+from train.softcap import softcapped
 
 
 def rope_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
@@ -256,10 +257,6 @@ class Layer(nnx.Module):
         x_BLD = x_BLD + drop(attended, turn.dropout, stream=AFTER_ATTENTION, rate=self.resid_pdrop)
         gated = self.mlp(self.post_attention_layernorm(x_BLD), turn.dropout)
         return x_BLD + drop(gated, turn.dropout, stream=AFTER_MLP, rate=self.resid_pdrop), cache
-
-
-def softcapped(logits: jax.Array, softcap: float | None) -> jax.Array:
-    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
 
 
 class Table(nnx.Module):

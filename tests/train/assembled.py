@@ -3,12 +3,15 @@
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from pipeline.packing import pack
 from train.assembly import Assembly, assemble
+from train.attention_blocks import BLOCK
+from train.attention_mask import seen_blocks
 from train.config import ModelConfig, TrainConfig
 from train.hf_config import parse_config
 
@@ -26,21 +29,43 @@ MODEL = {
 _HH = {"prompt": (94, 335), "chosen": (27, 115), "rejected": (36, 145)}
 
 
-@cache
-def hh_like_rows() -> tuple[float, int]:
-    """Made-up pairs of HH's lengths (lognormal, seeded) in rows as the pipeline packs them.
+class RowFigures(NamedTuple):
+    """Of rows, on average or at most.
 
-    Returns: the positions that a row holds on average, as a share of its slots; and the most pairs of a row.
+    Attributes:
+      fill: the positions that a row holds, as a share of its slots.
+      max_pairs: the most pairs of a row.
+      visits: the blocks of keys that a block of queries visits.
     """
+
+    fill: float
+    max_pairs: int
+    visits: float
+
+
+@cache
+def hh_like_rows() -> RowFigures:
+    """Made-up pairs of HH's lengths (lognormal, seeded) in rows as the pipeline packs them."""
     rng = np.random.default_rng(0)
     sides = {
         name: np.clip(np.exp(rng.normal(np.log(median), np.log(high / median) / 1.645, 2048)), 1, ROW_LENGTH // 4)
         for name, (median, high) in _HH.items()
     }
-    tokens = sum(np.ceil(lengths).astype(int) for lengths in sides.values())
+    prompt, chosen, rejected = (np.ceil(lengths).astype(int) for lengths in sides.values())
+    tokens = prompt + chosen + rejected
     rows = pack(tokens.tolist(), row_length=ROW_LENGTH)
     positions = int(tokens.sum()) - len(tokens)  # one less than its tokens for each pair
-    return positions / (len(rows) * ROW_LENGTH), max(map(len, rows))
+    end = np.zeros((len(rows), ROW_LENGTH), np.int32)
+    for row, pairs in zip(end, rows, strict=True):
+        start = 0
+        for pair in pairs:  # schemas/layout.py
+            after_prompt = start + prompt[pair] - 1
+            after_chosen = after_prompt + chosen[pair]
+            row[start : after_chosen + rejected[pair]] = after_chosen + rejected[pair]
+            row[after_prompt:after_chosen] = after_chosen
+            start = after_chosen + rejected[pair]
+    seen = jax.vmap(lambda row: seen_blocks(row, row, None, BLOCK))(end)
+    return RowFigures(positions / end.size, max(map(len, rows)), float(seen.sum(-1).mean()))
 
 
 def assembled(model: dict[str, Any] = MODEL, *, max_pairs: int = 8, **settings: Any) -> Assembly:

@@ -14,9 +14,8 @@ from tests.datasets import packed, random_pairs
 from tests.train.decoders import batch_of, decoder_config, largest_difference, objective_of, split_decoder
 from train import attention as module
 from train import attention_blocks, attention_triton
-from train.attention import attention, dense_attention
-from train.attention_blocks import blockwise_attention
-from train.attention_mask import Keys, after_query_blocks, branch_views, first_key_blocks, visible
+from train.attention import attention
+from train.attention_mask import Keys, after_query_blocks, branch_views, first_key_blocks, seen_blocks, visible
 from train.model import Decoder
 
 VOCAB_SIZE, LENGTH = 50, 48
@@ -37,18 +36,21 @@ def test_blockwise_attention_equals_dense_attention(longest, window, softcap, mo
     with jax.enable_x64(True):
         position, end = rows_of_pairs(longest)
         rng = np.random.default_rng(0)
-        query = rng.normal(size=(3, LENGTH, 2, 3, 4))
+        query = rng.normal(size=(3, LENGTH, 6, 4))
         key, value = rng.normal(size=(2, 3, LENGTH, 2, 4))
-        slope = np.where((end > 0)[..., None, None, None], rng.normal(size=query.shape), 0)
+        slope = np.where((end > 0)[..., None, None], rng.normal(size=query.shape), 0)
         limit = None if window is None else jnp.int32(window)
 
-        def total(form, query, key, value):
-            output = form(query, key, value, position, Keys(position, end), limit, 0.5, softcap)
+        def total(mechanism, query, key, value):
+            keys = Keys(position, end)
+            output = attention(
+                query, key, value, position, keys, scale=0.5, window=limit, softcap=softcap, mechanism=mechanism
+            )
             return (output * slope).sum(), output
 
         results = [
-            jax.jit(jax.value_and_grad(partial(total, form), (0, 1, 2), has_aux=True))(query, key, value)
-            for form in (blockwise_attention, dense_attention)
+            jax.jit(jax.value_and_grad(partial(total, mechanism), (0, 1, 2), has_aux=True))(query, key, value)
+            for mechanism in ("xla", "vanilla")
         ]
         (_, ours), gradients = results[0]
         (_, reference), reference_gradients = results[1]
@@ -128,6 +130,24 @@ def test_blocks_that_the_mask_empties_are_passed_over():
     end = np.repeat([16, 24, 48, 0], [16, 8, 16, 8])[None]
     assert first_key_blocks(jnp.asarray(end), 8).tolist() == [[0, 0, 2, 3, 3, 3]]
     assert after_query_blocks(jnp.asarray(end), 8).tolist() == [[2, 2, 3, 6, 6, 0]]
+
+
+@pytest.mark.parametrize("longest", [2, 5, 15])
+def test_blocks_are_visited_where_a_query_sees_a_key(longest):
+    """And only there: a rejected answer passes over the chosen one, too. A window may leave some too many."""
+    position, end = rows_of_pairs(longest)
+    index, block = np.arange(LENGTH), 4
+
+    def needed_and_visited(window):
+        mask = np.asarray(visible(index, position, index, Keys(position, end), window))
+        visited = [seen_blocks(*row, window, block) for row in zip(position, end, strict=True)]
+        return mask.reshape(3, LENGTH // block, block, LENGTH // block, block).any((2, 4)), np.stack(visited)
+
+    needed, all_visited = needed_and_visited(None)
+    np.testing.assert_array_equal(all_visited, needed)
+    needed, visited = needed_and_visited(4)
+    assert not (needed & ~visited).any()
+    assert longest < 15 or visited.sum() < all_visited.sum()
 
 
 def test_two_views_by_segments_are_the_mask():

@@ -62,7 +62,7 @@ def test_auto_takes_the_kernel_of_the_platform_that_can_do_it(platform, case, ex
         ("cudnn", "gpu", SOFTCAP, "attn_logit_softcapping"),
         ("cudnn", "gpu", {"head_dim": 256}, "heads have 256 dimensions"),
         ("pallas", "gpu", {"head_dim": 96}, "heads have 96 dimensions; it wants a power of two"),
-        ("xla", "cpu", {"row_lengths": (128,)}, "it wants a multiple of 128 above it"),
+        ("xla", "cpu", {"row_lengths": (64,)}, "it wants a multiple of 64 above it"),
         ("xla", "cpu", {"attention_dropout": 0.1}, "it has no attention dropout"),
     ],
 )

@@ -184,11 +184,8 @@ def wide_products(**settings):
 
 
 def test_matrix_products_of_a_bfloat16_step_take_bfloat16():
-    """The one product of float32 is a sum: of each token's and head's gradient times output, over the head dimension,
-    in the backward pass of attention. Read before XLA's compiler for CPUs, which has no bfloat16 products.
-    """
+    """Read before XLA's compiler for CPUs, which has no bfloat16 products."""
     wide, products = wide_products(compute_dtype="bfloat16")
-    head_dim = 64 // 4
-    assert wide == [(0, (head_dim,))]
+    assert not wide
     assert products > 20
     assert len(wide_products(compute_dtype="float32")[0]) > 20
