@@ -27,7 +27,7 @@ def can_be_blockwise(length: int) -> bool:
 
 
 class _Row(NamedTuple):
-    """A row, with the positions of each head together."""
+    """A row, with the positions of each head together; or, mapped over, rows."""
 
     query_KGLH: jax.Array
     key_KLH: jax.Array
@@ -109,10 +109,17 @@ def _forward_row(row: _Row, scale: float, softcap: float | None) -> tuple[jax.Ar
     return jnp.moveaxis(mixed, 0, 2).reshape(row.query_KGLH.shape), jnp.moveaxis(lse, 0, 2).reshape(-1, groups, length)
 
 
-def _backward_row(
-    row: _Row, output_KGLH: jax.Array, lse_KGL: jax.Array, slope_KGLH: jax.Array, scale: float, softcap: float | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+class _Saved(NamedTuple):
+    """What the backward pass of a row takes; or of rows."""
+
+    row: _Row
+    output_KGLH: jax.Array
+    lse_KGL: jax.Array
+
+
+def _backward_row(saved: _Saved, slope_KGLH: jax.Array, scale: float, softcap: float | None) -> _Row:
     """Gradients of queries, keys and values."""
+    row, output_KGLH, lse_KGL = saved
     wide = lse_KGL.dtype
     dot_KGL = jnp.sum(slope_KGLH.astype(wide) * output_KGLH.astype(wide), axis=-1)
 
@@ -149,39 +156,23 @@ def _backward_row(
     by_block: jax.Array
     (key_gradient, value_gradient), by_block = jax.lax.scan(one_query_block, zeros, _visits(row))
     query_gradient = jnp.moveaxis(by_block, 0, 2).reshape(row.query_KGLH.shape)
-    return query_gradient, key_gradient.astype(row.key_KLH.dtype), value_gradient.astype(row.value_KLH.dtype)
+    key_gradient, value_gradient = key_gradient.astype(row.key_KLH.dtype), value_gradient.astype(row.value_KLH.dtype)
+    none: Any = None
+    return _Row(query_gradient, key_gradient, value_gradient, position_L=none, end_L=none, window=none)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6, 7))
-def _blockwise(
-    query_BKGLH: jax.Array,
-    key_BKLH: jax.Array,
-    value_BKLH: jax.Array,
-    position_BL: jax.Array,
-    end_BL: jax.Array,
-    window: jax.Array | None,
-    scale: float,
-    softcap: float | None,
-) -> jax.Array:
-    return _forward(query_BKGLH, key_BKLH, value_BKLH, position_BL, end_BL, window, scale, softcap)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _blockwise(rows: _Row, scale: float, softcap: float | None) -> jax.Array:
+    return _forward(rows, scale, softcap)[0]
 
 
-def _forward(*arguments: Any) -> tuple[jax.Array, tuple[Any, ...]]:
-    *arrays, window, scale, softcap = arguments
-    output, lse = jax.lax.map(lambda row: _forward_row(_Row(*row, window), scale, softcap), tuple(arrays))
-    return output, (arrays, window, output, lse)
+def _forward(rows: _Row, scale: float, softcap: float | None) -> tuple[jax.Array, _Saved]:
+    output, lse = jax.lax.map(lambda row: _forward_row(row, scale, softcap), rows)
+    return output, _Saved(rows, output, lse)
 
 
-def _backward(
-    scale: float, softcap: float | None, saved: tuple[Any, ...], slope_BKGLH: jax.Array
-) -> tuple[jax.Array | None, ...]:
-    arrays, window, *results = saved
-
-    def of_row(given: tuple[Any, ...]) -> tuple[jax.Array, ...]:
-        row, *rest = given
-        return _backward_row(_Row(*row, window), *rest, scale, softcap)
-
-    return *jax.lax.map(of_row, (arrays, *results, slope_BKGLH)), None, None, None
+def _backward(scale: float, softcap: float | None, saved: _Saved, slope_BKGLH: jax.Array) -> tuple[_Row]:
+    return (jax.lax.map(lambda given: _backward_row(given[0], given[1], scale, softcap), (saved, slope_BKGLH)),)
 
 
 _blockwise.defvjp(_forward, _backward)
@@ -199,14 +190,13 @@ def blockwise_attention(
     """`attention` of whole rows (L = M, a multiple of `BLOCK`); [B, L, N, H]. Memory is linear in L."""
     batch, length, heads, dim = query_BLNH.shape
     grouped = query_BLNH.reshape(batch, length, key_BLKH.shape[2], -1, dim)
-    mixed = _blockwise(
+    rows = _Row(
         jnp.moveaxis(grouped, 1, 3),
         jnp.moveaxis(key_BLKH, 1, 2),
         jnp.moveaxis(value_BLKH, 1, 2),
         keys.position,
         keys.end,
-        window,
-        scale,
-        softcap,
+        None if window is None else jnp.broadcast_to(window, batch),
     )
+    mixed = _blockwise(rows, scale, softcap)
     return jnp.moveaxis(mixed, 3, 1).reshape(batch, length, heads, dim)
