@@ -68,9 +68,11 @@ def test_gradients_of_bfloat16_weights_are_bfloat16(tied):
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("bfloat16")}
 
 
-def test_only_needed_positions_are_computed(monkeypatch):
+@pytest.mark.parametrize(("tile", "sizes"), [(8, 4), (1, 32)], ids=["with room to spare", "to the position"])
+def test_only_needed_positions_are_computed(tile, sizes, monkeypatch):
     """Whatever stands at the others, which a chunk has no room for: infinities here."""
-    monkeypatch.setattr(head_passes, "TILE", 8)
+    monkeypatch.setattr(head_passes, "TILE", tile)
+    monkeypatch.setattr(head_passes, "CHUNK_SIZES", sizes)
     batch = batch_of([random_pairs(np.random.default_rng(0), 2, vocab_size=VOCAB_SIZE)], 32)
     needed = batch["branch"] > 1
     assert needed.sum() <= 24
@@ -85,12 +87,15 @@ def test_only_needed_positions_are_computed(monkeypatch):
             hidden, weight, *rows, needed, objective.totals(batch), one_row, objective.mesh, None
         )[0]
 
+    values = []
     for by_row in (2**30, 0):
         monkeypatch.setattr(head_passes, "ROW_BYTES", by_row)
         value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(hidden, weight)
         assert np.isfinite(value)
         assert all(np.isfinite(gradient).all() for gradient in gradients)
         assert not np.any(gradients[0][~needed])
+        values.append(float(value))
+    assert values[0] == pytest.approx(values[1], rel=1e-5)  # all that are needed are, whichever way is taken
 
 
 def test_no_array_of_all_positions_by_the_vocabulary_exists(monkeypatch):
