@@ -11,6 +11,9 @@ from typing import Any
 import hypothesis
 import pytest
 
+# Machines are shared: how long a case takes says nothing.
+hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("unhurried")
 hypothesis.settings.register_profile("thousands", max_examples=3000, deadline=None)
 
 SENTENCES = [

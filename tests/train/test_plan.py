@@ -17,7 +17,7 @@ from tests.train.decoders import TINY, VOCAB_SIZE
 from train.__main__ import main
 from train.config import LoraConfig, ModelConfig, TrainConfig
 from train.mfu import step_flops
-from train.plan import make_plan
+from train.plan import _candidates, make_plan
 from train.plan_config import PlanConfig
 from train.plan_figures import Figures
 from train.setup import prepare
@@ -151,3 +151,11 @@ def test_a_batch_that_no_mesh_divides_is_refused(model):
     assert finished.stderr.splitlines() == [
         "refused: --total_batch_size=3: must be a multiple of the 8 devices that rows are spread over"
     ]
+
+
+def test_what_moves_and_computes_least_is_tried_first():
+    """fsdp before tensor; of each mesh nothing computed again, then all but the products with weights, then all."""
+    config = PlanConfig(data="", model=ModelConfig(config=json.dumps(MODEL)), topology="cpu:4", row_length=32)
+    tried = [(mesh.fsdp, mesh.tensor, policy) for mesh, policy in _candidates(config, 4)]
+    policies = (False, "dots_with_no_batch_dims_saveable", True)
+    assert tried == [(fsdp, 4 // fsdp, policy) for fsdp in (4, 2, 1) for policy in policies]
