@@ -9,7 +9,7 @@ Axes: L = row length, n = pairs in the row.
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
@@ -243,6 +243,11 @@ def _declared_schema(message: bytes) -> pa.Schema:
     version = (schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise ValueError(f"schema version {version}, this reader knows {SCHEMA_VERSION}: preprocess again")
-    if set(schema.names) != {column.name for column in fields(Row)}:
-        raise ValueError(f"the columns are {', '.join(schema.names)}, which are not those of a row")
+    tokens = next((column.type for column in schema if column.name == "tokens"), pa.null())
+    expected = None
+    if isinstance(tokens, pa.FixedSizeListType) and tokens.value_type in (pa.uint16(), pa.int32()):
+        expected = _arrow_schema(tokens.list_size, np.dtype(tokens.value_type.to_pandas_dtype()))
+    if schema != expected:
+        columns = ", ".join(f"{column.name}: {column.type}" for column in schema)
+        raise ValueError(f"the columns are {columns}, which are not those of a row")
     return schema
