@@ -37,6 +37,8 @@ PEERS_INSTALLED := $(PEERS:%=.venv-peers-%/.installed)
 PACKAGES_trl := trl==1.16.0 transformers==5.23.0 torch==2.13.0
 PACKAGES_easydel := easydel==0.3.0 jax==0.9.2 flax==0.12.3 torch==2.13.0 pillow
 PACKAGES_tunix := google-tunix==0.1.7 jax==0.12.0.1 flax==0.12.12
+# Each begins with a half of the tests, of whole files: their fixtures are made once
+TWO_WORKERS := --numprocesses=2 --dist=worksteal
 # Further settings of a benchmark: make bench-peers BENCH="--data=hh --rounds=1"; what FILE=1 makes is filed
 BENCH ?=
 FILED = $(if $(FILE),--file)
@@ -82,11 +84,11 @@ train: preprocess  ## Rows to weights: recipes/RECIPE/train.yaml -> RUN (preproc
 	@$(RUN_PYTHON) -m train run --config recipes/$(RECIPE)/train.yaml --data=$(DATA) --run_dir=$(RUN) $(TRAIN)
 
 test: $(INSTALLED)  ## The tests, but for the slow ones
-	@$(RUN_PYTHON) -m pytest -m "not slow and not parity" --numprocesses=2
+	@$(RUN_PYTHON) -m pytest -m "not slow and not parity" $(TWO_WORKERS)
 
 test-slow: $(DATAFLOW_INSTALLED) $(TPU_INSTALLED)  ## The slow proofs
-	@$(RUN_PYTHON) -m pytest -m "slow and not parity"
-	@$(RUN_PYTHON) -m pytest -m properties --hypothesis-profile=thousands --numprocesses=2
+	@$(RUN_PYTHON) -m pytest -m "slow and not parity" $(TWO_WORKERS)
+	@$(RUN_PYTHON) -m pytest -m properties --hypothesis-profile=thousands $(TWO_WORKERS)
 
 test-parity: $(PARITY_INSTALLED)  ## Beside live torch, transformers and peft, in an environment of their own
 	@$(PARITY_PYTHON) -m pytest -m parity tests/parity

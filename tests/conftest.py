@@ -25,20 +25,26 @@ SENTENCES = [
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """All workers, and the processes that tests start, share what XLA has compiled: the same few programs, mostly.
+    """Every worker, with the processes that its tests start, keeps what XLA has compiled: the same few programs mostly.
 
-    Where the environment names a folder already, that is kept from run to run.
+    Each has a folder of its own. JAX locks a folder only under a limit of size, and then reads through all of it at
+    every program that it adds. Where the environment names a folder already, that is kept from run to run.
+
+    Compiling, not computing, is what these tests wait for: LLVM optimizes little. What a program is made of stays the
+    same, which tests of compiled programs look at.
     """
-    if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    folder = tempfile.mkdtemp(prefix="oddsmill-jax-")
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    os.environ |= {
-        "JAX_COMPILATION_CACHE_DIR": folder,
-        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**31),  # with a limit, and only then, JAX locks what it reads and writes
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+    if not hasattr(config, "workerinput"):
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            folder = tempfile.mkdtemp(prefix="oddsmill-jax-")
+            config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ |= {
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }
+    else:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{config.workerinput['workerid']}"
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Loss, metrics and gradients of TRL on real batches, through our weights loader, layout and fused head."""
 
 import json
-from functools import partial
+from functools import cache
 
 import jax
 import numpy as np
@@ -53,6 +53,7 @@ def golden_pairs(batch) -> list[Pair]:
     return pairs
 
 
+@cache
 def load_golden(folder):
     config, _ = parse_config(read_config(folder), path=str(folder))
     definition, weights = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
@@ -63,9 +64,20 @@ def load_golden(folder):
 
 def prepared(folder, pairs, beta):
     """(config, weights, batch with one pair a row, objective) of a golden model."""
-    config, definition, params = load_golden(folder)
+    config, _, params = load_golden(folder)
     batch = batch_of([[pair] for pair in pairs], max(map(len, pairs)), config.vocab_size)
-    return config, params, batch, objective_of(definition, beta=beta, nll_scope="full", max_pairs=1)
+    return config, params, batch, golden_objective(folder, beta)
+
+
+@cache
+def golden_objective(folder, beta):
+    return objective_of(load_golden(folder)[1], beta=beta, nll_scope="full", max_pairs=1)
+
+
+@cache
+def value_and_grad_of(folder, beta):
+    """Compiled once for each shape: cases differ by weights and by what they compare."""
+    return jax.jit(jax.value_and_grad(golden_objective(folder, beta).loss, has_aux=True))
 
 
 def loss_of(folder, batch_name, beta, scale=None):
@@ -73,10 +85,9 @@ def loss_of(folder, batch_name, beta, scale=None):
     pairs = golden_pairs(np.load(folder / f"{batch_name}.npz"))
     config, params, batch, objective = prepared(folder, pairs, beta)
     if scale is not None:
-        params["lm_head"]["weight"] *= scale
+        params = {**params, "lm_head": {"weight": params["lm_head"]["weight"] * scale}}
     totals = objective.totals(batch)
-    value_and_grad = jax.jit(jax.value_and_grad(partial(objective.loss), has_aux=True))
-    (_, sums), gradients = value_and_grad(params, batch, totals)
+    (_, sums), gradients = value_and_grad_of(folder, beta)(params, batch, totals)
     return config, jax.device_get(metrics(sums, totals, beta=beta)), gradients
 
 
