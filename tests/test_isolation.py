@@ -45,11 +45,11 @@ def install(folder: Path, extra: str) -> Path:
     constraints = folder / "constraints.txt"
     pins = re.findall(r"^([a-z0-9._-]+==[^ ;\\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     constraints.write_text("\n".join(pins))
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, f"{ROOT}[{extra}]"], check=True
-    )
+    # What no test imports is not compiled to bytecode.
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
+    subprocess.run([*pip, "--constraint", constraints, f"{ROOT}[{extra}]"], check=True)
     return python
 
 

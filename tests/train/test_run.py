@@ -77,33 +77,25 @@ def test_a_killed_run_goes_on_to_the_same_curve_and_weights_bit_for_bit(inputs, 
     assert "beta: 0.1 -> 0.5" in refusal and "adam_beta2: 0.999 -> 0.9" in refusal
 
 
-def test_devices_and_micro_batches_do_not_change_the_run(inputs, tmp_path):
+def test_devices_and_micro_batches_do_not_change_the_run(inputs, tmp_path, capsys):
     """One device, four fake ones in a 2 x 2 mesh, and accumulation give the same curve but for rounding."""
     settings = [*inputs, "--max_steps=6", "--learning_rate=1e-2"]
-    variants = {
-        "one": (["--total_batch_size=8"], {}),
-        "mesh": (
-            ["--total_batch_size=8", "--mesh.fsdp=2", "--mesh.tensor=2"],
-            # Fake devices beyond the cores can deadlock in XLA:CPU's concurrency-optimized scheduler.
-            {
-                "XLA_FLAGS": "--xla_force_host_platform_device_count=4 "
-                "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-            },
-        ),
-        "accumulated": (["--total_batch_size=2", "--gradient_accumulation_steps=4"], {}),
-    }
-    curves = {}
-    for name, (arguments, environment) in variants.items():
-        finished = run(tmp_path / name, *settings, *arguments, **environment)
-        assert finished.returncode == 0, finished.stderr
-        assert f"{4 if name == 'mesh' else 1} device(s)" in finished.stdout
-        curves[name] = logged(tmp_path / name)
+    in_one_batch = [*settings, "--total_batch_size=8"]
+    # Fake devices beyond the cores can deadlock in XLA:CPU's concurrency-optimized scheduler.
+    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    mesh = run(tmp_path / "mesh", *in_one_batch, "--mesh.fsdp=2", "--mesh.tensor=2", XLA_FLAGS=flags)
+    assert mesh.returncode == 0, mesh.stderr
+    assert "4 device(s)" in mesh.stdout
+    assert main(["run", f"--run_dir={tmp_path / 'one'}", *in_one_batch]) == 0
+    assert "1 device(s)" in capsys.readouterr().out
+    accumulated = ["--total_batch_size=2", "--gradient_accumulation_steps=4"]
+    assert main(["run", f"--run_dir={tmp_path / 'accumulated'}", *settings, *accumulated]) == 0
+    expected = load_file(tmp_path / "one" / "export" / "model.safetensors")
     for name in ("mesh", "accumulated"):
-        assert_equal_but_for_rounding(curves[name], curves["one"])
-    weights = [load_file(tmp_path / name / "export" / "model.safetensors") for name in variants]
-    for tensor, value in weights[0].items():
-        for other in weights[1:]:
-            np.testing.assert_allclose(other[tensor], value, atol=2e-3, rtol=0)
+        assert_equal_but_for_rounding(logged(tmp_path / name), logged(tmp_path / "one"))
+        weights = load_file(tmp_path / name / "export" / "model.safetensors")
+        for tensor, value in expected.items():
+            np.testing.assert_allclose(weights[tensor], value, atol=2e-3, rtol=0)
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +167,10 @@ def test_data_of_another_tokenizer_or_vocabulary_are_refused(inputs, data_folder
     assert "another tokenizer" in refusal(inputs[0], f"--model.config={model}")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pairs(inputs, tmp_path):
-    finished = run(tmp_path / "run", *inputs, "--max_steps=20", "--learning_rate=1e38", "--max_grad_norm=null")
-    assert finished.returncode == 1
-    assert "Traceback" not in finished.stderr
-    assert "at step 2; pairs of the rows that are not finite alone: 0000" in finished.stderr
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pairs(inputs, tmp_path, capsys):
+    settings = [*inputs, "--max_steps=20", "--learning_rate=1e38", "--max_grad_norm=null"]
+    assert main(["run", f"--run_dir={tmp_path / 'run'}", *settings]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "at step 2; pairs of the rows that are not finite alone: 0000" in error
     assert not (tmp_path / "run" / "export").exists()

@@ -37,6 +37,7 @@ BASE = {
     "learning_rate": 1e-2,
     "report_to": [],
     "save_steps": None,
+    "gradient_checkpointing": False,
 }
 EVALUATED = {"data": "data"}
 EVERY_STEP = EVALUATED | {"eval_steps": 1}
@@ -229,7 +230,7 @@ def test_every_setting_of_a_run_has_an_effect(folder, traces_of_base, tmp_path, 
 def test_what_is_computed_again_is_a_setting(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     products = [
-        num_products(TrainConfig(run_dir="run", gradient_checkpointing=policy, **BASE))
+        num_products(TrainConfig(run_dir="run", **BASE | {"gradient_checkpointing": policy}))
         for policy in (True, "dots_with_no_batch_dims_saveable", "dots_saveable", False)
     ]
     assert products[0] > products[1] > products[2] == products[3]
