@@ -244,10 +244,10 @@ def _declared_schema(message: bytes) -> pa.Schema:
     if version != str(SCHEMA_VERSION):
         raise ValueError(f"schema version {version}, this reader knows {SCHEMA_VERSION}: preprocess again")
     tokens = next((column.type for column in schema if column.name == "tokens"), pa.null())
-    expected = None
-    if isinstance(tokens, pa.FixedSizeListType) and tokens.value_type in (pa.uint16(), pa.int32()):
-        expected = _arrow_schema(tokens.list_size, np.dtype(tokens.value_type.to_pandas_dtype()))
-    if schema != expected:
+    known = []
+    if isinstance(tokens, pa.FixedSizeListType):
+        known = [_arrow_schema(tokens.list_size, np.dtype(dtype)) for dtype in (np.uint16, np.int32)]
+    if schema not in known:
         columns = ", ".join(f"{column.name}: {column.type}" for column in schema)
         raise ValueError(f"the columns are {columns}, which are not those of a row")
     return schema

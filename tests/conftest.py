@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     every program that it adds. Where the environment names a folder already, that is kept from run to run.
 
     Compiling, not computing, is what these tests wait for: LLVM optimizes little. What a program is made of stays the
-    same, which tests of compiled programs look at.
+    same, which tests of compiled programs look at; TRL's curves are followed by programs compiled as in a run.
     """
     if not hasattr(config, "workerinput"):
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

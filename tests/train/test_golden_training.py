@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -26,6 +27,15 @@ ABSOLUTE = {
     "rewards/accuracies": 0,
     "learning_rate": 1e-12,
 }
+
+
+@pytest.fixture(autouse=True)
+def optimized():
+    """Compiled as in a run, which other tests do without (tests/conftest.py)."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def golden_rows(folder, split):
