@@ -236,7 +236,7 @@ def _declared_schema(message: bytes) -> pa.Schema:
     """The columns by a stream's first message, which the rows of a dataset share: to parse it takes longer than a row.
 
     Raises:
-      ValueError: they are of another schema version.
+      ValueError: they are of another schema version, or not those of a row by name, type or order.
       pa.ArrowException: it is no such message.
     """
     schema = pa.ipc.read_schema(pa.py_buffer(message))

@@ -28,7 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Every worker, with the processes that its tests start, keeps what XLA has compiled: the same few programs mostly.
 
     Each has a folder of its own. JAX locks a folder only under a limit of size, and then reads through all of it at
-    every program that it adds. Where the environment names a folder already, that is kept from run to run.
+    every program that it adds; without, one that is half written is compiled again, with a warning. Where the
+    environment names a folder already, that is kept from run to run.
 
     Compiling, not computing, is what these tests wait for: LLVM optimizes little. What a program is made of stays the
     same, which tests of compiled programs look at; TRL's curves are followed by programs compiled as in a run.
