@@ -7,6 +7,7 @@ COPY --from=gcr.io/dataflow-templates-base/python311-template-launcher-base:late
 
 WORKDIR /oddsmill
 COPY requirements.lock pyproject.toml README.md LICENSE ./
+COPY oddsmill oddsmill
 COPY schemas schemas
 COPY pipeline pipeline
 COPY train train

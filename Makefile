@@ -77,11 +77,11 @@ $(PARITY_INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 preprocess: $(if $(filter DataflowRunner,$(RUNNER)),$(DATAFLOW_INSTALLED),$(INSTALLED))  ## Text to packed rows: recipes/RECIPE/preprocess.yaml -> DATA
-	@$(RUN_PYTHON) -m pipeline run --config recipes/$(RECIPE)/preprocess.yaml --output=$(DATA) \
+	@$(RUN_PYTHON) -m oddsmill.pipeline run --config recipes/$(RECIPE)/preprocess.yaml --output=$(DATA) \
 	  $(if $(SOURCE),--source.path='$(SOURCE)') $(WITH_BEAM)
 
 train: preprocess  ## Rows to weights: recipes/RECIPE/train.yaml -> RUN (preprocesses first where needed)
-	@$(RUN_PYTHON) -m train run --config recipes/$(RECIPE)/train.yaml --data=$(DATA) --run_dir=$(RUN) $(TRAIN)
+	@$(RUN_PYTHON) -m oddsmill.train run --config recipes/$(RECIPE)/train.yaml --data=$(DATA) --run_dir=$(RUN) $(TRAIN)
 
 test: $(INSTALLED)  ## The tests, but for the slow ones
 	@$(RUN_PYTHON) -m pytest -m "not slow and not parity" $(TWO_WORKERS)

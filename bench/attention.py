@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from schemas.layout import derive
-from schemas.record import Pair, make_row
+from oddsmill.schemas.layout import derive
+from oddsmill.schemas.record import Pair, make_row
+from oddsmill.train.attention import mechanisms as module
+from oddsmill.train.attention.choice import obstacle
+from oddsmill.train.attention.mask import Keys
+from oddsmill.train.attention.mechanisms import AttentionMechanism, attention
+from oddsmill.train.model.hf_config import DecoderConfig, parse_config
 from tests.datasets import packed
-from train import attention as module
-from train.attention import AttentionMechanism, attention
-from train.attention_choice import obstacle
-from train.attention_mask import Keys
-from train.hf_config import DecoderConfig, parse_config
 
 MECHANISMS = [name for name in get_args(AttentionMechanism) if name != "auto"]
 

@@ -9,7 +9,7 @@ Both sides have the same model from the same random weights, the same pairs in r
 matrix products. First the correctness of every attention kernel is checked (`python -m bench.attention`). A side that
 runs out of memory does without what it need not hold: it recomputes activations, then TRL takes smaller micro-batches.
 The most important runs come first; those that the minutes do not allow are named. MFU counts what the model needs of
-real tokens, a pair's prompt once (train/mfu.py), of both sides alike.
+real tokens, a pair's prompt once (train/monitor/mfu.py), of both sides alike.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from bench.peers.random_weights import write_weights
 from bench.peers.sides import OURS, TRL, Side, SideFailed, run_side
 from bench.preference_texts import TOKENIZERS, ultrafeedback_like_rows
 from bench.result_page import Page
-from train.attention import AttentionMechanism
+from oddsmill.train.attention.mechanisms import AttentionMechanism
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "OutOfMemory", "out of memory")
 # auto is measured anyway, vanilla holds all scores at once, splash is for TPUs.

@@ -70,9 +70,9 @@ def abstract_weights(layers: int, hidden: int, mesh_axes: tuple[int, int], dtype
     import jax.numpy as jnp
     from flax import nnx
 
-    from train.hf_config import parse_config
-    from train.model import Decoder
-    from train.sharding import MeshConfig, make_mesh, param_shardings
+    from oddsmill.train.model.decoder import Decoder
+    from oddsmill.train.model.hf_config import parse_config
+    from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
 
     config = parse_config(config_of(layers, hidden), path="bench")[0]
     shapes = nnx.to_pure_dict(
@@ -88,7 +88,7 @@ def load_and_export(folder: Path, layers: int, hidden: int, mesh_axes: tuple[int
     """
     import jax
 
-    from train.weights import load_params, save_params
+    from oddsmill.train.weights.huggingface import load_params, save_params
 
     shapes, shardings = abstract_weights(layers, hidden, mesh_axes, dtype)
     jax.block_until_ready(jax.jit(lambda x: x + 1)(0))  # JAX's own start is not the load's
@@ -161,8 +161,8 @@ def write_checkpoint(folder: Path, layers: int, hidden: int) -> int:
     import numpy as np
     from flax.traverse_util import flatten_dict
 
-    from train.safetensors_files import write_tensors
-    from train.weights import hf_names
+    from oddsmill.train.weights.huggingface import hf_names
+    from oddsmill.train.weights.safetensors_files import write_tensors
 
     shapes, _ = abstract_weights(layers, hidden, (1, 1), "bfloat16")
     tensors = {

@@ -25,12 +25,12 @@ from bench.model_shapes import SMALL
 from bench.preference_texts import SHARED
 from bench.result_page import Page, versions
 from bench.training_data import write_model_config
-from pipeline import PreprocessConfig, SourceConfig, preprocess
-from train.config import ModelConfig, TrainConfig
-from train.data import DEVICE_ARRAYS, TrainBatches, train_batches
-from train.setup import prepare
-from train.sharding import put_on_mesh
-from train.step import train_step
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.data.loader import DEVICE_ARRAYS, TrainBatches, train_batches
+from oddsmill.train.parallel.sharding import put_on_mesh
+from oddsmill.train.setup import prepare
+from oddsmill.train.step.step import train_step
 
 MAX_LENGTH = 512
 ROW_LENGTHS = (1024, 2048, 4096)
@@ -71,7 +71,7 @@ def rows_per_s_of_step(data: str, folder: Path, steps: int) -> Iterator[float]:
     )
     with jax.set_mesh(run.mesh):
         state = run.initial_state(run.initial_weights()[0])
-        del state["skipped"]  # of the loop (train/guard.py)
+        del state["skipped"]  # of the loop (train/step/guard.py)
         batch = next(train_batches(data, run.manifest, rows_per_step=STEP_ROWS, shuffle=True, seed=0))
         arrays = put_on_mesh({name: batch[name] for name in DEVICE_ARRAYS}, run.mesh)
         state, _ = jax.block_until_ready(step(state, arrays))  # compiles

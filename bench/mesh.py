@@ -14,12 +14,12 @@ from typing import Any
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from train.assembly import assemble
-from train.compiled import Program
-from train.config import ModelConfig, TrainConfig
-from train.hf_config import parse_config
-from train.plan_figures import batch_shapes, compile_step
-from train.sharding import MeshConfig
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.model.hf_config import parse_config
+from oddsmill.train.parallel.sharding import MeshConfig
+from oddsmill.train.planning.compiled import Program
+from oddsmill.train.planning.figures import batch_shapes, compile_step
+from oddsmill.train.step.assembly import assemble
 
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 2, 2))
 

@@ -21,10 +21,10 @@ import matplotlib
 import numpy as np
 
 from bench.preference_texts import HH, TOKENIZERS
-from pipeline import PreprocessConfig, SourceConfig, preprocess
-from train.config import ModelConfig, TrainConfig
-from train.loop import train
-from train.metrics import METRICS_NAME
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.loop import train
+from oddsmill.train.monitor.metrics import METRICS_NAME
 
 matplotlib.use("Agg")  # no display is needed
 from matplotlib import pyplot

@@ -35,8 +35,8 @@ from bench.preference_texts import (
     rows_of_long_prompts,
     write_jsonl,
 )
-from pipeline import PreprocessConfig, SourceConfig, preprocess
-from pipeline.sources import BATCH_ROWS
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
+from oddsmill.pipeline.input.sources import BATCH_ROWS
 
 CORES = os.cpu_count() or 1
 # What is encoded of a row: the prompt alone, and each answer behind it.

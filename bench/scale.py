@@ -67,7 +67,7 @@ def main(sizes: list[int]) -> None:
             source, output = Path(folder, "rows.jsonl"), Path(folder, f"out{rows}")
             write_rows(source, rows)
             settings = [f"--source.path={source}", f"--tokenizer={TOKENIZER}", f"--output={output}"]
-            seconds, peak = measure([sys.executable, "-m", "pipeline", "run", *settings])
+            seconds, peak = measure([sys.executable, "-m", "oddsmill.pipeline", "run", *settings])
             size = source.stat().st_size
             print(f"| {rows:,} | {size / 1e6:,.0f} | {seconds:,.1f} | {rows / seconds:,.0f} | {peak / 1e6:,.0f} |")
             sys.stdout.flush()

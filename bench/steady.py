@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import PreprocessConfig, SourceConfig, preprocess
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
 
 TINY = Path(__file__).resolve().parents[1] / "recipes" / "tiny"
 WARM_UP = 120  # steps that are not measured: compilation, that of the first evaluation too, the first checkpoints
@@ -47,7 +47,7 @@ def cpu_seconds(process: int) -> float:
 
 def watch(arguments: list[str], run_dir: Path) -> tuple[list[tuple[int, float]], float, float]:
     """(step, MB) as the run goes; after the warm-up the steps a second, and CPU seconds a step."""
-    command = [sys.executable, "-m", "train", "run", f"--run_dir={run_dir}", *arguments]
+    command = [sys.executable, "-m", "oddsmill.train", "run", f"--run_dir={run_dir}", *arguments]
     environment = os.environ | {"WANDB_MODE": "offline"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     metrics, seen = run_dir / "metrics.jsonl", []

@@ -30,14 +30,14 @@ from bench.process_meter import pin
 from bench.result_page import Page, versions
 from bench.side_by_side import arguments, chosen_texts, page_name
 from bench.training_data import preprocess_texts, write_model_config
-from schemas.manifest import Manifest
-from schemas.record import Pair, decode_row
+from oddsmill.schemas.manifest import Manifest
+from oddsmill.schemas.record import Pair, decode_row
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.data.loader import DEVICE_ARRAYS, Batch, stored_rows, train_batches
+from oddsmill.train.parallel.sharding import put_on_mesh
+from oddsmill.train.setup import Run, prepare
+from oddsmill.train.step.step import State, train_step
 from tests.train.decoders import two_row_batch, two_row_loss
-from train.config import ModelConfig, TrainConfig
-from train.data import DEVICE_ARRAYS, Batch, stored_rows, train_batches
-from train.setup import Run, prepare
-from train.sharding import put_on_mesh
-from train.step import State, train_step
 
 Step = Callable[[State, Any], tuple[State, Any]]
 Batches = Iterator[dict[str, Any]]
@@ -132,7 +132,7 @@ class Side:
 
     def state(self) -> State:
         state = self.run.initial_state(self.run.initial_weights()[0])
-        del state["skipped"]  # of the loop (train/guard.py)
+        del state["skipped"]  # of the loop (train/step/guard.py)
         return state
 
     def measure(self, steps: int) -> None:

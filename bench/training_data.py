@@ -6,8 +6,8 @@ from typing import Any
 
 from bench.model_shapes import Shape
 from bench.preference_texts import Row, write_jsonl
-from pipeline import PreprocessConfig, SourceConfig, preprocess
-from schemas.manifest import Manifest
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
+from oddsmill.schemas.manifest import Manifest
 
 
 def preprocess_texts(

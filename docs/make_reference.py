@@ -7,32 +7,32 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import PreprocessConfig, SourceConfig
-from schemas.settings import setting_types, type_name
-from train.config import LoraConfig, ModelConfig, TrainConfig
-from train.distributed import DistributedConfig
-from train.evaluate_command import EvaluateConfig
-from train.export_command import ExportConfig
-from train.generate_command import GenerateConfig
-from train.plan_config import PlanConfig
-from train.sampling import SamplingConfig
-from train.sharding import MeshConfig
-from train.trainer import ORPOConfig
+from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
+from oddsmill.schemas.settings import setting_types, type_name
+from oddsmill.train.commands.evaluate import EvaluateConfig
+from oddsmill.train.commands.export import ExportConfig
+from oddsmill.train.commands.generate import GenerateConfig
+from oddsmill.train.config.train_config import LoraConfig, ModelConfig, TrainConfig
+from oddsmill.train.generation.sampling import SamplingConfig
+from oddsmill.train.parallel.processes import DistributedConfig
+from oddsmill.train.parallel.sharding import MeshConfig
+from oddsmill.train.planning.settings import PlanConfig
+from oddsmill.train.trainer import ORPOConfig
 
 PAGE = Path(__file__).parent / "reference" / "settings.md"
 # Title, class, what its settings begin with on a command line.
 SECTIONS: list[tuple[str, Any, str]] = [
-    ("`python -m train run`", TrainConfig, ""),
+    ("`oddsmill train run`", TrainConfig, ""),
     ("`model`: which model", ModelConfig, "model."),
     ("`lora`: adapters", LoraConfig, "lora."),
     ("`mesh`: devices", MeshConfig, "mesh."),
     ("`distributed`: processes", DistributedConfig, "distributed."),
     ("Python: `ORPOConfig`, beside those of a run", ORPOConfig, ""),
-    ("`python -m train eval`", EvaluateConfig, ""),
-    ("`python -m train generate`", GenerateConfig, ""),
-    ("`python -m train export`", ExportConfig, ""),
-    ("`python -m train plan`, beside those of a run", PlanConfig, ""),
-    ("`python -m pipeline run`", PreprocessConfig, ""),
+    ("`oddsmill train eval`", EvaluateConfig, ""),
+    ("`oddsmill train generate`", GenerateConfig, ""),
+    ("`oddsmill train export`", ExportConfig, ""),
+    ("`oddsmill train plan`, beside those of a run", PlanConfig, ""),
+    ("`oddsmill pipeline run`", PreprocessConfig, ""),
     ("`source`: where rows come from", SourceConfig, "source."),
 ]
 HEAD = """# Settings

@@ -2,8 +2,7 @@
 
 import sys
 
-from pipeline.__main__ import main
-from schemas.errors import run_command
+from oddsmill.pipeline.__main__ import main
 
 OURS = ("config", "source.path", "source.format", "tokenizer", "output", "max_length", "max_prompt_length")
 
@@ -16,4 +15,4 @@ def arrange(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(arrange(sys.argv[1:]))))
+    sys.exit(main(arrange(sys.argv[1:])))

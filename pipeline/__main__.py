@@ -1,14 +1,14 @@
-"""The command line of stage one: python -m pipeline VERB …"""
+"""The command line of stage one: oddsmill pipeline VERB …"""
 
 import sys
 from collections.abc import Sequence
 
-from pipeline.config import PreprocessConfig
-from schemas.errors import Refused, run_command
-from schemas.settings import load_settings
+from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.schemas.errors import Refused, run_command
+from oddsmill.schemas.settings import load_settings
 
 USAGE = """\
-usage: python -m pipeline VERB …
+usage: oddsmill pipeline VERB …
 
   run [--config FILE.yaml] --source.path=FILES --tokenizer=FOLDER --output=OUT [-- BEAM OPTIONS]
                  preference rows -> packed rows of token ids in OUT
@@ -21,10 +21,15 @@ usage: python -m pipeline VERB …
   verify OUT     check OUT against its manifest
   report OUT     OUT/report.html: lengths, drops, checks, sample rows, in one file
 
-python -m pipeline VERB --help lists the settings of a verb."""
+oddsmill pipeline VERB --help lists the settings of a verb."""
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
+    """Runs one verb; returns the exit code of the command."""
+    return run_command(lambda: run_verb(arguments))
+
+
+def run_verb(arguments: Sequence[str]) -> None:
     """Runs one verb.
 
     Raises:
@@ -35,37 +40,37 @@ def main(arguments: Sequence[str]) -> None:
         print(USAGE)
     elif verb == "run":
         ours, beam_arguments = _split(rest)
-        config = load_settings(PreprocessConfig, ours, command="python -m pipeline run")
-        from pipeline.run import preprocess
+        config = load_settings(PreprocessConfig, ours, command="oddsmill pipeline run")
+        from oddsmill.pipeline.run import preprocess
 
         preprocess(config, beam_arguments=beam_arguments)
     elif verb == "plan":
-        from pipeline.budget import PlanConfig, print_plan
+        from oddsmill.pipeline.commands.plan import PlanConfig, print_plan
 
-        print_plan(load_settings(PlanConfig, _without_beam(rest), command="python -m pipeline plan"))
+        print_plan(load_settings(PlanConfig, _without_beam(rest), command="oddsmill pipeline plan"))
     elif verb == "explain" and any(argument.startswith("--dump") for argument in rest):
-        from pipeline.dump import DumpConfig, explain_dump
+        from oddsmill.pipeline.commands.explain_dump import DumpConfig, explain_dump
 
-        explain_dump(load_settings(DumpConfig, rest, command="python -m pipeline explain"))
+        explain_dump(load_settings(DumpConfig, rest, command="oddsmill pipeline explain"))
     elif verb == "explain":
-        from pipeline.explanation import ExplainConfig, print_explanation
+        from oddsmill.pipeline.commands.explain import ExplainConfig, print_explanation
 
-        print_explanation(load_settings(ExplainConfig, _without_beam(rest), command="python -m pipeline explain"))
+        print_explanation(load_settings(ExplainConfig, _without_beam(rest), command="oddsmill pipeline explain"))
     elif verb == "inspect":
-        from pipeline.inspection import InspectConfig, inspect_dataset
+        from oddsmill.pipeline.commands.inspect import InspectConfig, inspect_dataset
 
-        inspect_dataset(load_settings(InspectConfig, rest, command="python -m pipeline inspect", positional="dataset"))
+        inspect_dataset(load_settings(InspectConfig, rest, command="oddsmill pipeline inspect", positional="dataset"))
     elif verb == "verify":
-        from pipeline.verification import VerifyConfig, verify_dataset
+        from oddsmill.pipeline.commands.verify import VerifyConfig, verify_dataset
 
-        verify_dataset(load_settings(VerifyConfig, rest, command="python -m pipeline verify", positional="dataset"))
+        verify_dataset(load_settings(VerifyConfig, rest, command="oddsmill pipeline verify", positional="dataset"))
     elif verb == "report":
-        from pipeline.report import ReportConfig, write_report
+        from oddsmill.pipeline.commands.report import ReportConfig, write_report
 
-        write_report(load_settings(ReportConfig, rest, command="python -m pipeline report", positional="dataset"))
+        write_report(load_settings(ReportConfig, rest, command="oddsmill pipeline report", positional="dataset"))
     else:
         verbs = "run, plan, explain, inspect, verify, report"
-        raise Refused(f"no verb {verb!r}; there are {verbs}. python -m pipeline --help says more")
+        raise Refused(f"no verb {verb!r}; there are {verbs}. oddsmill pipeline --help says more")
 
 
 def _without_beam(arguments: Sequence[str]) -> list[str]:
@@ -83,4 +88,4 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(sys.argv[1:])))
+    sys.exit(main(sys.argv[1:]))

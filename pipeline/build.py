@@ -3,8 +3,8 @@
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
-from pipeline.plan import Plan
-from pipeline.transforms import (
+from oddsmill.pipeline.resolved_plan import Plan
+from oddsmill.pipeline.transforms import (
     BlockRejects,
     CountRows,
     DivideInputs,

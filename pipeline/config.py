@@ -4,7 +4,7 @@ import datetime
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from schemas.errors import require
+from oddsmill.schemas.errors import require
 
 FormatName = Literal["triple", "transcript", "messages", "sharegpt", "ranked", "votes"]
 FIELDS = (
@@ -99,7 +99,7 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """Settings of `python -m pipeline run`.
+    """Settings of `oddsmill pipeline run`.
 
     Attributes:
       source: Where the rows come from and how they read.

@@ -11,10 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.filesystems import check_access, is_remote
-from schemas.errors import Refused
+from oddsmill.pipeline.input.filesystems import check_access, is_remote
+from oddsmill.schemas.errors import Refused
 
-_PROJECT = Path(__file__).parent.parent / "pyproject.toml"
+_PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 _EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
 
 

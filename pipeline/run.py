@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import checks, output
-from pipeline.config import PreprocessConfig
-from pipeline.dataflow import check_launch, names_dataflow
-from pipeline.drops import DropReason
-from pipeline.filesystems import check_access
-from pipeline.plan import Plan, differences, flat, make_plan
-from pipeline.runner import beam_flags, make_pipeline, run_graph
-from pipeline.tokenizer import TextTokenizer
-from schemas.errors import Refused
-from schemas.manifest import TOKENIZER_FOLDER, Manifest
+from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.dataflow import check_launch, names_dataflow
+from oddsmill.pipeline.drops import DropReason
+from oddsmill.pipeline.input.filesystems import check_access
+from oddsmill.pipeline.output import checks, output
+from oddsmill.pipeline.resolved_plan import Plan, differences, flat, make_plan
+from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
+from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
 
 
 def preprocess(

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline import progress
-from pipeline.config import PreprocessConfig
-from pipeline.dataflow import dataflow_defaults, names_dataflow
-from pipeline.plan import Plan
-from pipeline.spill import spilling
-from schemas.errors import Refused, find_refusal
+from oddsmill.pipeline import progress
+from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.dataflow import dataflow_defaults, names_dataflow
+from oddsmill.pipeline.output.spill import spilling
+from oddsmill.pipeline.resolved_plan import Plan
+from oddsmill.schemas.errors import Refused, find_refusal
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -63,7 +63,7 @@ def run_graph(p: "beam.Pipeline", plan: Plan) -> None:
     Raises:
       Refused: what a worker refused.
     """
-    from pipeline.build import build
+    from oddsmill.pipeline.build import build
 
     embedded, spill = type(p.runner).__name__ == EMBEDDED_RUNNER, None
     try:

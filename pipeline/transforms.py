@@ -11,23 +11,24 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
-from pipeline import keys, progress
-from pipeline.dataflow import check_libraries
-from pipeline.drops import Dropped, Reject
-from pipeline.formats import parse_row
-from pipeline.ledger import RejectBlocks, write_rejects
-from pipeline.output import publishing, shard_name
-from pipeline.pairs import Pair
-from pipeline.plan import Plan
-from pipeline.readers import Part
-from pipeline.remote import fetch_folder
-from pipeline.shards import PlacedPair, ShardReport, freeze_pairs, write_shard
-from pipeline.sources import Input, RawRow, count_part, divide, number_parts, read_batches
-from pipeline.spill import Travelling, fetch, put_away
-from pipeline.summary import Seen, make_manifest
-from pipeline.tokenization import tokenize_batch
-from pipeline.tokenizer import TextTokenizer
-from schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Split
+from oddsmill.pipeline import progress
+from oddsmill.pipeline.dataflow import check_libraries
+from oddsmill.pipeline.drops import Dropped, Reject
+from oddsmill.pipeline.formats import keys
+from oddsmill.pipeline.formats.formats import parse_row
+from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.input.readers import Part
+from oddsmill.pipeline.input.remote import fetch_folder
+from oddsmill.pipeline.input.sources import Input, RawRow, count_part, divide, number_parts, read_batches
+from oddsmill.pipeline.output.ledger import RejectBlocks, write_rejects
+from oddsmill.pipeline.output.output import publishing, shard_name
+from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, freeze_pairs, write_shard
+from oddsmill.pipeline.output.spill import Travelling, fetch, put_away
+from oddsmill.pipeline.output.summary import Seen, make_manifest
+from oddsmill.pipeline.resolved_plan import Plan
+from oddsmill.pipeline.tokens.tokenization import tokenize_batch
+from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Split
 
 Parsed = list[tuple[RawRow, Pair]]
 ShardKey = tuple[Split, int]

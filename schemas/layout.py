@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from schemas.record import Row
+from oddsmill.schemas.record import Row
 
 PADDING, PROMPT, CHOSEN, REJECTED = range(4)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from schemas.errors import Refused
-from schemas.record import SCHEMA_VERSION
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.record import SCHEMA_VERSION
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -160,7 +160,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     path = Path(folder) / MANIFEST_NAME
     if not Path(folder).is_dir():
-        raise Refused(f"{folder}: no such folder; preprocess first: python -m pipeline run --output={folder} …")
+        raise Refused(f"{folder}: no such folder; preprocess first: oddsmill pipeline run --output={folder} …")
     if not path.is_file():
         raise Refused(f"{folder} has no {MANIFEST_NAME}: preprocessing did not finish there; run it again")
     return parse_manifest(path.read_text(encoding="utf-8"), path=str(path))

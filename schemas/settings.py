@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import jsonargparse
 import yaml
 
-from schemas.errors import Refused, require
+from oddsmill.schemas.errors import Refused, require
 
 Settings = TypeVar("Settings")
 _UNIONS = (types.UnionType, typing.Union)

@@ -10,5 +10,5 @@ def tool_version() -> str:
     try:
         return importlib.metadata.version("oddsmill")
     except importlib.metadata.PackageNotFoundError:
-        project = Path(__file__).parent.parent / "pyproject.toml"
+        project = Path(__file__).resolve().parents[1] / "pyproject.toml"
         return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])

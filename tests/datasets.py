@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from schemas.manifest import Ledger, Manifest, Shard, SplitSummary, TokenizerSummary, file_sha256
-from schemas.record import Pair, encode_row, make_row
+from oddsmill.schemas.manifest import Ledger, Manifest, Shard, SplitSummary, TokenizerSummary, file_sha256
+from oddsmill.schemas.record import Pair, encode_row, make_row
 
 
 def random_pairs(rng: np.random.Generator, count: int, *, vocab_size: int, longest: int = 6) -> list[Pair]:

@@ -9,25 +9,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TRAIN_ONLY = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "tensorboardX", "matplotlib", "train")
-PIPELINE_ONLY = ("apache_beam", "pipeline")
+TRAIN_ONLY = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "tensorboardX", "matplotlib", "oddsmill.train")
+PIPELINE_ONLY = ("apache_beam", "oddsmill.pipeline")
 BLOCK = """
-import importlib.abc, pkgutil, runpy, sys
+import importlib, importlib.abc, pkgutil, runpy, sys
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.split(".")[0] in {absent!r}:
+        if any(name == absent or name.startswith(absent + ".") for absent in {absent!r}):
             raise ModuleNotFoundError(f"No module named {{name!r}}")
 sys.meta_path.insert(0, Absent())
-package = __import__({package!r})
-for module in pkgutil.iter_modules(package.__path__, {package!r} + "."):
+package = importlib.import_module({package!r})
+for module in pkgutil.walk_packages(package.__path__, {package!r} + "."):
     if not module.name.endswith("__main__"):
-        __import__(module.name)
+        importlib.import_module(module.name)
 """
 
 
 @pytest.mark.parametrize(
     ("package", "absent"),
-    [("pipeline", TRAIN_ONLY), ("train", PIPELINE_ONLY), ("schemas", TRAIN_ONLY + PIPELINE_ONLY)],
+    [
+        ("oddsmill.pipeline", TRAIN_ONLY),
+        ("oddsmill.train", PIPELINE_ONLY),
+        ("oddsmill.schemas", TRAIN_ONLY + PIPELINE_ONLY),
+    ],
 )
 def test_every_module_imports_without_the_other_stage(package, absent):
     code = BLOCK.format(absent=absent, package=package)
@@ -35,7 +39,7 @@ def test_every_module_imports_without_the_other_stage(package, absent):
 
 
 def test_the_block_above_blocks():
-    code = BLOCK.format(absent=("apache_beam",), package="pipeline")
+    code = BLOCK.format(absent=("apache_beam",), package="oddsmill.pipeline")
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 1 and "No module named 'apache_beam" in finished.stderr
 
@@ -68,7 +72,8 @@ def test_each_stage_runs_in_an_environment_of_its_own(tmp_path):
     python = install(tmp_path / "pipeline", "pipeline")
     assert not any(has(python, module) for module in ("jax", "flax", "grain", "orbax"))
     subprocess.run(
-        [python, "-m", "pipeline", "run", f"--source.path={tiny / 'pairs.jsonl'}", f"--tokenizer={tiny / 'tokenizer'}",
+        [python, "-m", "oddsmill.pipeline", "run",
+         f"--source.path={tiny / 'pairs.jsonl'}", f"--tokenizer={tiny / 'tokenizer'}",
          "--max_length=64", "--max_prompt_length=32", "--output=data"],
         cwd=work, env=environment, check=True,
     )  # fmt: skip
@@ -76,7 +81,8 @@ def test_each_stage_runs_in_an_environment_of_its_own(tmp_path):
     python = install(tmp_path / "train", "train")
     assert not has(python, "apache_beam")
     subprocess.run(
-        [python, "-m", "train", "run", "--data=data", "--run_dir=run", f"--model.config={tiny / 'config.json'}",
+        [python, "-m", "oddsmill.train", "run",
+         "--data=data", "--run_dir=run", f"--model.config={tiny / 'config.json'}",
          "--max_steps=3", "--total_batch_size=2"],
         cwd=work, env=environment, check=True,
     )  # fmt: skip

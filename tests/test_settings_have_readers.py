@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import PreprocessConfig, SourceConfig
-from train.config import LoraConfig, ModelConfig, TrainConfig
-from train.distributed import DistributedConfig
-from train.evaluate_command import EvaluateConfig
-from train.export_command import ExportConfig
-from train.generate_command import GenerateConfig
-from train.plan_config import PlanConfig
-from train.sampling import SamplingConfig
-from train.sharding import MeshConfig
+from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
+from oddsmill.train.commands.evaluate import EvaluateConfig
+from oddsmill.train.commands.export import ExportConfig
+from oddsmill.train.commands.generate import GenerateConfig
+from oddsmill.train.config.train_config import LoraConfig, ModelConfig, TrainConfig
+from oddsmill.train.generation.sampling import SamplingConfig
+from oddsmill.train.parallel.processes import DistributedConfig
+from oddsmill.train.parallel.sharding import MeshConfig
+from oddsmill.train.planning.settings import PlanConfig
 
 ROOT = Path(__file__).parents[1]
 
 
 def code_of(stage: str) -> str:
     """The stage's code without docstrings, and without the lines that declare the settings."""
-    text = "\n".join(path.read_text() for path in sorted((ROOT / stage).glob("*.py")))
+    text = "\n".join(path.read_text() for path in sorted((ROOT / stage).rglob("*.py")))
     return re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
 
 

@@ -6,10 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from docs.make_reference import PAGE, reference
-from pipeline.config import PreprocessConfig
-from schemas.settings import setting_types
-from train.config import TrainConfig
-from train.trainer import ORPOConfig, ORPOTrainer
+from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.schemas.settings import setting_types
+from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.trainer import ORPOConfig, ORPOTrainer
 
 ROOT = Path(__file__).parents[1]
 MAPPING = (ROOT / "docs" / "reference" / "from_easydel_and_trl.md").read_text(encoding="utf-8")

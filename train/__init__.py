@@ -3,24 +3,24 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from train.config import LoraConfig, ModelConfig
-    from train.distributed import DistributedConfig
-    from train.sharding import MeshConfig
-    from train.trainer import ORPOConfig, ORPOTrainer
+    from oddsmill.train.config.train_config import LoraConfig, ModelConfig
+    from oddsmill.train.parallel.processes import DistributedConfig
+    from oddsmill.train.parallel.sharding import MeshConfig
+    from oddsmill.train.trainer import ORPOConfig, ORPOTrainer
 
 __all__ = ["DistributedConfig", "LoraConfig", "MeshConfig", "ModelConfig", "ORPOConfig", "ORPOTrainer"]
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: the trainer's libraries take seconds to import, and `python -m train --help` needs none.
+    # On first use: the trainer's libraries take seconds to import, and `oddsmill train --help` needs none.
     from importlib import import_module
 
     if name not in __all__:
-        raise AttributeError(f"module 'train' has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     homes = {
-        "DistributedConfig": "train.distributed",
-        "LoraConfig": "train.config",
-        "MeshConfig": "train.sharding",
-        "ModelConfig": "train.config",
+        "DistributedConfig": "oddsmill.train.parallel.processes",
+        "LoraConfig": "oddsmill.train.config.train_config",
+        "MeshConfig": "oddsmill.train.parallel.sharding",
+        "ModelConfig": "oddsmill.train.config.train_config",
     }
-    return getattr(import_module(homes.get(name, "train.trainer")), name)
+    return getattr(import_module(homes.get(name, "oddsmill.train.trainer")), name)

@@ -1,13 +1,13 @@
-"""`python -m train`: reads the settings and calls one function."""
+"""`oddsmill train`: reads the settings and calls one function."""
 
 import os
 import sys
 from collections.abc import Sequence
 
-from schemas.errors import Refused, run_command
-from schemas.settings import load_settings
+from oddsmill.schemas.errors import Refused, run_command
+from oddsmill.schemas.settings import load_settings
 
-_USAGE = """usage: python -m train VERB [--config FILE.yaml] [--key=value ...]
+_USAGE = """usage: oddsmill train VERB [--config FILE.yaml] [--key=value ...]
 
 verbs:
   run         train on preprocessed rows; the same command again goes on where it stopped
@@ -16,21 +16,21 @@ verbs:
   plan        compile a run's step for devices that are not here: what fits, memory, FLOPs, time
   export      write a checkpoint of a run as a Hugging Face folder, or its adapters as PEFT's
 
-python -m train VERB --help lists the settings of a verb."""
+oddsmill train VERB --help lists the settings of a verb."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """Trains, then says what was made and where."""
     import jax
 
-    from train.config import TrainConfig
+    from oddsmill.train.config.train_config import TrainConfig
 
-    config = load_settings(TrainConfig, arguments, command="python -m train run")
-    from train.curves import CURVES_NAME
-    from train.faults import left_at_once
-    from train.loop import ADAPTER_FOLDER, EXPORT_FOLDER, train
-    from train.metrics import METRICS_NAME
-    from train.samples import SAMPLES_NAME, side_by_side
+    config = load_settings(TrainConfig, arguments, command="oddsmill train run")
+    from oddsmill.train.loop import ADAPTER_FOLDER, EXPORT_FOLDER, train
+    from oddsmill.train.monitor.curves import CURVES_NAME
+    from oddsmill.train.monitor.metrics import METRICS_NAME
+    from oddsmill.train.monitor.samples import SAMPLES_NAME, side_by_side
+    from oddsmill.train.parallel.device_errors import left_at_once
 
     with left_at_once():
         evaluation = train(config)
@@ -56,20 +56,20 @@ def run(arguments: Sequence[str]) -> None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Prints the metrics of a split as JSON."""
-    from train.evaluate_command import EvaluateConfig, run_evaluate
-    from train.faults import left_at_once, told_clearly
+    from oddsmill.train.commands.evaluate import EvaluateConfig, run_evaluate
+    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
 
-    config = load_settings(EvaluateConfig, arguments, command="python -m train eval")
+    config = load_settings(EvaluateConfig, arguments, command="oddsmill train eval")
     with left_at_once(), told_clearly():
         run_evaluate(config)
 
 
 def generate(arguments: Sequence[str]) -> None:
     """Answers prompts, a line of JSON an answer."""
-    from train.faults import left_at_once, told_clearly
-    from train.generate_command import GenerateConfig, run_generate
+    from oddsmill.train.commands.generate import GenerateConfig, run_generate
+    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
 
-    config = load_settings(GenerateConfig, arguments, command="python -m train generate")
+    config = load_settings(GenerateConfig, arguments, command="oddsmill train generate")
     with left_at_once(), told_clearly():
         run_generate(config)
 
@@ -78,10 +78,10 @@ def export(arguments: Sequence[str]) -> None:
     """Writes a checkpoint of a run as a Hugging Face folder."""
     import jax
 
-    from train.export_command import ExportConfig, export_run
-    from train.faults import left_at_once, told_clearly
+    from oddsmill.train.commands.export import ExportConfig, export_run
+    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
 
-    config = load_settings(ExportConfig, arguments, command="python -m train export")
+    config = load_settings(ExportConfig, arguments, command="oddsmill train export")
     with left_at_once(), told_clearly():
         step = export_run(config)
     if jax.process_index() == 0:
@@ -94,11 +94,11 @@ def plan(arguments: Sequence[str]) -> None:
 
     # What accelerators this machine has stay free: another process may train on them.
     jax.config.update("jax_platforms", "cpu")
-    from train.plan import make_plan
-    from train.plan_config import PlanConfig
-    from train.plan_report import report
+    from oddsmill.train.planning.plan import make_plan
+    from oddsmill.train.planning.report import report
+    from oddsmill.train.planning.settings import PlanConfig
 
-    config = load_settings(PlanConfig, arguments, command="python -m train plan")
+    config = load_settings(PlanConfig, arguments, command="oddsmill train plan")
     print(report(make_plan(config, say=lambda line: print(line, flush=True))))
 
 

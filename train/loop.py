@@ -8,32 +8,32 @@ from typing import Any
 import jax
 import numpy as np
 
-from schemas.errors import Refused, RunFailed, Stopped, require
-from schemas.settings import settings_as_yaml
-from train.alarms import Alarms
-from train.best import Best, make_best
-from train.checkpoint import Checkpoints
-from train.config import TrainConfig
-from train.curves import plot_curves
-from train.data import DEVICE_ARRAYS, fill_up, num_rows, step_pair_ids, train_batches
-from train.data_order import WORDS, DataOrder, row_words, words_for_batch
-from train.digest import digest
-from train.evaluation import Evaluation
-from train.export import export_adapter, export_model
-from train.faults import told_clearly
-from train.frozen import join_params
-from train.lora import merge_lora
-from train.metrics import Metrics, last_evaluation
-from train.nonfinite import describe_failure, write_dump
-from train.profiling import StepProfile
-from train.samples import Samples
-from train.setup import Run, prepare
-from train.shard_watch import ShardWatch
-from train.sharding import put_on_mesh, row_share
-from train.signals import StopSignals
-from train.step_report import StepReport, due
-from train.wandb_sink import import_wandb
-from train.wishes import SAVE, Clock, Wishes
+from oddsmill.schemas.errors import Refused, RunFailed, Stopped, require
+from oddsmill.schemas.settings import settings_as_yaml
+from oddsmill.train.checkpoint.best import Best, make_best
+from oddsmill.train.checkpoint.checkpoints import Checkpoints
+from oddsmill.train.checkpoint.digests import digest
+from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.data.data_order import WORDS, DataOrder, row_words, words_for_batch
+from oddsmill.train.data.loader import DEVICE_ARRAYS, fill_up, num_rows, step_pair_ids, train_batches
+from oddsmill.train.data.shard_watch import ShardWatch
+from oddsmill.train.model.frozen import join_params
+from oddsmill.train.model.lora import merge_lora
+from oddsmill.train.monitor.alarms import Alarms
+from oddsmill.train.monitor.curves import plot_curves
+from oddsmill.train.monitor.metrics import Metrics, last_evaluation
+from oddsmill.train.monitor.nonfinite import describe_failure, write_dump
+from oddsmill.train.monitor.profiling import StepProfile
+from oddsmill.train.monitor.samples import Samples
+from oddsmill.train.monitor.step_report import StepReport, due
+from oddsmill.train.monitor.wandb_sink import import_wandb
+from oddsmill.train.parallel.device_errors import told_clearly
+from oddsmill.train.parallel.sharding import put_on_mesh, row_share
+from oddsmill.train.parallel.signals import StopSignals
+from oddsmill.train.parallel.stop_requests import SAVE, Clock, Wishes
+from oddsmill.train.setup import Run, prepare
+from oddsmill.train.step.evaluation import Evaluation
+from oddsmill.train.weights.export import export_adapter, export_model
 
 EXPORT_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FOLDER = "export", "adapter", "checkpoints"
 SETTINGS_NAME = "settings.yaml"

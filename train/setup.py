@@ -11,18 +11,18 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from schemas.errors import Refused
-from schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
-from train.assembly import Assembly, assemble
-from train.config import FREE_TO_CHANGE, TrainConfig
-from train.data import fill_up, num_rows
-from train.distributed import join_processes
-from train.frozen import split_params
-from train.hf_config import DecoderConfig, config_file, num_parameters, parse_config, read_config
-from train.hub import find_model
-from train.lora import is_adapter
-from train.optimizer import num_warmup_steps
-from train.weights import check_stored, load_params
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
+from oddsmill.train.config.train_config import FREE_TO_CHANGE, TrainConfig
+from oddsmill.train.data.loader import fill_up, num_rows
+from oddsmill.train.model.frozen import split_params
+from oddsmill.train.model.hf_config import DecoderConfig, config_file, num_parameters, parse_config, read_config
+from oddsmill.train.model.lora import is_adapter
+from oddsmill.train.parallel.processes import join_processes
+from oddsmill.train.step.assembly import Assembly, assemble
+from oddsmill.train.step.optimizer import num_warmup_steps
+from oddsmill.train.weights.hub import find_model
+from oddsmill.train.weights.huggingface import check_stored, load_params
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,17 +10,17 @@ from typing import Any
 
 import jax
 
-from schemas.errors import Refused, require
-from schemas.manifest import MANIFEST_NAME, TokenizerSummary, file_sha256, read_manifest
-from train.checkpoint import Checkpoints
-from train.config import ModelConfig, TrainConfig
-from train.digest import digest
-from train.distributed import join_processes
-from train.export_command import ExportConfig, export_run
-from train.frozen import join_params
-from train.loop import CHECKPOINT_FOLDER, make_evaluation, train
-from train.raw_rows import preprocess_rows
-from train.setup import Run, prepare
+from oddsmill.schemas.errors import Refused, require
+from oddsmill.schemas.manifest import MANIFEST_NAME, TokenizerSummary, file_sha256, read_manifest
+from oddsmill.train.checkpoint.checkpoints import Checkpoints
+from oddsmill.train.checkpoint.digests import digest
+from oddsmill.train.commands.export import ExportConfig, export_run
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.data.raw_rows import preprocess_rows
+from oddsmill.train.loop import CHECKPOINT_FOLDER, make_evaluation, train
+from oddsmill.train.model.frozen import join_params
+from oddsmill.train.parallel.processes import join_processes
+from oddsmill.train.setup import Run, prepare
 
 _GIVEN_TO_TRAINER = ModelConfig(path="the model of ORPOTrainer")
 _LENGTHS = ("max_length", "max_prompt_length", "max_completion_length")
@@ -34,7 +34,7 @@ class ORPOConfig(TrainConfig):
       max_length: longest prompt + answer, in tokens; null: the pipeline's default, as with the next two.
       max_prompt_length: a prompt is cut to make room for the answers, but not below this.
       max_completion_length: longest answer, in tokens.
-      preprocessing: further settings of `python -m pipeline run`, e.g. {"packing": False}.
+      preprocessing: further settings of `oddsmill pipeline run`, e.g. {"packing": False}.
     """
 
     data: str = ""
@@ -45,7 +45,7 @@ class ORPOConfig(TrainConfig):
     preprocessing: dict[str, Any] = field(default_factory=dict)
 
     def pipeline_settings(self) -> dict[str, Any]:
-        """What was set of the settings of `python -m pipeline run`."""
+        """What was set of the settings of `oddsmill pipeline run`."""
         lengths = {name: getattr(self, name) for name in _LENGTHS}
         return {name: value for name, value in lengths.items() if value is not None} | self.preprocessing
 
@@ -124,7 +124,7 @@ class ORPOTrainer:
         Returns: the last evaluation's metrics, keys `eval/…`; empty where there is no eval split.
 
         Raises:
-          Refused, RunFailed: as `train.loop.train`.
+          Refused, RunFailed: as `oddsmill.train.loop.train`.
         """
         evaluation = train(self.arguments)
         self._has_trained = True
@@ -150,7 +150,7 @@ class ORPOTrainer:
         """Writes the model that `evaluate` measures as a Hugging Face folder, with config, tokenizer and model card.
 
         Args:
-          options: of train.export_command.ExportConfig, e.g. dtype="bfloat16".
+          options: of oddsmill.train.commands.export.ExportConfig, e.g. dtype="bfloat16".
 
         Raises:
           Refused: there is no checkpoint yet, or none of the end of the run, or the folder is not empty.
@@ -187,7 +187,7 @@ class ORPOTrainer:
             return os.fspath(dataset)
         join_processes(self._distributed)  # before JAX is asked anything
         if jax.process_count() > 1:
-            raise Refused(f"{name}: one process preprocesses for all; run python -m pipeline once, and give its folder")
+            raise Refused(f"{name}: one process preprocesses for all; run oddsmill pipeline once, and give its folder")
         self._is_preprocessing = True
         tokenizer = tokenizer_settings(self._processing_class, self._model)
         settings = tokenizer | self._pipeline_settings | share

@@ -1,4 +1,4 @@
-"""Ours: `train.loop.train` itself, told of each step's end where it writes the step's metrics.
+"""Ours: `oddsmill.train.loop.train` itself, told of each step's end where it writes the step's metrics.
 
     python -m bench.peers.our_side JOB.json             trains and measures
     python -m bench.peers.our_side JOB.json losses      the loss of each batch of the peers, at the starting weights
@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.peers.job import Job, Meter, read_job, report
-from schemas.layout import derive
-from schemas.record import Pair, decode_row, make_row
-from train import loop
-from train.config import ModelConfig, TrainConfig
-from train.data import step_pair_ids, stored_rows
-from train.mfu import peak_flops, step_flops
-from train.setup import Run, prepare
+from oddsmill.schemas.layout import derive
+from oddsmill.schemas.record import Pair, decode_row, make_row
+from oddsmill.train import loop
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.data.loader import step_pair_ids, stored_rows
+from oddsmill.train.monitor.mfu import peak_flops, step_flops
+from oddsmill.train.setup import Run, prepare
 
 
 def settings(job: Job) -> TrainConfig:
@@ -76,7 +76,7 @@ def measure(job: Job) -> None:
 
 
 def flops_per_pair(data: str, run: Run) -> float:
-    """Of the model itself, the prompt of a pair once: train/mfu.py."""
+    """Of the model itself, the prompt of a pair once: train/monitor/mfu.py."""
     rows = stored_rows(data, run.manifest, "train")
     flops, pairs = 0.0, 0
     for index in range(len(rows)):

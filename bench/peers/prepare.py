@@ -46,7 +46,7 @@ def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
 def stored_pairs(folder: Path) -> list[dict[str, list[int]]]:
     """The tokens of every pair, in the order of the texts."""
     shown = subprocess.run(
-        [sys.executable, "-m", "pipeline", "inspect", str(folder), "--json"],
+        [sys.executable, "-m", "oddsmill.pipeline", "inspect", str(folder), "--json"],
         cwd=ROOT,
         check=True,
         stdout=subprocess.PIPE,

@@ -17,9 +17,9 @@ def write_weights(folder: Path, *, dtype: str) -> None:
 
 
 def main(folder: Path, dtype: str) -> None:
-    from train.config import ModelConfig, TrainConfig
-    from train.setup import prepare
-    from train.weights import save_params
+    from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+    from oddsmill.train.setup import prepare
+    from oddsmill.train.weights.huggingface import save_params
 
     model = folder / "model"
     config = TrainConfig(

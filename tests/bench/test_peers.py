@@ -12,10 +12,10 @@ from bench.peers.job import Meter
 from bench.peers.prepare import prepare_data, whole_rows
 from bench.peers.random_weights import main as write_weights
 from bench.preference_texts import read_jsonl, ultrafeedback_like_rows
-from schemas.record import Pair
+from oddsmill.schemas.record import Pair
+from oddsmill.train.setup import prepare
 from tests.bench.test_step import ROWS
 from tests.train.decoders import two_row_batch, two_row_loss
-from train.setup import prepare
 
 TOKENIZER = Path("recipes/tiny/tokenizer")
 MAX_LENGTH = 64

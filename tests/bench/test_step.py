@@ -10,9 +10,9 @@ import pytest
 from bench.model_shapes import TOY
 from bench.step import CLASSIC, OURS, one_row_batches, two_row_batches, two_row_step
 from bench.training_data import preprocess_texts, write_model_config
-from train.config import ModelConfig, TrainConfig
-from train.setup import prepare
-from train.step import train_step
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.setup import prepare
+from oddsmill.train.step.step import train_step
 
 TOKENIZER = "recipes/tiny/tokenizer"
 ROWS = [
@@ -50,7 +50,7 @@ def test_ours_has_the_loss_of_the_classic_form(data):
     folder = str(data / "data")
     run = prepared(data, CLASSIC)
     batch = next(two_row_batches(run, folder, len(ROWS), MAX_LENGTH))
-    # Of the step only what the loss needs is compiled: the gradients are compared in tests/train/test_equivalence.py.
+    # Of the step only what the loss needs is compiled: gradients are compared in tests/train/loss/test_equivalence.py.
     expected = jax.jit(lambda state, batch: two_row_step(state, batch, run=run)[1])(fresh_state(run), batch)
     run = prepared(data, OURS)
     batch = next(one_row_batches(run, folder, run.manifest.splits["train"].rows))

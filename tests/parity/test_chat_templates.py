@@ -10,8 +10,8 @@ import jinja2
 import pytest
 import transformers
 
-from pipeline.tokenizer import TextTokenizer
-from schemas.chat_template import TemplateFailed
+from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.schemas.chat.template import TemplateFailed
 
 Messages = list[dict[str, Any]]
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}

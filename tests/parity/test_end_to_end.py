@@ -13,10 +13,10 @@ import torch
 import transformers
 from flax import nnx
 
-from train.hf_config import parse_config, read_config
-from train.model import Decoder
-from train.sharding import MeshConfig, make_mesh, param_shardings
-from train.weights import load_params
+from oddsmill.train.model.decoder import Decoder
+from oddsmill.train.model.hf_config import parse_config, read_config
+from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
+from oddsmill.train.weights.huggingface import load_params
 
 ROOT = Path(__file__).parents[2]
 SHAPE: dict[str, Any] = {

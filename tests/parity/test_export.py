@@ -12,14 +12,14 @@ import torch
 import transformers
 from flax import nnx
 
-from schemas.manifest import read_manifest
+from oddsmill.schemas.manifest import read_manifest
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.model.decoder import Decoder
+from oddsmill.train.model.hf_config import parse_config, read_config
+from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
+from oddsmill.train.weights.export import export_model
+from oddsmill.train.weights.huggingface import load_params
 from tests.datasets import packed, random_pairs, write_dataset
-from train.config import ModelConfig, TrainConfig
-from train.export import export_model
-from train.hf_config import parse_config, read_config
-from train.model import Decoder
-from train.sharding import MeshConfig, make_mesh, param_shardings
-from train.weights import load_params
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

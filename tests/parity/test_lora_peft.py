@@ -12,12 +12,12 @@ import transformers
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from train.config import LoraConfig, ModelConfig
-from train.frozen import join_params, split_params
-from train.hf_config import parse_config
-from train.lora import add_adapters, is_adapter, save_adapter
-from train.model import Decoder
-from train.weights import save_params
+from oddsmill.train.config.train_config import LoraConfig, ModelConfig
+from oddsmill.train.model.decoder import Decoder
+from oddsmill.train.model.frozen import join_params, split_params
+from oddsmill.train.model.hf_config import parse_config
+from oddsmill.train.model.lora import add_adapters, is_adapter, save_adapter
+from oddsmill.train.weights.huggingface import save_params
 
 CONFIG = {
     "vocab_size": 64,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import Adafactor, get_scheduler
 
-from train.config import ModelConfig, TrainConfig
-from train.optimizer import learning_rate_schedule, make_optimizer
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.step.optimizer import learning_rate_schedule, make_optimizer
 
 pytestmark = pytest.mark.parity
 PEAK = 3e-4

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import PreprocessConfig, SourceConfig, preprocess
-from pipeline.__main__ import main
-from schemas.errors import run_command
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
+from oddsmill.pipeline.__main__ import main, run_verb
 
 
 @dataclasses.dataclass
@@ -43,7 +42,7 @@ class Result:
     def pairs(self, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
         """What `inspect --json` prints."""
         capsys.readouterr()
-        main(["inspect", str(self.folder), "--json"])
+        run_verb(["inspect", str(self.folder), "--json"])
         return [json.loads(line) for line in capsys.readouterr().out.split("\n") if line]
 
 
@@ -70,7 +69,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = run_command(lambda: main([str(argument) for argument in arguments]))
+        code = main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

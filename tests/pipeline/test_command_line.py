@@ -81,12 +81,12 @@ def test_help_names_the_verbs_and_each_setting(command: Callable):
 
 
 def test_the_stage_runs_without_the_libraries_of_the_other(arguments: list[str], tmp_path: Path):
-    blocked = "jax", "jaxlib", "flax", "grain", "optax", "orbax", "train"
+    blocked = "jax", "jaxlib", "flax", "grain", "optax", "orbax", "oddsmill.train"
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
-        "from pipeline.__main__ import main\n"
-        f"main(['run', *{arguments}]); main(['verify', {str(tmp_path / 'out')!r}])\n"
-        f"main(['inspect', {str(tmp_path / 'out')!r}])"
+        "from oddsmill.pipeline.__main__ import run_verb\n"
+        f"run_verb(['run', *{arguments}]); run_verb(['verify', {str(tmp_path / 'out')!r}])\n"
+        f"run_verb(['inspect', {str(tmp_path / 'out')!r}])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -97,7 +97,7 @@ def test_a_rerun_does_not_import_beam(command: Callable, arguments: list[str]):
     assert command("run", *arguments)[0] == 0
     code = (
         "import sys; sys.modules['apache_beam'] = None\n"
-        f"from pipeline.__main__ import main; main(['run', *{arguments}])"
+        f"from oddsmill.pipeline.__main__ import run_verb; run_verb(['run', *{arguments}])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -113,7 +113,15 @@ def test_after_a_kill_the_same_command_gives_the_bytes_of_an_uninterrupted_run(
     killed = tmp_path / "killed"
     flags = [f"--{name}={value}" for name, value in (settings | {"max_prompt_length": 32, "output": killed}).items()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "run", f"--source.path={path}", f"--tokenizer={tokenizer_folder}", *flags],
+        [
+            sys.executable,
+            "-m",
+            "oddsmill.pipeline",
+            "run",
+            f"--source.path={path}",
+            f"--tokenizer={tokenizer_folder}",
+            *flags,
+        ],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
     )

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import PreprocessConfig, SourceConfig
-from schemas.errors import Refused
+from oddsmill.pipeline import PreprocessConfig, SourceConfig
+from oddsmill.schemas.errors import Refused
 
 
 def make(**changes: Any) -> PreprocessConfig:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import PreprocessConfig, SourceConfig
-from pipeline.dataflow import check_libraries, worker_requirements
-from pipeline.plan import make_plan
-from pipeline.runner import make_pipeline, run_graph
-from schemas.errors import Refused
+from oddsmill.pipeline import PreprocessConfig, SourceConfig
+from oddsmill.pipeline.dataflow import check_libraries, worker_requirements
+from oddsmill.pipeline.resolved_plan import make_plan
+from oddsmill.pipeline.runner import make_pipeline, run_graph
+from oddsmill.schemas.errors import Refused
 
 # Needs [dataflow], eighty packages that the first minute of a newcomer shall not wait for: make test-slow has it.
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def test_the_workers_get_our_package_its_libraries_and_nothing_of_the_trainer(jo
     (package,) = staging.rglob("workflow.tar.gz")
     with tarfile.open(package) as archive:
         names = {Path(name).relative_to(Path(name).parts[0]).as_posix() for name in archive.getnames()}
-    assert {"pipeline/build.py", "schemas/record.py", "pyproject.toml"} <= names
+    assert {"oddsmill/pipeline/build.py", "oddsmill/schemas/record.py", "pyproject.toml"} <= names
     (requirements,) = staging.rglob("requirements.txt")
     lines = requirements.read_text().split()
     assert lines == worker_requirements()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import PreprocessConfig, SourceConfig, preprocess
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
 from tests.pipeline.cloud_storage import FakeStorage
 
 # Needs [dataflow], which make test-slow has.

@@ -11,7 +11,7 @@ import pytest
 from apache_beam import DoFn
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
-from pipeline import PreprocessConfig, SourceConfig, preprocess, transforms
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess, transforms
 from tests.pipeline.conftest import Result
 
 # Every DoFn of the graph, the call that fails, and which of its calls that is: the second, where a bundle has one.

@@ -37,7 +37,7 @@ def test_workers_need_only_the_extra_pipeline(run: Callable, write_rows: Callabl
     assert not any(has(python, module) for module in ("jax", "flax", "grain", "orbax", "google.cloud.storage"))
     rows = write_rows("rows.jsonl", [*triples(60), {"prompt": "x"}])
     embedded = run("embedded", rows, num_shards=2)
-    command = [python, "-m", "pipeline", "run", f"--source.path={rows}", f"--output={tmp_path / 'out'}"]
+    command = [python, "-m", "oddsmill.pipeline", "run", f"--source.path={rows}", f"--output={tmp_path / 'out'}"]
     record = embedded.folder / "tokenizer"
     settings = ["--max_length=64", "--max_prompt_length=32", "--num_shards=2", f"--tokenizer={record}"]
     subprocess.run([*command, *settings, "--", *portable(python)], cwd=tmp_path, check=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline import progress
+from oddsmill.pipeline import progress
 
 
 class Terminal(io.StringIO):

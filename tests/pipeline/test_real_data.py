@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import PreprocessConfig, SourceConfig
-from pipeline.drops import Dropped
-from pipeline.pairs import PreferencePair
-from pipeline.tokenization import tokenize_batch
-from pipeline.tokenizer import TextTokenizer
+from oddsmill.pipeline import PreprocessConfig, SourceConfig
+from oddsmill.pipeline.drops import Dropped
+from oddsmill.pipeline.formats.pairs import PreferencePair
+from oddsmill.pipeline.tokens.tokenization import tokenize_batch
+from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
 
 HH = "data/hh-rlhf-harmless/test.rows0-1599.jsonl.gz"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import output
-from pipeline.config import PreprocessConfig, SourceConfig
-from pipeline.dataflow import names_dataflow
+from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
+from oddsmill.pipeline.dataflow import names_dataflow
+from oddsmill.pipeline.output import output
 
 # Of every setting the values that no run can have.
 BAD = {
@@ -112,7 +112,7 @@ def test_messages_need_a_chat_template(
     assert not (tmp_path / "out").exists()
 
 
-# What a run publishes, in this order; its shards' data is written by a library: tests/pipeline/test_output.py.
+# What a run publishes, in this order; its shards' data is written by a library: tests/pipeline/output/test_output.py.
 PUBLISHED = ["unfinished.json", "tokenizer/tokenizer.json", "provenance/", "rejects/", "manifest.json", "run.json"]
 
 

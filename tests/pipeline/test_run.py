@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.tokenizer import TextTokenizer
-from schemas.errors import Refused
+from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.schemas.errors import Refused
 
 GOOD = {"prompt": "Tell me", "chosen": " a story", "rejected": " no"}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import PreprocessConfig
-from schemas.settings import setting_types
+from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.schemas.settings import setting_types
 
 FOLDER = Path(__file__).parent
 CHAT = "{% for message in messages %}[{{ message.role }}] {{ message.content }}{% endfor %}"
@@ -41,11 +41,11 @@ EFFECTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
 }
 # What rows do not show -> the test that does.
 ELSEWHERE = {
-    "source.path": "test_sources.py::test_globs_and_lists_name_each_file_once_in_a_known_order",
-    "source.split": "test_hub.py::test_splits_and_slices_of_a_hub_dataset",
-    "source.name": "test_hub.py::test_what_the_hub_does_not_have_is_refused_and_what_it_has_is_named",
-    "source.revision": "test_hub.py::test_what_the_hub_does_not_have_is_refused_and_what_it_has_is_named",
-    "tokenizer_revision": "test_tokenizer.py::test_a_model_or_a_revision_that_the_hub_lacks_is_refused",
+    "source.path": "input/test_sources.py::test_globs_and_lists_name_each_file_once_in_a_known_order",
+    "source.split": "input/test_hub.py::test_splits_and_slices_of_a_hub_dataset",
+    "source.name": "input/test_hub.py::test_what_the_hub_does_not_have_is_refused_and_what_it_has_is_named",
+    "source.revision": "input/test_hub.py::test_what_the_hub_does_not_have_is_refused_and_what_it_has_is_named",
+    "tokenizer_revision": "tokens/test_tokenizer.py::test_a_model_or_a_revision_that_the_hub_lacks_is_refused",
     "output": "test_run.py::test_a_second_run_does_nothing",
     "max_drop_share": "test_run.py::test_too_many_drops_refuse_the_run_and_leave_the_rejects",
     "overwrite": "test_run.py::test_a_dataset_of_other_settings_input_or_tokenizer_is_not_overwritten",

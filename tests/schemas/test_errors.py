@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from schemas.errors import Refused, RunFailed, Stopped, find_refusal, require, run_command
+from oddsmill.schemas.errors import Refused, RunFailed, Stopped, find_refusal, require, run_command
 
 
 def raising(error: BaseException):
@@ -27,7 +27,9 @@ def test_a_defect_keeps_its_traceback():
 
 
 def test_a_reader_that_left_is_no_traceback():
-    code = "import sys; from schemas.errors import run_command; sys.exit(run_command(lambda: print('x' * 10**6)))"
+    code = (
+        "import sys; from oddsmill.schemas.errors import run_command; sys.exit(run_command(lambda: print('x' * 10**6)))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout and process.stderr
     process.stdout.close()
@@ -41,7 +43,7 @@ def test_a_reader_that_left_is_no_traceback():
         Refused("rows.jsonl, after row 12: damaged [while running 'Read']"),
         RuntimeError(
             "Traceback (most recent call last):\n  raise Refused('…')\n"
-            "schemas.errors.Refused: rows.jsonl, after row 12: damaged [while running 'Read']\n"
+            "oddsmill.schemas.errors.Refused: rows.jsonl, after row 12: damaged [while running 'Read']\n"
         ),
     ],
 )

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.layout import CHOSEN, PROMPT, REJECTED, derive, derive_rows
-from schemas.record import Pair, Row, make_row
+from oddsmill.schemas.layout import CHOSEN, PROMPT, REJECTED, derive, derive_rows
+from oddsmill.schemas.record import Pair, Row, make_row
 
 ids = st.lists(st.integers(3, 99), min_size=1, max_size=7)
 pairs = st.builds(Pair, prompt=ids, chosen=ids, rejected=ids, id=st.integers(0, 99))

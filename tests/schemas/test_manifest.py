@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import Refused
-from schemas.manifest import (
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.manifest import (
     Ledger,
     Manifest,
     Shard,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.record import Pair, Row, Truncated, check_row, decode_row, encode_row, make_row, token_dtype
+from oddsmill.schemas.record import Pair, Row, Truncated, check_row, decode_row, encode_row, make_row, token_dtype
 
 ids = st.lists(st.integers(0, 999), min_size=1, max_size=9)
 pairs = st.builds(

@@ -4,8 +4,8 @@ from typing import Literal
 
 import pytest
 
-from schemas.errors import Refused, require
-from schemas.settings import load_settings, settings_as_yaml
+from oddsmill.schemas.errors import Refused, require
+from oddsmill.schemas.settings import load_settings, settings_as_yaml
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pipeline.packing import pack
-from train.assembly import Assembly, assemble
-from train.attention_blocks import BLOCK
-from train.attention_mask import seen_blocks
-from train.config import ModelConfig, TrainConfig
-from train.hf_config import parse_config
+from oddsmill.pipeline.tokens.packing import pack
+from oddsmill.train.attention.blocks import BLOCK
+from oddsmill.train.attention.mask import seen_blocks
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.model.hf_config import parse_config
+from oddsmill.train.step.assembly import Assembly, assemble
 
 ROW_LENGTH, ROWS = 1024, 8
 MODEL = {

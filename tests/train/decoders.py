@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from schemas.layout import derive
-from schemas.record import Pair, make_row
-from train.hf_config import DecoderConfig, parse_config
-from train.loss import Denominators, NllScope, Sums, denominators, log_odds, row_loss
-from train.model import Decoder
-from train.sharding import MeshConfig, make_mesh
-from train.step import Objective
+from oddsmill.schemas.layout import derive
+from oddsmill.schemas.record import Pair, make_row
+from oddsmill.train.loss.orpo import Denominators, NllScope, Sums, denominators, log_odds, row_loss
+from oddsmill.train.model.decoder import Decoder
+from oddsmill.train.model.hf_config import DecoderConfig, parse_config
+from oddsmill.train.parallel.sharding import MeshConfig, make_mesh
+from oddsmill.train.step.step import Objective
 
 VOCAB_SIZE = 48
 TINY = {

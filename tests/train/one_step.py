@@ -18,17 +18,26 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
-from schemas.manifest import read_manifest
+from oddsmill.schemas.manifest import read_manifest
+from oddsmill.train.attention import blocks as attention_blocks
+from oddsmill.train.attention import mechanisms as attention
+from oddsmill.train.attention import triton as attention_triton
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.data.loader import DEVICE_ARRAYS, train_batches
+from oddsmill.train.model.decoder import Decoder
+from oddsmill.train.parallel.processes import DistributedConfig, join_processes
+from oddsmill.train.parallel.sharding import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    param_shardings,
+    put_on_mesh,
+    row_share,
+)
+from oddsmill.train.parallel.sharding import state_shardings as shardings_of
+from oddsmill.train.step.optimizer import make_optimizer
+from oddsmill.train.step.step import Objective, train_step
 from tests.train.decoders import decoder_config
-from train import attention, attention_blocks, attention_triton
-from train.config import ModelConfig, TrainConfig
-from train.data import DEVICE_ARRAYS, train_batches
-from train.distributed import DistributedConfig, join_processes
-from train.model import Decoder
-from train.optimizer import make_optimizer
-from train.sharding import MeshConfig, batch_sharding, make_mesh, param_shardings, put_on_mesh, row_share
-from train.sharding import state_shardings as shardings_of
-from train.step import Objective, train_step
 
 ROWS, STEPS = 64, 2
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from schemas.record import Pair
+from oddsmill.schemas.record import Pair
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.loop import train
 from tests.datasets import write_dataset
-from train.config import ModelConfig, TrainConfig
-from train.loop import train
 
 ABSOLUTE = {
     "loss": 2e-5,

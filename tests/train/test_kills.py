@@ -19,11 +19,11 @@ ROW_LENGTH, NUM_STEPS, SAVE_STEPS, KILLS = 32, 400, 5, 20
 
 
 def command(arguments: list[str], output: str) -> None:
-    """The child: `python -m train run …` with its output in a file."""
+    """The child: `oddsmill train run …` with its output in a file."""
     with open(output, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    from train.__main__ import main
+    from oddsmill.train.__main__ import main
 
     os._exit(main(["run", *arguments]))
 
@@ -38,7 +38,7 @@ class Runs:
         (folder / "config.json").write_text(json.dumps(TINY))
         self._folder = folder
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["train.loop", "train.__main__"])
+        self._context.set_forkserver_preload(["oddsmill.train.loop", "oddsmill.train.__main__"])
 
     def start(self, name: str) -> multiprocessing.Process:
         arguments = [

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from oddsmill.train.__main__ import main
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import assert_equal_but_for_rounding, logged
 from tests.train.decoders import TINY, VOCAB_SIZE
-from train.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 ROW_LENGTH = 32
@@ -34,7 +34,7 @@ def inputs(tmp_path_factory):
 
 
 def command(run_dir: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "train", "run", f"--run_dir={run_dir}", *arguments]
+    return [sys.executable, "-m", "oddsmill.train", "run", f"--run_dir={run_dir}", *arguments]
 
 
 def run(run_dir: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

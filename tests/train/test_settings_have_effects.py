@@ -14,18 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import train.evaluation
-import train.loop
-from schemas.errors import RunFailed
-from schemas.settings import setting_types
+import oddsmill.train.loop
+import oddsmill.train.step.evaluation
+from oddsmill.schemas.errors import RunFailed
+from oddsmill.schemas.settings import setting_types
+from oddsmill.train.config.train_config import FREE_TO_CHANGE, LoraConfig, ModelConfig, TrainConfig
+from oddsmill.train.data.loader import DEVICE_ARRAYS
+from oddsmill.train.parallel.sharding import put_on_mesh
+from oddsmill.train.setup import prepare
+from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import logged
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
-from train.config import FREE_TO_CHANGE, LoraConfig, ModelConfig, TrainConfig
-from train.data import DEVICE_ARRAYS
-from train.setup import prepare
-from train.sharding import put_on_mesh
-from train.weights import save_params
 
 ROW_LENGTH = 32
 
@@ -111,20 +111,22 @@ EFFECTS = {
     "generation_repetition_penalty": (5.0, ANSWERS, "samples"),
     "generation_seed": (1, DRAWN, "samples"),
 }
-TWO_PROCESSES = "test_distributed.py::test_two_processes_run_as_one_does_and_one_goes_on_for_them"
+TWO_PROCESSES = "parallel/test_processes.py::test_two_processes_run_as_one_does_and_one_goes_on_for_them"
 # What three steps on one device do not show -> the test that does.
 ELSEWHERE = {
-    "model.revision": "test_hub.py::test_a_cached_model_is_found_by_its_id_and_revision",
-    "dataloader_num_workers": "test_data_workers.py::test_two_workers_give_the_batches_and_the_positions_of_none",
+    "model.revision": "weights/test_hub.py::test_a_cached_model_is_found_by_its_id_and_revision",
+    "dataloader_num_workers": "data/test_data_workers.py::test_two_workers_give_the_batches_and_the_positions_of_none",
     "mesh.data": "test_exactness.py::test_micro_batches_and_meshes_do_not_change_a_step",
     "mesh.fsdp": "test_run.py::test_devices_and_micro_batches_do_not_change_the_run",
     "mesh.tensor": "test_run.py::test_devices_and_micro_batches_do_not_change_the_run",
-    "attn_mechanism": "test_attention.py::test_every_mechanism_gives_the_same_and_only_vanilla_holds_all_scores",
+    "attn_mechanism": (
+        "attention/test_mechanisms.py::test_every_mechanism_gives_the_same_and_only_vanilla_holds_all_scores"
+    ),
     "gradient_checkpointing": "test_settings_have_effects.py::test_what_is_computed_again_is_a_setting",
     "distributed.coordinator_address": TWO_PROCESSES,
     "distributed.num_processes": TWO_PROCESSES,
     "distributed.process_id": TWO_PROCESSES,
-    "distributed.detect_cluster": "test_distributed.py::test_without_a_cluster_detection_is_refused",
+    "distributed.detect_cluster": "parallel/test_processes.py::test_without_a_cluster_detection_is_refused",
 }
 
 
@@ -171,11 +173,11 @@ def traces(given, run_dir, monkeypatch):
         evaluated.append({name: array.shape for name, array in arrays.items()})
         return put_on_mesh(arrays, mesh)
 
-    monkeypatch.setattr(train.evaluation, "put_on_mesh", put)
+    monkeypatch.setattr(oddsmill.train.step.evaluation, "put_on_mesh", put)
     config = TrainConfig(run_dir=str(run_dir), **given)
     failure = None
     try:
-        train.loop.train(config)
+        oddsmill.train.loop.train(config)
     except RunFailed as error:
         failure = str(error)
     lines = logged(run_dir)

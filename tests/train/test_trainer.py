@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import train
-from schemas.errors import Refused, RunFailed
+import oddsmill
+from oddsmill import DistributedConfig, ModelConfig, ORPOConfig, ORPOTrainer
+from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.data.raw_rows import preprocess_rows, write_rows
+from oddsmill.train.monitor.metrics import last_evaluation
+from oddsmill.train.trainer import check_processing_class, tokenizer_settings
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE
-from train import DistributedConfig, ModelConfig, ORPOConfig, ORPOTrainer
-from train.config import TrainConfig
-from train.metrics import last_evaluation
-from train.raw_rows import preprocess_rows, write_rows
-from train.trainer import check_processing_class, tokenizer_settings
 
 ROOT = Path(__file__).parents[2]
 ROW_LENGTH = 32
@@ -88,9 +88,9 @@ def test_what_would_have_no_effect_is_refused(prepared, tmp_path):
 def test_no_older_weights_are_measured_or_saved_for_those_of_the_end(prepared, tmp_path, monkeypatch):
     data, model = prepared
     done = []
-    monkeypatch.setattr("train.trainer.export_run", lambda config: done.append(config.checkpoint))
-    monkeypatch.setattr("train.trainer.prepare", lambda config: done.append("prepared"))
-    monkeypatch.setattr("train.trainer.make_evaluation", lambda config, run: None)
+    monkeypatch.setattr("oddsmill.train.trainer.export_run", lambda config: done.append(config.checkpoint))
+    monkeypatch.setattr("oddsmill.train.trainer.prepare", lambda config: done.append("prepared"))
+    monkeypatch.setattr("oddsmill.train.trainer.make_evaluation", lambda config, run: None)
 
     def trained(**settings):
         trainer = ORPOTrainer(arguments(tmp_path, do_last_save=False, **settings), model, data)
@@ -122,7 +122,7 @@ def test_before_any_checkpoint_the_weights_are_those_of_step_0(prepared, tmp_pat
 def test_processes_are_joined_before_jax_is_asked_how_many_there_are(tmp_path, monkeypatch):
     joined = []
     distributed = DistributedConfig(coordinator_address="localhost:1", num_processes=2, process_id=0)
-    monkeypatch.setattr("train.trainer.join_processes", joined.append)
+    monkeypatch.setattr("oddsmill.train.trainer.join_processes", joined.append)
     monkeypatch.setattr("jax.process_count", lambda: 2 if joined == [distributed] else pytest.fail("asked too early"))
     with pytest.raises(Refused, match="train_dataset: one process preprocesses for all"):
         ORPOTrainer(arguments(tmp_path, distributed=distributed), "model", [{}])
@@ -132,7 +132,7 @@ def test_every_group_of_settings_can_be_imported_from_train():
     groups = {kind for hint in get_type_hints(TrainConfig).values() for kind in (hint, *get_args(hint))}
     names = {kind.__name__ for kind in groups if is_dataclass(kind)}
     assert {"DistributedConfig", "LoraConfig", "MeshConfig", "ModelConfig"} <= names
-    assert names <= set(train.__all__) and all(getattr(train, name).__name__ == name for name in train.__all__)
+    assert names <= set(oddsmill.__all__) and all(getattr(oddsmill, name).__name__ == name for name in oddsmill.__all__)
 
 
 def test_the_tokenizer_is_the_models_own_or_the_one_given():
@@ -190,7 +190,7 @@ def test_where_rows_are_and_go_is_not_said_twice(tmp_path):
 
 def test_how_the_pipeline_ends_is_how_this_ends(tmp_path, monkeypatch):
     command = [sys.executable, "-c", "import sys; print('note\\n{}: because', file=sys.stderr); sys.exit({})"]
-    from train import raw_rows
+    from oddsmill.train.data import raw_rows
 
     def ends(word, code):
         raw_rows._run([*command[:2], command[2].format(word, code)], name="train_dataset")
@@ -205,7 +205,7 @@ def test_how_the_pipeline_ends_is_how_this_ends(tmp_path, monkeypatch):
 TUTORIAL = """
 from datasets import load_dataset
 
-from train import ORPOConfig, ORPOTrainer
+from oddsmill import ORPOConfig, ORPOTrainer
 
 rows = load_dataset("json", data_files="pairs.jsonl", split="train[:80]")
 eval_rows = load_dataset("json", data_files="pairs.jsonl", split="train[-20:]")

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import train.loop
+import oddsmill.train.loop
+from oddsmill.train.__main__ import main
+from oddsmill.train.setup import prepare
+from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import logged
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
-from train.__main__ import main
-from train.setup import prepare
-from train.weights import save_params
 
 pytestmark = pytest.mark.slow
 ROW_LENGTH, POISON = 32, VOCAB_SIZE - 1
@@ -53,7 +53,7 @@ def inputs(tmp_path_factory, make_tokenizer):
 def at_step(monkeypatch, step, action):
     """Does something while a step, counted from 1 in this start, is taken."""
     counts = iter(range(1, 10_000))
-    put_on_mesh = train.loop.put_on_mesh
+    put_on_mesh = oddsmill.train.loop.put_on_mesh
 
     def put(batch, mesh):
         if is_of_the_training(batch) and next(counts) == step:
@@ -63,7 +63,7 @@ def at_step(monkeypatch, step, action):
     def is_of_the_training(batch):
         return sys._getframe(2).f_code.co_name == "_train"
 
-    monkeypatch.setattr(train.loop, "put_on_mesh", put)
+    monkeypatch.setattr(oddsmill.train.loop, "put_on_mesh", put)
 
 
 def test_a_signal_at_an_evaluation_saves_first_and_evaluates_when_the_run_goes_on(
@@ -97,7 +97,7 @@ def test_a_signal_at_the_last_evaluation_leaves_what_a_run_without_one_leaves(in
         at_step(patch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert main(arguments) == 143
     with monkeypatch.context() as patch:
-        patch.setattr(train.loop.Checkpoints, "save", lambda *_, **__: exit(9))
+        patch.setattr(oddsmill.train.loop.Checkpoints, "save", lambda *_, **__: exit(9))
         with pytest.raises(SystemExit):
             main(arguments)
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_a_signal_at_the_last_evaluation_leaves_what_a_run_without_one_leaves(in
         assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
     found = []
     for name in ("whole", "stopped"):
-        reader = train.loop.Checkpoints(tmp_path / name / "checkpoints", identity={}, save_total_limit=None)
+        reader = oddsmill.train.loop.Checkpoints(tmp_path / name / "checkpoints", identity={}, save_total_limit=None)
         with reader as checkpoints:
             found.append(checkpoints.find_step(None, best=True))
     assert found == [6, 6]
@@ -118,7 +118,7 @@ def test_devices_without_room_from_the_start_are_told_in_one_message(inputs, tmp
 
         return dataclasses.replace(prepare(config), initial_weights=initial_weights)
 
-    monkeypatch.setattr(train.loop, "prepare", prepared)
+    monkeypatch.setattr(oddsmill.train.loop, "prepare", prepared)
     assert main(["run", f"--run_dir={tmp_path / 'run'}", *inputs["random"], "--max_steps=2"]) == 1
     assert "the devices have no memory left" in capsys.readouterr().err
 

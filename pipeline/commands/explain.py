@@ -1,0 +1,230 @@
+"""`explain`: every decision on one source row, from its bytes to its place in a row of the dataset."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, shown_token, side_text
+from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.drops import Dropped
+from oddsmill.pipeline.formats import keys, trl_rules
+from oddsmill.pipeline.formats.formats import parse_row
+from oddsmill.pipeline.formats.pairs import ChatPair, Notes, PairIds
+from oddsmill.pipeline.input.sampling import find_row
+from oddsmill.pipeline.input.sources import RawRow
+from oddsmill.pipeline.output.output import shard_name
+from oddsmill.pipeline.resolved_plan import Plan, make_plan
+from oddsmill.pipeline.tokens.tokenization import Encoded, add_special_tokens, encode_pairs, finish, split_at_boundary
+from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.schemas.errors import require
+from oddsmill.schemas.layout import derive
+from oddsmill.schemas.record import Pair, make_row
+
+if TYPE_CHECKING:
+    from oddsmill.pipeline.formats.pairs import Pair as SourcePair
+
+_RAW_CHARACTERS = 2000
+_LAYOUT_ENDS = 4  # positions shown at each end of a branch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig(PreprocessConfig):
+    """Settings of `oddsmill pipeline explain`: those of `run`, of which output is not needed, and these.
+
+    Attributes:
+      row: The row's number in its file, from 0, as rejects/ and inspect give it; or FILE:NUMBER.
+      file: The file's number in the list of inputs, from 0. Needed where there are several and row names none.
+    """
+
+    output: str = "unwritten"
+    row: str
+    file: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number = self.row.rpartition(":")[2]
+        require(number.isdigit(), "row", self.row, "give the number of a row, from 0, or FILE:NUMBER")
+        require(self.file is None or ":" not in self.row, "file", self.file, f"--row={self.row} names the file already")
+
+
+def print_explanation(config: ExplainConfig, console: Console | None = None) -> None:
+    """Prints all that happens to one row.
+
+    Raises:
+      Refused: as `run` refuses settings and input; no such file or row.
+    """
+    plan = make_plan(config)
+    tokenizer = TextTokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
+    raw = find_row(plan.inputs, config.row, config.file)
+    console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 140  # a pipe has no width of its own, and a rule's name is to stay in one line
+    Explainer(plan, tokenizer, console).explain(raw)
+
+
+class Explainer:
+    """Runs one row through the functions that a run uses, and prints what each of them decides."""
+
+    def __init__(self, plan: Plan, tokenizer: TextTokenizer, console: Console):
+        self._plan, self._config, self._tokenizer, self._console = plan, plan.config, tokenizer, console
+
+    def explain(self, raw: RawRow) -> None:
+        """Prints the whole way of a row, or the way to where it is dropped."""
+        self._head(f"row {raw.origin.row} of {self._plan.paths[raw.origin.file]}")
+        text = raw.as_text()
+        self._say("raw", text[:_RAW_CHARACTERS] + (f" … ({len(text):,} characters)" if text[_RAW_CHARACTERS:] else ""))
+        detected = "" if self._config.source.format else " (detected)"
+        self._say("format", f"{self._plan.format_name}{detected}")
+        try:
+            pairs = parse_row(
+                raw, format_name=self._plan.format_name, source=self._config.source, compat=self._config.compat
+            )
+        except Dropped as dropped:
+            return self._dropped("when parsed", dropped)
+        for index, pair in enumerate(pairs):
+            if len(pairs) > 1:
+                self._head(f"pair {index + 1} of {len(pairs)}")
+            self._explain_pair(pair, raw)
+        return None
+
+    def _explain_pair(self, pair: "SourcePair", raw: RawRow) -> None:
+        for side in BRANCH_STYLES:
+            self._say(side, repr(getattr(pair, side)))
+        (encoded,) = encode_pairs([pair], self._tokenizer, self._config)
+        if isinstance(encoded, Dropped):
+            return self._dropped("when rendered by the chat template", encoded)
+        if isinstance(pair, ChatPair):
+            self._head("rendered by the chat template")
+            for side in BRANCH_STYLES:
+                self._say(side, repr(getattr(encoded.rendered.texts, side)))
+        self._head("tokens")
+        prompt, with_chosen, with_rejected = encoded.sides
+        self._say(
+            "encoded",
+            f"prompt {len(prompt)}, prompt + chosen {len(with_chosen)}, prompt + rejected {len(with_rejected)}",
+        )
+        try:
+            before = self._explain_boundary(encoded)
+            ids = finish(encoded, self._tokenizer, self._config)
+        except Dropped as dropped:
+            return self._dropped("by the rules for tokens and lengths", dropped)
+        self._explain_lengths(before, ids)
+        self._explain_place(pair, ids, raw)
+        return None
+
+    def _explain_boundary(self, encoded: Encoded) -> PairIds:
+        """The pair before the length rules."""
+        tokenizer, (prompt, *sides) = self._tokenizer, encoded.sides
+        if self._config.compat == "trl":
+            heads, answers, merged = trl_rules.split_as_trl(
+                *encoded.sides, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
+            )
+            alike = "the same prompt" if heads[0] == heads[1] else "different prompts, which share what is common"
+            self._say("boundary", f"as TRL: {'a token was merged; ' if merged else ''}both sides have {alike}")
+            return PairIds(prompt=heads[0], chosen=answers[0], rejected=answers[1])
+        ids = split_at_boundary(*encoded.sides, has_bos=tokenizer.bos_id is not None)
+        size = len(ids.prompt)
+        if ids.boundary_merged:
+            self._say("boundary", f"merged: the three encodings share {size} of the prompt's {len(prompt)} tokens")
+            for name, encoding in zip(BRANCH_STYLES, (prompt, *sides), strict=True):
+                self._say("", f"{name} goes on with {self._names(encoding[size : size + 4])}")
+        else:
+            self._say("boundary", f"clean: all {size} tokens of the prompt begin both sides")
+        whole = add_special_tokens(ids, tokenizer)
+        if tokenizer.bos_id is None:
+            self._say("BOS", "the tokenizer has none")
+        else:
+            what = "added" if len(whole.prompt) > size else "there already"
+            self._say("BOS", f"{tokenizer.token(tokenizer.bos_id)} {what}")
+        for side in ("chosen", "rejected"):
+            added = len(getattr(whole, side)) > len(getattr(ids, side))
+            last = "added" if added else f"there already: ends with {self._names(getattr(ids, side)[-2:])}"
+            self._say("EOS", f"{side}: {tokenizer.token(tokenizer.eos_id) + ' ' if added else ''}{last}")
+        return whole
+
+    def _explain_lengths(self, before: PairIds, after: PairIds) -> None:
+        """What each rule did follows from the lengths: only the second one cuts prompts, the third follows it."""
+        config = self._config
+        self._head(f"length rules (max_length {config.max_length})")
+        lengths = [len(getattr(before, side)) for side in BRANCH_STYLES]
+        steps = [("before", lengths)]
+        if config.compat != "trl":
+            limit = config.max_completion_length
+            lengths = [lengths[0], *(min(length, limit or length) for length in lengths[1:])]
+            steps.append((f"1 max_completion_length {limit or 'unset'}", lengths))
+            lengths = [len(after.prompt), *lengths[1:]]
+            ways = {Notes.TURNS_DROPPED: "whole oldest turns", Notes.TURN_CUT: "text of one turn"}
+            how = ", ".join(way for note, way in ways.items() if note in after.notes) or config.truncation_side
+            steps.append((f"2 prompt to what is left, not below {config.max_prompt_length} ({how})", lengths))
+        steps.append(("3 answers to what the prompt leaves", [len(getattr(after, side)) for side in BRANCH_STYLES]))
+        table = Table(box=None, pad_edge=False)
+        table.add_column("rule")
+        for side in BRANCH_STYLES:
+            table.add_column(side, justify="right")
+        for number, (rule, lengths) in enumerate(steps):
+            changed = number and lengths != steps[number - 1][1]
+            table.add_row(rule, *map(str, lengths), style="bold" if changed else None)
+        self._console.print(table)
+        self._say("cut", ", ".join(after.truncated.names()) or "nothing")
+
+    def _explain_place(self, pair: "SourcePair", ids: PairIds, raw: RawRow) -> None:
+        config, plan = self._config, self._plan
+        identity = keys.pair_id(pair)
+        place = keys.place(pair, identity, raw.origin, config, plan.num_shards)
+        self._head("place")
+        self._say("id", f"{identity:016x}")
+        why = "by the prompt's hash" if config.shuffle else "shuffle is off: one split, source order"
+        self._say("split", f"{place.split} ({why})")
+        self._say("shard", shard_name(place.split, place.shard, plan.num_shards[place.split]))
+        self._say("rank", f"{place.rank:016x}: its place in the order there")
+        if config.dedup == "exact":
+            self._say("dedup", "exact: kept if no other row has its texts, which only a run can tell")
+        slots = len(ids.prompt) + len(ids.chosen) + len(ids.rejected)
+        self._say("slots", f"{slots} of a row's {config.slots}{'' if config.packing else ', alone in its row'}")
+        stored = Pair(prompt=ids.prompt, chosen=ids.chosen, rejected=ids.rejected, id=identity, truncated=ids.truncated)
+        self._head("layout")
+        for side in BRANCH_STYLES:
+            self._console.print(side_text(stored, side, self._tokenizer))
+        self._print_layout(stored, slots)
+
+    def _print_layout(self, pair: Pair, slots: int) -> None:
+        """Inputs and labels by position; of long branches the two ends."""
+        row = make_row(
+            [pair], row_length=slots, pad_id=self._plan.tokenizer.pad_id, vocab_size=self._plan.tokenizer.vocab_size
+        )
+        arrays = derive(row)
+        table = Table(box=None, pad_edge=False)
+        for heading in ("slot", "branch", "position", "input", "label", "end"):
+            table.add_column(heading, justify="left" if heading in ("branch", "input", "label") else "right")
+        sizes = (len(pair.prompt) - 1, len(pair.chosen), len(pair.rejected))
+        ends = [0, sizes[0], sizes[0] + sizes[1], sum(sizes)]
+        for (name, (style, _)), (start, end) in zip(BRANCH_STYLES.items(), pairwise(ends), strict=True):
+            for slot in range(start, end):
+                if start + _LAYOUT_ENDS <= slot < end - _LAYOUT_ENDS:
+                    if slot == start + _LAYOUT_ENDS:
+                        table.add_row("…", name, style=style)
+                    continue
+                tokens = (self._names([int(arrays.inputs[slot])]), self._names([int(arrays.labels[slot])]))
+                table.add_row(
+                    str(slot), name, str(arrays.position[slot]), *map(Text, tokens), str(arrays.end[slot]), style=style
+                )
+        self._console.print(table)
+
+    def _names(self, ids: Sequence[int]) -> str:
+        return " ".join(repr(shown_token(token_id, self._tokenizer)) for token_id in ids) or "nothing"
+
+    def _head(self, text: str) -> None:
+        self._console.print(Text(f"\n{text}", style="bold"))
+
+    def _say(self, name: str, text: str) -> None:
+        self._console.print(Text(f"{name:<10} ", style="dim").append(text, style="not dim"))
+
+    def _dropped(self, where: str, dropped: Dropped) -> None:
+        self._console.print(
+            Text(f"dropped {where}: {dropped.reason} ({dropped.reason.meaning}): {dropped.detail}", style="bold red")
+        )

@@ -1,0 +1,136 @@
+"""`inspect`: what stands in a dataset, for eyes (tokens coloured by branch) or for programs (JSON lines)."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from os.path import join
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.text import Text
+
+from oddsmill.pipeline.input.remote import fetch_folder
+from oddsmill.pipeline.output.output import load_manifest
+from oddsmill.pipeline.output.reading import read_provenance, read_shard
+from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.schemas.errors import Refused, require
+from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, Split
+from oddsmill.schemas.record import Pair, Row, Truncated
+
+ROWS_FOR_EYES = 3
+# Two shades a branch, in turn, so that each token can be told from the next.
+BRANCH_STYLES = {
+    "prompt": ("cyan", "bright_cyan"),
+    "chosen": ("green", "bright_green"),
+    "rejected": ("red", "bright_red"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Settings of `oddsmill pipeline inspect OUT`.
+
+    Attributes:
+      dataset: Folder of a finished dataset, on this machine or of a store such as gs://.
+      split: The split to show. Unset: all.
+      num_rows: Rows of each split to show. Unset: 3, or with --json all.
+      json: One JSON object a pair, in stored order, on standard output.
+    """
+
+    dataset: str
+    split: Split | None = None
+    num_rows: int | None = None
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.num_rows is None or self.num_rows >= 1, "num_rows", self.num_rows, "must be at least 1")
+
+
+class StoredRow(NamedTuple):
+    """A row with its number in the split and, pair by pair, where it comes from."""
+
+    split: str
+    number: int
+    row: Row
+    sources: list[str]
+
+
+def inspect_dataset(config: InspectConfig) -> None:
+    """Prints rows of a dataset.
+
+    Raises:
+      Refused: no dataset there, no such split, or a damaged record.
+    """
+    manifest = load_manifest(config.dataset)
+    splits = [config.split] if config.split else list(manifest.splits)
+    for split in splits:
+        if split not in manifest.splits:
+            raise Refused(f"--split={split}: {config.dataset} has only {', '.join(manifest.splits)}")
+        limit = config.num_rows or (None if config.json else ROWS_FOR_EYES)
+        rows = islice(_stored_rows(config.dataset, manifest, split), limit)
+        try:
+            _print_json(rows) if config.json else _print_coloured(rows, config.dataset)
+        except ValueError as error:
+            raise Refused(f"{error}. Run oddsmill pipeline verify {config.dataset}") from error
+
+
+def _stored_rows(folder: str, manifest: Manifest, split: str) -> Iterator[StoredRow]:
+    summary, number = manifest.splits[split], 0
+    for shard in summary.shards:
+        sources = iter([line.source for line in read_provenance(folder, shard)])
+        for row in read_shard(folder, shard, manifest, max_pairs=summary.max_pairs_per_row):
+            yield StoredRow(split, number, row, list(islice(sources, len(row))))
+            number += 1
+
+
+def _print_json(rows: Iterator[StoredRow]) -> None:
+    for stored in rows:
+        for index, pair in enumerate(stored.row.pairs()):
+            fields: dict[str, Any] = {
+                "split": stored.split,
+                "row": stored.number,
+                "id": f"{pair.id:016x}",
+                "source": stored.sources[index] if stored.sources else None,
+                "prompt_ids": pair.prompt,
+                "chosen_ids": pair.chosen,
+                "rejected_ids": pair.rejected,
+                "truncated": pair.truncated.names(),
+            }
+            sys.stdout.write(json.dumps(fields) + "\n")
+
+
+def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
+    tokenizer = TextTokenizer(fetch_folder(join(folder, TOKENIZER_FOLDER)))
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    legend = Text("branches: ")
+    for side, (style, _) in BRANCH_STYLES.items():
+        legend.append(side, style=f"bold {style}").append("  ")
+    console.print(legend.append("(shades alternate token by token; ▯ padding)"))
+    for stored in rows:
+        padding = len(stored.row.tokens) - stored.row.num_tokens
+        console.rule(f"{stored.split} row {stored.number}: {len(stored.row)} pairs, {padding} ▯", align="left")
+        for index, pair in enumerate(stored.row.pairs()):
+            source = f"  {stored.sources[index]}" if stored.sources else ""
+            console.print(f"pair {index + 1}  id {pair.id:016x}{source}", style="dim")
+            for side in BRANCH_STYLES:
+                console.print(side_text(pair, side, tokenizer))
+
+
+def side_text(pair: Pair, side: str, tokenizer: TextTokenizer) -> Text:
+    """One side of a pair, its tokens in the two shades of its branch."""
+    ids = getattr(pair, side)
+    text = Text(f"{side} {len(ids)}" + (", cut" if Truncated[side.upper()] in pair.truncated else "") + ": ")
+    text.stylize("bold")
+    for number, token_id in enumerate(ids):
+        shown = shown_token(token_id, tokenizer)
+        text.append(shown.replace("\n", "⏎\n"), style=BRANCH_STYLES[side][number % 2])
+    return text
+
+
+def shown_token(token_id: int, tokenizer: TextTokenizer) -> str:
+    """The text of a token; its name, where it holds only a part of a character's bytes."""
+    # A SentencePiece decoder takes the space from the head of a text, so the token is shown as the second of two.
+    shown = tokenizer.decode([token_id, token_id]).removeprefix(tokenizer.decode([token_id]))
+    return tokenizer.token(token_id) if "\ufffd" in shown else shown

@@ -1,0 +1,228 @@
+"""`plan`: what lengths cost, from a sample: per max_length what is kept, cut and dropped, padding, rows, tokens."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.drops import Dropped
+from oddsmill.pipeline.formats.formats import parse_row
+from oddsmill.pipeline.input.sampling import sample_rows
+from oddsmill.pipeline.input.sources import RawRow
+from oddsmill.pipeline.resolved_plan import make_plan
+from oddsmill.pipeline.tokens.packing import pack, pack_in_order
+from oddsmill.pipeline.tokens.tokenization import Encoded, encode_pairs, finish
+from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.schemas.errors import Refused, require
+
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
+# Row lengths are multiples of this: the tile of the fast attention kernels.
+TILE = 128
+# A suggested row may be padded by so much more than the best: shorter rows cost less attention.
+_SLACK = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(PreprocessConfig):
+    """Settings of `oddsmill pipeline plan`: those of `run`, of which output is not needed, and these.
+
+    Attributes:
+      sample_rows: Rows looked at, spread evenly over the input.
+    """
+
+    output: str = "unwritten"
+    sample_rows: int = 2000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.sample_rows >= 1, "sample_rows", self.sample_rows, "must be at least 1")
+
+
+class Prepared(NamedTuple):
+    """A sample up to the length rules: the pairs that reach them, and why the others do not, by reason."""
+
+    pairs: list[Encoded]
+    drops: Counter[str]
+
+
+class Budget(NamedTuple):
+    """What becomes of the pairs of a sample under one max_length.
+
+    Attributes:
+      whole, cut, dropped: pairs; they add up to the sample's.
+      tokens: of the pairs kept, the prompt counted once.
+      padding, padding_packed: share of row slots that hold no token, with one pair a row, and packed.
+      rows_packed: rows when packed; with one pair a row there are whole + cut.
+    """
+
+    max_length: int
+    max_prompt_length: int
+    row_length: int
+    whole: int
+    cut: int
+    dropped: int
+    tokens: int
+    padding: float
+    padding_packed: float
+    rows_packed: int
+
+
+class RowLength(NamedTuple):
+    """What becomes of pairs in packed rows of one length; `too_long` of them fit none."""
+
+    row_length: int
+    too_long: int
+    padding: float
+    rows: int
+
+
+def print_plan(config: PlanConfig, console: Console | None = None) -> None:
+    """Prints the tables of a sample, scaled to the whole input.
+
+    Raises:
+      Refused: as `run` refuses settings and input, or no sampled row becomes a pair.
+    """
+    plan = make_plan(config)
+    tokenizer = TextTokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
+    sample = sample_rows(plan.inputs, config.sample_rows)
+    pairs, drops = prepare(sample.rows, tokenizer, config, format_name=plan.format_name)
+    if not pairs:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in drops.items()) or "there are none"
+        raise Refused(f"none of the {len(sample.rows):,} sampled rows becomes a pair ({reasons})")
+    budgets = [measure(pairs, tokenizer, scaled(config, length)) for length in sorted({*LENGTHS, config.max_length})]
+    candidates = row_lengths(pairs, tokenizer, config)
+    scale = sample.total_rows / len(sample.rows)
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 140
+    whole = len(sample.rows) == sample.total_rows
+    size = "all of them" if whole else "spread evenly; rows and tokens are estimates for the whole input"
+    console.print(f"input      {sample.total_rows:,} rows; {len(sample.rows):,} looked at, {size}", soft_wrap=True)
+    console.print(f"format     {plan.format_name}{'' if config.source.format else ' (detected)'}")
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(drops.items())) or "none"
+    console.print(f"sample     {len(pairs):,} pairs; dropped before the length rules: {dropped}", soft_wrap=True)
+    console.print(_length_table(budgets, config, scale))
+    console.print(_row_table(candidates, config, scale))
+    best = suggest(candidates)
+    console.print(
+        f"suggested  --row_length={best.row_length}: the shortest that holds every pair looked at "
+        f"with little padding ({best.padding:.1%})",
+        soft_wrap=True,
+    )
+
+
+def prepare(
+    rows: Iterable[RawRow], tokenizer: TextTokenizer, config: PreprocessConfig, *, format_name: str
+) -> Prepared:
+    """Parses and encodes rows, once for all lengths."""
+    parsed, drops = [], Counter[str]()
+    for row in rows:
+        try:
+            parsed += parse_row(row, format_name=format_name, source=config.source, compat=config.compat)
+        except Dropped as dropped:
+            drops[str(dropped.reason)] += 1
+    encoded = list(encode_pairs(parsed, tokenizer, config))
+    drops.update(str(pair.reason) for pair in encoded if isinstance(pair, Dropped))
+    return Prepared([pair for pair in encoded if not isinstance(pair, Dropped)], drops)
+
+
+def scaled(config: PreprocessConfig, max_length: int) -> PreprocessConfig:
+    """The settings at another max_length: max_prompt_length and row_length keep their proportion to it."""
+    ratio = max_length / config.max_length
+    prompt = config.max_prompt_length if config.compat == "trl" else max(1, round(config.max_prompt_length * ratio))
+    return replace(
+        config,
+        max_length=max_length,
+        max_prompt_length=prompt,
+        row_length=None if config.row_length is None else math.ceil(config.row_length * ratio),
+    )
+
+
+def measure(pairs: Sequence[Encoded], tokenizer: TextTokenizer, config: PreprocessConfig) -> Budget:
+    """Applies the length rules to encoded pairs and packs what is kept."""
+    slots, cut = _kept(pairs, tokenizer, config)
+    packed = _packed(slots, config.slots, config)
+    return Budget(
+        max_length=config.max_length,
+        max_prompt_length=config.max_prompt_length,
+        row_length=config.slots,
+        whole=len(slots) - cut,
+        cut=cut,
+        dropped=len(pairs) - len(slots),
+        tokens=sum(slots),
+        padding=1 - sum(slots) / (len(slots) * config.slots) if slots else 0.0,
+        padding_packed=packed.padding,
+        rows_packed=packed.rows,
+    )
+
+
+def row_lengths(pairs: Sequence[Encoded], tokenizer: TextTokenizer, config: PreprocessConfig) -> list[RowLength]:
+    """Packs the pairs, fitted to max_length, into rows of several lengths, ascending."""
+    slots, _ = _kept(pairs, tokenizer, replace(config, row_length=None))
+    longest = max(slots, default=config.max_length)
+    lengths = {max(config.max_length, longest), config.slots}
+    lengths |= {round(config.max_length * factor) for factor in (1, 1.5, 2, 3, 4)}
+    tiled = sorted({math.ceil(length / TILE) * TILE for length in lengths})
+    return [_packed(slots, length, config) for length in tiled]
+
+
+def suggest(candidates: Sequence[RowLength]) -> RowLength:
+    """The shortest that holds every pair and is padded little more than the best of them."""
+    able = [candidate for candidate in candidates if not candidate.too_long]
+    least = min(candidate.padding for candidate in able)
+    return next(candidate for candidate in able if candidate.padding <= least + _SLACK)
+
+
+def _kept(pairs: Sequence[Encoded], tokenizer: TextTokenizer, config: PreprocessConfig) -> tuple[list[int], int]:
+    """Slots of each pair that is kept, and how many of them are cut."""
+    slots, cut = [], 0
+    for pair in pairs:
+        try:
+            ids = finish(pair, tokenizer, config)
+        except Dropped:
+            continue
+        slots.append(len(ids.prompt) + len(ids.chosen) + len(ids.rejected))
+        cut += bool(ids.truncated)
+    return slots, cut
+
+
+def _packed(slots: Sequence[int], row_length: int, config: PreprocessConfig) -> RowLength:
+    fitting = [length for length in slots if length <= row_length]
+    rows = len((pack if config.shuffle else pack_in_order)(fitting, row_length=row_length))
+    padding = 1 - sum(fitting) / (rows * row_length) if rows else 0.0
+    return RowLength(row_length, len(slots) - len(fitting), padding, rows)
+
+
+def _length_table(budgets: Sequence[Budget], config: PreprocessConfig, scale: float) -> Table:
+    table = Table(title="per max_length (* the setting); max_prompt_length and row_length in proportion")
+    headings = ("max_length", "max_prompt", "row_length", "whole", "cut", "dropped", "padding", "packed")
+    for heading in (*headings, "rows", "rows packed", "tokens"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for budget in budgets:
+        pairs, mark = budget.whole + budget.cut + budget.dropped, "*" if budget.max_length == config.max_length else ""
+        shares = (budget.whole / pairs, budget.cut / pairs, budget.dropped / pairs)
+        numbers = (budget.whole + budget.cut, budget.rows_packed, budget.tokens)
+        table.add_row(
+            f"{mark}{budget.max_length}",
+            str(budget.max_prompt_length),
+            str(budget.row_length),
+            *(f"{share:.1%}" for share in (*shares, budget.padding, budget.padding_packed)),
+            *(f"{round(number * scale):,}" for number in numbers),
+            style="bold" if mark else None,
+        )
+    return table
+
+
+def _row_table(candidates: Sequence[RowLength], config: PreprocessConfig, scale: float) -> Table:
+    table = Table(title=f"per row_length, at max_length {config.max_length}, packed")
+    for heading in ("row_length", "too long for a row", "padding", "rows"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in candidates:
+        counts = (f"{round(each.too_long * scale):,}", f"{each.padding:.1%}", f"{round(each.rows * scale):,}")
+        table.add_row(str(each.row_length), *counts)
+    return table

@@ -1,0 +1,116 @@
+"""The fields of a row under our names: renamed, nested, or joined of several."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from oddsmill.pipeline.drops import Dropped, DropReason
+
+Names = Mapping[str, str | list[str]]
+
+
+class Row(NamedTuple):
+    """A row as an object, and the source's names of our fields.
+
+    A name is a key of the row, or a path of keys (`input.messages`). A list of names joins several fields: of a
+    text field the texts, with a blank line between them; of a list field the values.
+    """
+
+    values: Mapping[str, Any]
+    names: Names
+
+    def has(self, field: str) -> bool:
+        """Whether all that the field is made of is there and not null."""
+        names = self.names.get(field, field)
+        return all(self._find(name) is not None for name in ([names] if isinstance(names, str) else names))
+
+    def value(self, field: str, *, instead: tuple[str, ...] = ()) -> Any:
+        """The value of a field as it is.
+
+        Args:
+          instead: the source's names to try where the field is not mapped and not there.
+
+        Raises:
+          Dropped: it is not there.
+        """
+        names = self.names.get(field)
+        if isinstance(names, list):
+            return self.text(field)
+        if names is None:
+            names = next((name for name in (field, *instead) if name in self.values), field)
+        return self._get(names)
+
+    def text(self, field: str) -> str:
+        """The text of a field.
+
+        Raises:
+          Dropped: it is not there, or not a string that can be encoded.
+        """
+        names = self.names.get(field, field)
+        if isinstance(names, str):
+            return _check_text(names, self._get(names))
+        parts = [_flatten(name, self._get(name)) for name in names]
+        return "\n\n".join(part for part in parts if part.strip())
+
+    def items(self, field: str) -> list[Any]:
+        """The values of a field that is a list, or of the several fields that stand for it.
+
+        Raises:
+          Dropped: one is not there, or the field is not a list.
+        """
+        names = self.names.get(field, field)
+        if isinstance(names, list):
+            return [self._get(name) for name in names]
+        value = self._get(names)
+        if not isinstance(value, list):
+            raise Dropped(DropReason.WRONG_TYPE, f"field {names!r} is {kind_of(value)}, not a list")
+        return value
+
+    def _get(self, name: str) -> Any:
+        value = self._find(name, missing := object())
+        if value is missing:
+            raise Dropped(DropReason.MISSING_FIELD, f"no field {name!r}")
+        return value
+
+    def _find(self, name: str, missing: Any = None) -> Any:
+        """A key that is spelt like the whole name wins over a path."""
+        if name in self.values:
+            return self.values[name]
+        value: Any = self.values
+        for key in name.split("."):
+            if not isinstance(value, Mapping) or key not in value:
+                return missing
+            value = value[key]
+        return value
+
+
+def kind_of(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def check_encodable(name: str, text: str) -> str:
+    """The text.
+
+    Raises:
+      Dropped: it holds a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = f"field {name!r}: lone surrogate at character {error.start}"
+        raise Dropped(DropReason.UNREADABLE, problem) from None
+    return text
+
+
+def _check_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise Dropped(DropReason.WRONG_TYPE, f"field {name!r} is {kind_of(value)}, not a string")
+    return check_encodable(name, value)
+
+
+def _flatten(name: str, value: Any) -> str:
+    """A part of a joined text: a string, null as an empty one, or a list of these, a line each."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return "\n".join(_flatten(name, part) for part in value)
+    return _check_text(name, value)

@@ -1,0 +1,95 @@
+"""A preference pair on its way: as texts or as messages, then as ids."""
+
+import enum
+import json
+from array import array
+from typing import Any, NamedTuple
+
+from oddsmill.pipeline.drops import Dropped, DropReason
+from oddsmill.schemas.record import WHOLE, Truncated
+
+Message = dict[str, Any]
+
+
+class Notes(enum.IntFlag):
+    """What is counted of pairs, under these names in the manifest."""
+
+    BOUNDARY_MERGED = 1  # a token spans the end of the prompt's text
+    SPLIT_AT_TURN = 2  # the rendered generation prompt is no prefix: the answers hold the header of their turn
+    TURNS_DROPPED = 4  # the oldest turns of the prompt gave way to the length rules
+    TURN_CUT = 8  # so did a part of the text of a turn that stayed
+    PROMPTS_DIFFER = 16  # compat trl: the two sides had different prompts, and share what these have in common
+
+
+NOTHING = Notes(0)
+
+
+class PreferencePair(NamedTuple):
+    """The three texts of a pair. The model reads prompt + chosen and prompt + rejected."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+class ChatPair(NamedTuple):
+    """A pair of dialogues, to be rendered by a chat template.
+
+    Attributes:
+      prompt: the messages that both sides share, as JSON text: texts hash and travel alike in all formats.
+      chosen, rejected: the messages that follow.
+      variables: what else the row gives to the template (`tools`, …), a JSON object.
+    """
+
+    prompt: str
+    chosen: str
+    rejected: str
+    variables: str = "{}"
+
+    def messages(self) -> tuple[list[Message], list[Message], list[Message]]:
+        """Prompt, chosen, rejected."""
+        return json.loads(self.prompt), json.loads(self.chosen), json.loads(self.rejected)
+
+
+Pair = PreferencePair | ChatPair
+
+
+def chat_pair(
+    prompt: list[Message], chosen: list[Message], rejected: list[Message], variables: dict[str, Any] | None = None
+) -> ChatPair:
+    """Builds the pair of these messages.
+
+    Raises:
+      Dropped: a text that cannot be encoded, or a value that JSON does not have.
+    """
+    try:
+        texts = [json.dumps(part, ensure_ascii=False) for part in (prompt, chosen, rejected, variables or {})]
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError:
+        raise Dropped(DropReason.UNREADABLE, "a lone surrogate in a message") from None
+    except (TypeError, ValueError) as error:
+        raise Dropped(DropReason.WRONG_TYPE, f"a message holds what is not JSON: {error}") from None
+    return ChatPair(*texts)
+
+
+class PairIds(NamedTuple):
+    """The ids of a pair."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    truncated: Truncated = WHOLE
+    notes: Notes = NOTHING
+
+    @property
+    def boundary_merged(self) -> bool:
+        """A token spans the end of the prompt's text in one of the answers.
+
+        The prompt's ids are then fewer than those of its text alone.
+        """
+        return Notes.BOUNDARY_MERGED in self.notes
+
+    def as_bytes(self) -> bytes:
+        """Prompt, chosen and rejected one after another, as int32."""
+        return array("i", [*self.prompt, *self.chosen, *self.rejected]).tobytes()

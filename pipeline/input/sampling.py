@@ -1,0 +1,107 @@
+"""Rows picked from the input: a sample, spread evenly, the same for the same input; or one row by its number."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from oddsmill.pipeline.input.readers import Part, count_rows
+from oddsmill.pipeline.input.sources import Input, RawRow, count_part, divide, number_parts, read_batches
+from oddsmill.schemas.errors import Refused
+
+# Parts are at most 32 MB of text: so many are read in seconds, whatever the size of the input.
+PARTS_READ = 32
+
+
+class Sample(NamedTuple):
+    """Rows, and how many the whole input has: counted where the sample is all of it, else an estimate."""
+
+    rows: list[RawRow]
+    total_rows: int
+
+
+def sample_rows(inputs: list[Input], size: int, *, parts_read: int = PARTS_READ) -> Sample:
+    """About `size` rows, or all if there are no more.
+
+    Raises:
+      Refused: a file is damaged, or a slice out of range.
+    """
+    parts = numbered_parts(inputs)
+    spans = [_span(part) for part in parts]
+    numbers = sum(map(len, spans))
+    step = max(1, len(parts) / parts_read)
+    read = [int(index * step) for index in range(min(len(parts), parts_read))]
+    read_numbers = sum(len(spans[index]) for index in read)
+    taken = min(size, read_numbers)
+    wanted = [place * read_numbers // taken for place in range(taken)] if taken else []
+    rows: list[RawRow] = []
+    before = 0
+    for index in read:
+        own = {spans[index][place - before] for place in wanted if 0 <= place - before < len(spans[index])}
+        rows += _pick(parts[index], own)
+        before += len(spans[index])
+    # A blank line has a number and is no row.
+    return Sample(rows, round(numbers * len(rows) / taken) if taken else 0)
+
+
+def find_row(inputs: list[Input], wanted: str, file: int | None) -> RawRow:
+    """One row of the input.
+
+    Args:
+      wanted: its number in its file, from 0, or FILE:NUMBER.
+      file: the file's number, where `wanted` names none.
+
+    Raises:
+      Refused: no such file or row, or a number that several files have.
+    """
+    paths = [each.path for each in inputs]
+    name, _, text = wanted.rpartition(":")
+    number = int(text)
+    named = [index for index, path in enumerate(paths) if path == name or path.endswith(f"/{name}")]
+    files = "; ".join(f"{index} {path}" for index, path in enumerate(paths))
+    if name:
+        if len(named) != 1:
+            problem = "several inputs end so" if named else "no such input"
+            raise Refused(f"--row={wanted}: {problem}; there are {files}")
+        index = named[0]
+    elif file is None and len(inputs) > 1:
+        raise Refused(f"--row={number}: there are {len(inputs)} inputs; say which by --file: {files}")
+    else:
+        index = file or 0
+        if not 0 <= index < len(inputs):
+            raise Refused(f"--file={index}: there are {files}")
+    for part in numbered_parts(inputs):
+        first = part.first_row or 0
+        if part.file != index or first > number or (part.rows is not None and number >= first + part.rows):
+            continue
+        for batch in read_batches(part):
+            for row in batch:
+                if row.origin.row == number:
+                    return row
+    raise Refused(f"--row={wanted}: {paths[index]} has no row {number}, or it is a blank line")
+
+
+def numbered_parts(inputs: list[Input]) -> list[Part]:
+    """The parts of all inputs, each with the number of its first row.
+
+    Raises:
+      Refused: as `sample_rows`.
+    """
+    return [
+        part
+        for number, source in enumerate(inputs)
+        for part in number_parts(source, map(count_part, divide(number, source)))
+    ]
+
+
+def _span(part: Part) -> range:
+    """The row numbers that are wanted of a part."""
+    first = part.first_row or 0
+    low, high = part.keep or (0, first + count_rows(part))
+    return range(max(first, low), min(first + count_rows(part), high))
+
+
+def _pick(part: Part, wanted: set[int]) -> Iterator[RawRow]:
+    last = max(wanted, default=-1)
+    for batch in read_batches(part) if wanted else ():
+        yield from (row for row in batch if row.origin.row in wanted)
+        if batch[-1].origin.row >= last:
+            return

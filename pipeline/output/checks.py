@@ -1,0 +1,121 @@
+"""Data checks: what is counted of the stored pairs, under which names, and what each name means.
+
+The writer counts what it writes and `verify` what it reads, by the same function. The sums do not depend on the
+order of the work, so they stand in the manifest under `counts`, beside what only the tokenizer's step can see.
+"""
+
+import numpy as np
+
+from oddsmill.schemas.manifest import TokenizerSummary
+from oddsmill.schemas.record import Row
+
+# Counted from stored rows, and so again by `verify`.
+STORED = {
+    "bos_not_once": "pairs that do not begin with BOS, or hold it elsewhere too; where BOS begins the turns of the "
+    "template as well, pairs that do not begin with one, or begin with two; 0 where the tokenizer has none",
+    "chosen_ends_in_eos": "chosen answers that end in EOS or in the template's end of a turn",
+    "rejected_ends_in_eos": "rejected answers that end in EOS or in the template's end of a turn",
+    "eos_inside_answer": "pairs with EOS before the end of an answer, but for one that ends a turn before another",
+    "chosen_longer": "pairs whose chosen answer has more tokens than the rejected one",
+    "rejected_longer": "pairs whose rejected answer has more tokens than the chosen one",
+}
+# All names of `counts`.
+MEANINGS = STORED | {
+    "exact_duplicates": "pairs that repeat the texts of another",
+    "boundary_merged": "pairs with a token that spans the end of the prompt's text",
+    "split_at_turn": "pairs whose answers begin with the header of their turn, as the template's prompt is no prefix",
+    "turns_dropped": "pairs whose oldest turns gave way to the length rules",
+    "turn_cut": "pairs that lost a part of the text of a turn to the length rules",
+    "prompts_differ": "compat trl: pairs whose sides had different prompts; they share what is common",
+}
+_ADVICE = {
+    "exact_duplicates": "; --dedup=exact drops them",
+    "boundary_merged": "; that token is the answer's. prompts that end in a line break seldom have one",
+}
+
+
+def count_stored(row: Row, tokenizer: TokenizerSummary) -> dict[str, int]:
+    """How many pairs of a row each name of `STORED` holds of."""
+    lengths = np.stack([row.prompt_lengths, row.chosen_lengths, row.rejected_lengths], axis=1).astype(np.int64)
+    ends = np.cumsum(lengths.ravel()).reshape(-1, 3)
+    starts = ends - lengths
+    tokens = row.tokens[: ends[-1, 2]]
+    endings = [tokenizer.eos_id, *tokenizer.turn_end[:1]]
+    # A template may write on after the end of a turn, as ChatML does a newline.
+    trailing = np.isin(tokens, [token for token in tokenizer.turn_end if token not in endings])
+    last = ends - 1
+    for _ in tokenizer.turn_end:
+        last = np.where(trailing[last] & (last > starts), last - 1, last)
+    ended = np.isin(tokens[last], endings)
+    found = {
+        "bos_not_once": _bos_not_once(tokens, starts, tokenizer),
+        "chosen_ends_in_eos": ended[:, 1],
+        "rejected_ends_in_eos": ended[:, 2],
+        "eos_inside_answer": _eos_inside(tokens, trailing, ends, np.where(ended, last, ends), tokenizer),
+        "chosen_longer": lengths[:, 1] > lengths[:, 2],
+        "rejected_longer": lengths[:, 2] > lengths[:, 1],
+    }
+    return {name: int(pairs.sum()) for name, pairs in found.items()}
+
+
+def _bos_not_once(tokens: np.ndarray, starts: np.ndarray, tokenizer: TokenizerSummary) -> np.ndarray:
+    """[n] bool."""
+    if tokenizer.bos_id is None:
+        return np.zeros(len(starts), bool)
+    is_bos = tokens == tokenizer.bos_id
+    begins = is_bos[starts[:, 0]]
+    if tokenizer.bos_id == tokenizer.turn_start_id:
+        second = np.minimum(starts[:, 0] + 1, starts[:, 1] - 1)  # of a prompt of one token, that token
+        return ~begins | (is_bos[second] & (second > starts[:, 0]))
+    held = np.add.reduceat(is_bos.astype(np.int64), starts.ravel()).reshape(-1, 3)
+    if tokenizer.bos_id == tokenizer.eos_id:
+        held = held[:, :1]  # in an answer it is an EOS
+    return ~begins | (held.sum(axis=1) != 1)
+
+
+def _eos_inside(
+    tokens: np.ndarray, trailing: np.ndarray, ends: np.ndarray, last: np.ndarray, tokenizer: TokenizerSummary
+) -> np.ndarray:
+    """[n] bool; `last` is the place of the token that ends a side."""
+    places = np.flatnonzero(tokens == tokenizer.eos_id)
+    sides = np.searchsorted(ends.ravel(), places, side="right")
+    inside = (sides % 3 > 0) & (places < last.ravel()[sides])
+    if tokenizer.turn_start_id is not None and tokenizer.eos_id in tokenizer.turn_end[:1]:
+        following = places + 1
+        bound = len(tokens) - 1
+        for _ in tokenizer.turn_end:
+            following = following + trailing[np.minimum(following, bound)]
+        begins_turn = tokens[np.minimum(following, bound)] == tokenizer.turn_start_id
+        inside &= ~(begins_turn & (following < ends.ravel()[sides]))
+    found = np.zeros(len(ends), bool)
+    found[sides[inside] // 3] = True
+    return found
+
+
+def describe(counts: dict[str, int], pairs: int, tokenizer: TokenizerSummary) -> list[str]:
+    """The checks of a dataset for people, one line each: those that say something.
+
+    Args:
+      pairs: of the dataset.
+    """
+    lines = []
+    if tokenizer.bos_id is not None:
+        right = f"{pairs - counts.get('bos_not_once', 0):,} of {pairs:,} pairs"
+        marks_turns = tokenizer.bos_id == tokenizer.turn_start_id
+        lines.append(f"BOS, which begins turns too, begins {right}" if marks_turns else f"BOS exactly once in {right}")
+    if "chosen_ends_in_eos" in counts:
+        what = "EOS or the end of a turn" if tokenizer.turn_end else "EOS"
+        lines.append(
+            f"{what} ends {counts['chosen_ends_in_eos'] / pairs:.1%} of the chosen answers, "
+            f"{counts['rejected_ends_in_eos'] / pairs:.1%} of the rejected"
+        )
+        lines.append(
+            f"the chosen answer is the longer one in {counts['chosen_longer'] / pairs:.1%}, "
+            f"the shorter in {counts['rejected_longer'] / pairs:.1%}"
+        )
+    for name in ("exact_duplicates", "boundary_merged", "split_at_turn", "turns_dropped", "turn_cut", "prompts_differ"):
+        if counts.get(name):
+            lines.append(f"{counts[name]:,} {MEANINGS[name]}{_ADVICE.get(name, '')}")
+    if counts.get("eos_inside_answer"):
+        lines.append(f"{counts['eos_inside_answer']:,} {MEANINGS['eos_inside_answer']}")
+    return lines

@@ -1,0 +1,65 @@
+"""rejects/: every dropped row, with its reason, in the order of the source."""
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from oddsmill.pipeline.drops import DropReason, Reject
+from oddsmill.pipeline.output.blocks import freeze, thawing
+from oddsmill.pipeline.output.output import REJECTS_FOLDER, publishing
+
+_COLUMNS = ("row", "reason")
+_REASONS = list(DropReason)
+_BLOCK_BYTES = 4 << 20
+
+
+class RejectBlocks:
+    """Gathers rejects, as the lines that rejects/ will hold, into blocks for the shuffle: one file's to a block."""
+
+    def __init__(self, paths: Sequence[str]):
+        """Args: paths: the input files, by the number that an `Origin` has."""
+        self._paths, self._bytes = paths, 0
+        self._items: dict[int, list[tuple[tuple[int, int], bytes]]] = defaultdict(list)
+
+    def add(self, reject: Reject) -> None:
+        fields = {
+            "file": self._paths[reject.origin.file],
+            "row": reject.origin.row,
+            "reason": reject.reason,
+            "detail": reject.detail,
+            "raw": reject.raw,
+        }
+        line = json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+        self._items[reject.origin.file].append(((reject.origin.row, _REASONS.index(reject.reason)), line))
+        self._bytes += len(line)
+
+    def full(self) -> Iterator[tuple[int, bytes]]:
+        """The blocks, with the number of their file, once they are large enough to send."""
+        if self._bytes >= _BLOCK_BYTES:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[tuple[int, bytes]]:
+        """What is gathered, however little."""
+        items, self._items, self._bytes = self._items, defaultdict(list), 0
+        for file, of_file in items.items():
+            yield file, freeze(_COLUMNS, of_file)
+
+
+def write_rejects(blocks: Iterable[bytes], *, output: str, number: int, path: str) -> dict[str, int]:
+    """Writes the rejects of one input file as JSON lines.
+
+    Args:
+      number: the file's number in the list of inputs; it keeps files of equal names apart.
+
+    Returns: how many rows were dropped for each reason.
+    """
+    name = f"{number:05d}-{os.path.basename(path)}.jsonl"
+    with thawing(_COLUMNS, blocks) as items:
+        with publishing(os.path.join(output, REJECTS_FOLDER, name)) as temporary, open(temporary, "wb") as file:
+            for index in np.lexsort([items.columns["reason"], items.columns["row"]]).tolist():
+                file.write(items.payload(index))
+        counts = Counter(items.columns["reason"].tolist())
+    return {str(_REASONS[reason]): count for reason, count in counts.items()}

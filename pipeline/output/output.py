@@ -1,0 +1,190 @@
+"""The output folder: which names in it are ours, how a file gets there whole, and what an earlier run left."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from oddsmill.pipeline.input.filesystems import check_access, is_file, is_remote, open_file, size_of
+from oddsmill.pipeline.input.remote import files_under, remove, upload
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.manifest import (
+    MANIFEST_NAME,
+    TOKENIZER_FOLDER,
+    Manifest,
+    Split,
+    damaged_shards,
+    parse_manifest,
+    read_manifest,
+)
+from oddsmill.schemas.provenance import PROVENANCE_FOLDER
+
+RUN_NAME = "run.json"
+REPORT_NAME = "report.html"
+UNFINISHED_NAME = "unfinished.json"
+REJECTS_FOLDER = "rejects"
+_TEMPORARY = ".oddsmill-"
+_SHARD = re.compile(r"(train|eval)-\d{5}-of-\d{5}\.arrayrecord")
+
+
+def shard_name(split: Split, index: int, count: int) -> str:
+    return f"{split}-{index:05d}-of-{count:05d}.arrayrecord"
+
+
+@contextmanager
+def publishing(path: str) -> Iterator[str]:
+    """Yields a temporary path; what was written there appears at `path` whole, or not at all.
+
+    Raises:
+      Refused: it cannot be written: no space is left, or the folder does not take files.
+    """
+    folder, name = os.path.split(path)
+    try:
+        if is_remote(path):
+            with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as here:
+                yield os.path.join(here, name)
+                upload(os.path.join(here, name), path)
+            return
+        os.makedirs(folder, exist_ok=True)
+        temporary = os.path.join(folder, f"{_TEMPORARY}{uuid.uuid4().hex}-{name}")
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+    except OSError as error:
+        raise Refused(f"{path}: cannot be written ({error.strerror}){_advice(error)}") from error
+
+
+def _advice(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "; free some space, or give another --output, and run again" if full else ""
+
+
+def write_json(path: str, values: dict[str, Any]) -> None:
+    with publishing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(values, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """The object in a JSON file of ours; None where there is none that can be read."""
+    try:
+        with open_file(path) as file:
+            values = json.load(file)
+    except (Refused, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def is_finished(folder: str) -> bool:
+    """Whether a run ended here, and no other has begun since."""
+    return _exists(folder, MANIFEST_NAME) and not _exists(folder, UNFINISHED_NAME)
+
+
+def load_manifest(folder: str) -> Manifest:
+    """The manifest of a finished dataset, wherever it lies.
+
+    Raises:
+      Refused: it is not there, or damaged.
+    """
+    if not is_remote(folder):
+        return read_manifest(folder)
+    check_access([folder])
+    path = os.path.join(folder, MANIFEST_NAME)
+    if not is_file(path):
+        raise Refused(f"{folder} has no {MANIFEST_NAME}: there is no dataset, or preprocessing did not finish")
+    with open_file(path) as file:
+        return parse_manifest(file.read().decode("utf-8", "replace"), path=path)
+
+
+def is_complete(folder: str, manifest: Manifest) -> bool:
+    """Whether every shard is there with the size that the manifest says."""
+    if not is_remote(folder):
+        return not any(damaged_shards(folder, manifest, digests=False))
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    there = set(files_under(folder))
+    return all(shard.name in there and size_of(os.path.join(folder, shard.name)) == shard.bytes for shard in shards)
+
+
+def put_folder(local: str, target: str) -> None:
+    """Publishes the files of a folder of this machine."""
+    for parent, _, names in os.walk(local):
+        for name in names:
+            path = os.path.join(parent, name)
+            with publishing(os.path.join(target, os.path.relpath(path, local))) as temporary:
+                shutil.copyfile(path, temporary)
+
+
+def begin(folder: str, run: dict[str, Any]) -> None:
+    """Marks the folder as being written and removes what earlier runs left in it.
+
+    Raises:
+      Refused: the folder holds something and none of it says that it is ours, or cannot be written.
+    """
+    try:
+        if not is_remote(folder):
+            os.makedirs(folder, exist_ok=True)
+        manifest = read_json(os.path.join(folder, MANIFEST_NAME)) or {}
+        ours = "source_fingerprint" in manifest or _exists(folder, UNFINISHED_NAME)
+        if not ours and any(not name.startswith(_TEMPORARY) for name in _names(folder)):
+            raise Refused(f"--output={folder} holds files that are not ours; give an empty or a new folder")
+        write_json(os.path.join(folder, UNFINISHED_NAME), run)
+        clear(folder)
+    except OSError as error:
+        raise Refused(f"--output={folder}: cannot write there ({error.strerror}){_advice(error)}") from error
+
+
+def finish(folder: str, run: dict[str, Any]) -> None:
+    """Keeps the record of the run and takes the mark away."""
+    write_json(os.path.join(folder, RUN_NAME), run)
+    _delete(folder, UNFINISHED_NAME)
+
+
+def abandon(folder: str) -> None:
+    """Removes what a failed run wrote, but for its rejects: they say why."""
+    kept = bool(files_under(os.path.join(folder, REJECTS_FOLDER)))
+    clear(folder, keep=REJECTS_FOLDER if kept else None)
+    if not kept:
+        _delete(folder, UNFINISHED_NAME)
+
+
+def clear(folder: str, *, keep: str | None = None) -> None:
+    """Removes our files, the manifest first, so that no half of a dataset looks whole; leaves others' alone."""
+    folders = (TOKENIZER_FOLDER, REJECTS_FOLDER, PROVENANCE_FOLDER)
+    for name in sorted(_names(folder), key=lambda name: name != MANIFEST_NAME):
+        ours = name in (MANIFEST_NAME, RUN_NAME, REPORT_NAME) or _SHARD.fullmatch(name) or name.startswith(_TEMPORARY)
+        if ours or (name in folders and name != keep):
+            _delete(folder, name)
+
+
+def _names(folder: str) -> list[str]:
+    """What lies directly in a folder."""
+    if is_remote(folder):
+        return sorted({name.partition("/")[0] for name in files_under(folder)})
+    return os.listdir(folder)
+
+
+def _delete(folder: str, name: str) -> None:
+    """Removes a file of a folder, or a folder in it with all it holds."""
+    path = os.path.join(folder, name)
+    if is_remote(folder):
+        remove([path] if is_file(path) else [os.path.join(path, below) for below in files_under(path)])
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
+
+
+def _exists(folder: str, name: str) -> bool:
+    path = os.path.join(folder, name)
+    return is_file(path) if is_remote(folder) else os.path.exists(path)

@@ -1,0 +1,107 @@
+"""Reading a finished dataset back, wherever it lies: its records in stored order, and where each pair comes from."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from array_record.python.array_record_module import ArrayRecordReader
+
+from oddsmill.pipeline.input.filesystems import is_file, open_file
+from oddsmill.pipeline.input.remote import files_under, local_file
+from oddsmill.pipeline.output.output import REJECTS_FOLDER
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.manifest import Manifest, Shard
+from oddsmill.schemas.provenance import provenance_path
+from oddsmill.schemas.record import Row, check_row, decode_row
+
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+class Rejected(NamedTuple):
+    """A line of rejects/, without the raw row."""
+
+    file: str
+    row: int
+    reason: str
+    detail: str
+
+
+class Provenance(NamedTuple):
+    """Where a stored pair comes from."""
+
+    id: int
+    prompt_id: int
+    source: str
+
+
+def read_shard(folder: str, shard: Shard, manifest: Manifest, *, max_pairs: int) -> Iterator[Row]:
+    """The rows of a shard, each checked; a shard of a store lies on this machine meanwhile.
+
+    Raises:
+      Refused: it is not there.
+      ValueError: it is no shard, or a record is damaged or breaks an invariant; says which.
+    """
+    path = os.path.join(folder, shard.name)
+    if not is_file(path):
+        raise Refused(f"{path} is missing")
+    with local_file(path) as local:
+        yield from read_records(local, shard, manifest, max_pairs=max_pairs)
+
+
+def read_records(path: str, shard: Shard, manifest: Manifest, *, max_pairs: int) -> Iterator[Row]:
+    """As `read_shard`, of a file of this machine."""
+    reader = ArrayRecordReader(path, _READER_OPTIONS)
+    try:
+        for index in range(reader.num_records()):
+            try:
+                row = decode_row(reader.read([index])[0])
+                check_row(
+                    row,
+                    row_length=manifest.row_length,
+                    vocab_size=manifest.tokenizer.vocab_size,
+                    max_pairs=max_pairs,
+                )
+            except (ValueError, RuntimeError, IndexError) as error:
+                raise ValueError(f"{shard.name}, record {index}: {error}") from error
+            yield row
+        reader.close()
+    except RuntimeError as error:  # of a file that it cannot open it says so only when it is closed
+        raise ValueError(f"{shard.name}: {error}") from error
+
+
+def read_provenance(folder: str, shard: Shard) -> list[Provenance]:
+    """Where the pairs of a shard come from, in stored order; empty where the file is not there.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    path = provenance_path(folder, shard.name)
+    if not is_file(path):
+        return []
+    try:
+        with open_file(path) as file:
+            table = pq.read_table(file)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: {error}") from error
+    columns = [table.column(name).to_pylist() for name in ("id", "prompt_id", "file", "file_row")]
+    return [Provenance(pair, prompt, f"{file}:{row}") for pair, prompt, file, row in zip(*columns, strict=True)]
+
+
+def read_rejects(folder: str) -> Iterator[Rejected]:
+    """The dropped rows, file by file, in the order of the source; none where rejects/ is not there.
+
+    Raises:
+      ValueError: a line is damaged; says which.
+    """
+    rejects = os.path.join(folder, REJECTS_FOLDER)
+    for name in files_under(rejects):
+        with open_file(os.path.join(rejects, name)) as file:
+            for number, line in enumerate(file):
+                try:
+                    fields = json.loads(line)
+                    yield Rejected(*(fields[field] for field in Rejected._fields))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"{REJECTS_FOLDER}/{name}, line {number + 1}: {error}") from error

@@ -1,0 +1,212 @@
+"""Writing one shard: order, duplicates, packing, records. In memory is an index; the ids lie in a temporary file."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from os.path import join
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from oddsmill.pipeline import progress
+from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.drops import DropReason, Origin, Reject
+from oddsmill.pipeline.formats.pairs import Notes
+from oddsmill.pipeline.output.blocks import Items, freeze, thawing
+from oddsmill.pipeline.output.ledger import RejectBlocks
+from oddsmill.pipeline.output.output import publishing, shard_name
+from oddsmill.pipeline.output.tally import SIDES, Tally
+from oddsmill.pipeline.tokens.packing import pack, pack_in_order
+from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.schemas.manifest import Shard, Split, TokenizerSummary
+from oddsmill.schemas.provenance import provenance_path
+from oddsmill.schemas.record import Row, encode_row, lay_row, token_dtype
+
+# One record a group: the trainer reads records at random. Levels above 3 only cost time.
+WRITER_OPTIONS = "group_size:1,zstd:3"
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_COLUMNS = ("rank", "id", "prompt_id", "file", "row", *SIDES, "truncated", "notes")
+
+
+class PlacedPair(NamedTuple):
+    """A tokenized pair on its way to its shard.
+
+    Attributes:
+      ids: prompt, chosen and rejected one after another, int32.
+      raw: the row it comes from, where a duplicate is to be dropped; else empty.
+    """
+
+    rank: int
+    id: int
+    ids: bytes
+    lengths: tuple[int, int, int]
+    truncated: int
+    notes: int
+    prompt_id: int
+    origin: Origin
+    raw: str
+
+
+class ShardReport(NamedTuple):
+    """What was written; the numbers of the manifest are sums of these."""
+
+    split: Split
+    shard: Shard
+    tally: Tally
+    notes: dict[str, int]
+    exact_duplicates: int
+    writer_options: str
+
+
+def freeze_pairs(pairs: Sequence[PlacedPair], *, vocab_size: int) -> bytes:
+    """Pairs as a block for the shuffle, their ids in the dtype that they are stored in."""
+    dtype = token_dtype(vocab_size)
+    items = [
+        (
+            (pair.rank, pair.id, pair.prompt_id, *pair.origin, *pair.lengths, pair.truncated, pair.notes),
+            np.frombuffer(pair.ids, np.int32).astype(dtype).tobytes() + pair.raw.encode(),
+        )
+        for pair in pairs
+    ]
+    return freeze(_COLUMNS, items)
+
+
+def write_shard(
+    blocks: Iterable[bytes],
+    *,
+    split: Split,
+    index: int,
+    count: int,
+    config: PreprocessConfig,
+    tokenizer: TokenizerSummary,
+    paths: Sequence[str],
+) -> tuple[ShardReport, list[tuple[int, bytes]]]:
+    """Writes shard `index` of `count` with the pairs of `blocks` (see `freeze_pairs`), whatever their order.
+
+    Args:
+      paths: the input files, by the number that an `Origin` has.
+
+    Returns: the report, and the duplicates that were dropped, as blocks of rejects with the number of their file.
+
+    Raises:
+      Refused: it cannot be written.
+      RunFailed: the file on disk is not what was written.
+    """
+    with thawing(_COLUMNS, blocks) as items:
+        columns = items.columns
+        pairs = items.take(np.lexsort([columns[name] for name in ("row", "file", "id", "rank")]))
+        # All pairs of an id meet here, since the id decides the shard; the first of them in order is kept.
+        ids, first = np.unique(pairs.columns["id"], return_index=True)
+        repeated = np.setdiff1d(np.arange(len(pairs)), first)
+        rejects: list[tuple[int, bytes]] = []
+        if config.dedup == "exact":
+            kept = pairs.take(first[np.searchsorted(ids, pairs.columns["id"][repeated])])
+            rejects = list(_freeze_duplicates(pairs.take(repeated), kept, tokenizer, paths))
+            pairs = pairs.take(np.sort(first))
+            progress.count(drops=len(repeated), pairs=-len(repeated))
+        lengths = np.stack([pairs.columns[side] for side in SIDES], axis=1).astype(np.int32)
+        rows = _rows(lengths.sum(axis=1).tolist(), config)
+        name = shard_name(split, index, count)
+        tally = Tally()
+        with publishing(join(config.output, name)) as path:
+            with _writing(path, name) as writer:
+                for members in rows:
+                    row = _make_row(members, pairs, lengths, config, tokenizer)
+                    tally.add_row(row, tokenizer)
+                    progress.count(rows_written=1)
+                    writer.write(encode_row(row))
+            shard, options = _inspect(path, name=name, records=len(rows))
+        _write_provenance(provenance_path(config.output, name), pairs, rows, paths)
+        report = ShardReport(
+            split=split,
+            shard=shard,
+            tally=tally,
+            notes={str(note.name).lower(): int((pairs.columns["notes"] & np.uint64(note) > 0).sum()) for note in Notes},
+            exact_duplicates=0 if config.dedup == "exact" else len(repeated),
+            writer_options=options,
+        )
+    return report, rejects
+
+
+@contextmanager
+def _writing(path: str, name: str) -> Iterator[ArrayRecordWriter]:
+    writer = ArrayRecordWriter(path, WRITER_OPTIONS)
+    try:
+        yield writer
+        writer.close()
+    except RuntimeError as error:  # all that the writer ever raises
+        problem = str(error).partition(";")[0]
+        raise Refused(f"{name}: {problem}; free some space, or give another --output, and run again") from error
+
+
+def _freeze_duplicates(
+    pairs: Items, kept: Items, tokenizer: TokenizerSummary, paths: Sequence[str]
+) -> Iterator[tuple[int, bytes]]:
+    """The rejects of pairs; `kept` are those that they repeat."""
+    columns, itemsize = pairs.columns, token_dtype(tokenizer.vocab_size).itemsize
+    sizes = itemsize * np.sum([columns[side] for side in SIDES], axis=0)
+    rejects = RejectBlocks(paths)
+    for index, size in enumerate(sizes.tolist()):
+        origin, twin = (Origin(int(of["file"][index]), int(of["row"][index])) for of in (columns, kept.columns))
+        raw = pairs.payload(index)[size:].decode()
+        rejects.add(
+            Reject(origin, DropReason.DUPLICATE, f"row {twin.row} of {paths[twin.file]}, which is kept, has them", raw)
+        )
+        yield from rejects.full()
+    yield from rejects.rest()
+
+
+def _rows(lengths: Sequence[int], config: PreprocessConfig) -> list[list[int]]:
+    if not config.packing:
+        return [[index] for index in range(len(lengths))]
+    return (pack if config.shuffle else pack_in_order)(lengths, row_length=config.slots)
+
+
+def _make_row(
+    members: list[int], pairs: Items, lengths: np.ndarray, config: PreprocessConfig, tokenizer: TokenizerSummary
+) -> Row:
+    dtype = token_dtype(tokenizer.vocab_size)
+    lengths = lengths[members]
+    sizes = (dtype.itemsize * lengths.sum(axis=1)).tolist()
+    ids = b"".join(pairs.payload(member)[:size] for member, size in zip(members, sizes, strict=True))
+    return lay_row(
+        np.frombuffer(ids, dtype),
+        lengths=lengths,
+        pair_ids=pairs.columns["id"][members],
+        truncated=pairs.columns["truncated"][members].astype(np.uint8),
+        row_length=config.slots,
+        pad_id=tokenizer.pad_id,
+        vocab_size=tokenizer.vocab_size,
+    )
+
+
+def _inspect(path: str, *, name: str, records: int) -> tuple[Shard, str]:
+    """Reads back what the disk has: a file cut short opens without an error and says 0 records."""
+    reader = ArrayRecordReader(path, _READER_OPTIONS)
+    found, options = reader.num_records(), reader.writer_options_string()
+    reader.close()
+    if found != records:
+        raise RunFailed(f"{name}: {records} records were written, {found} are on disk. Is the disk full?")
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Shard(name=name, records=records, bytes=os.path.getsize(path), sha256=digest), options
+
+
+def _write_provenance(path: str, pairs: Items, rows: Sequence[Sequence[int]], paths: Sequence[str]) -> None:
+    """One line a pair, in stored order: its row in the shard, its id, its prompt's, its file and row there."""
+    members = np.array([member for row in rows for member in row], np.int64)
+    stored = pairs.take(members).columns
+    files = pa.DictionaryArray.from_arrays(pa.array(stored["file"].astype(np.int32)), pa.array(paths, pa.string()))
+    columns = {
+        "row": pa.array(np.repeat(np.arange(len(rows)), [len(row) for row in rows]), pa.int64()),
+        "id": pa.array(stored["id"], pa.uint64()),
+        "prompt_id": pa.array(stored["prompt_id"], pa.uint64()),
+        "file": files,
+        "file_row": pa.array(stored["row"].astype(np.int64), pa.int64()),
+    }
+    with publishing(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)

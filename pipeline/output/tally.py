@@ -1,0 +1,61 @@
+"""Counting what stands in the rows of a split: the writer counts what it writes, `verify` what it reads."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from oddsmill.pipeline.output.checks import count_stored
+from oddsmill.schemas.manifest import Shard, SplitSummary, TokenizerSummary
+from oddsmill.schemas.record import Row, Truncated
+
+SIDES = ("prompt", "chosen", "rejected")
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Sums over rows; tallies of parts add up to the tally of the whole."""
+
+    rows: int = 0
+    pairs: int = 0
+    max_pairs_per_row: int = 0
+    tokens: Counter[str] = field(default_factory=Counter)
+    truncated: Counter[str] = field(default_factory=Counter)
+    checks: Counter[str] = field(default_factory=Counter)
+    lengths: dict[str, Counter[int]] = field(default_factory=lambda: {side: Counter() for side in SIDES})
+
+    def add_row(self, row: Row, tokenizer: TokenizerSummary) -> None:
+        self.rows += 1
+        self.checks.update(count_stored(row, tokenizer))
+        self.pairs += len(row)
+        self.max_pairs_per_row = max(self.max_pairs_per_row, len(row))
+        for side in SIDES:
+            lengths = getattr(row, f"{side}_lengths").tolist()
+            self.tokens[side] += sum(lengths)
+            self.lengths[side].update(1 << (length - 1).bit_length() for length in lengths)
+            self.truncated[side] += int(np.count_nonzero(row.truncated & np.uint8(Truncated[side.upper()])))
+
+    def merge(self, other: "Tally") -> None:
+        self.rows += other.rows
+        self.pairs += other.pairs
+        self.max_pairs_per_row = max(self.max_pairs_per_row, other.max_pairs_per_row)
+        self.tokens += other.tokens
+        self.truncated += other.truncated
+        self.checks += other.checks
+        for side in SIDES:
+            self.lengths[side] += other.lengths[side]
+
+    def summary(self, shards: list[Shard], *, row_length: int) -> SplitSummary:
+        slots = self.rows * row_length
+        return SplitSummary(
+            shards=shards,
+            rows=self.rows,
+            pairs=self.pairs,
+            tokens={side: self.tokens[side] for side in SIDES},
+            padding_share=round(1 - self.tokens.total() / slots, 6) if slots else 0.0,
+            max_pairs_per_row=self.max_pairs_per_row,
+            truncated={side: self.truncated[side] for side in SIDES},
+            length_histograms={
+                side: {str(bound): count for bound, count in sorted(self.lengths[side].items())} for side in SIDES
+            },
+        )

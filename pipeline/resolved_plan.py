@@ -1,0 +1,151 @@
+"""What is settled before a worker starts: files, format, tokenizer, shards. Without Beam, so it is quick."""
+
+import dataclasses
+import importlib.metadata
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.drops import Dropped
+from oddsmill.pipeline.formats.formats import check_source, detect_format, parse_row
+from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.input.filesystems import check_access, is_remote
+from oddsmill.pipeline.input.sources import Input, RawRow, find_inputs, read_in_order
+from oddsmill.pipeline.tokens.rendering import check_rendering
+from oddsmill.pipeline.tokens.tokenizer import TextTokenizer, find_tokenizer
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.manifest import Manifest, Split, TokenizerSummary
+from oddsmill.schemas.version import tool_version
+
+SHARD_TEXT_BYTES = 64 << 20
+_DETECTION_ROWS = 64
+# What a dataset does not depend on, or what the manifest holds by digest.
+_NOT_IN_MANIFEST = ("tokenizer", "tokenizer_revision", "chat_template", "output", "overwrite", "beam_options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run, resolved. Holds plain values only: workers get it whole.
+
+    Attributes:
+      settings: what the manifest says of the settings.
+      num_shards: of each split that the dataset has.
+      libraries: versions of what makes the bytes.
+    """
+
+    config: PreprocessConfig
+    format_name: str
+    inputs: list[Input]
+    tokenizer_folder: str
+    tokenizer: TokenizerSummary
+    settings: dict[str, Any]
+    num_shards: dict[Split, int]
+    tool_version: str
+    libraries: dict[str, str]
+
+    @property
+    def paths(self) -> list[str]:
+        return [file.path for file in self.inputs]
+
+
+def make_plan(config: PreprocessConfig) -> Plan:
+    """Looks at the input and the tokenizer and resolves every setting that was left open.
+
+    Raises:
+      Refused: a file is missing or unreadable, the format cannot be told, the tokenizer cannot be used.
+    """
+    check_access([*config.source.paths, config.tokenizer])
+    inputs = find_inputs(config.source)
+    folder = find_tokenizer(config.tokenizer, config.tokenizer_revision)
+    tokenizer = TextTokenizer(folder, chat_template=config.chat_template)
+    sample = list(islice(read_in_order(inputs), _DETECTION_ROWS))
+    format_name = config.source.format or detect_format(sample, source=config.source, compat=config.compat)
+    check_source(config.source, format_name)
+    check_rendering(_sample_pairs(sample, format_name, config), tokenizer.chat_template, config)
+    _check_apart(config.output, [file for each in inputs for file in each.files] + [str(folder)])
+    num_shards = _num_shards(config, inputs)
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_IN_MANIFEST}
+    names = ("fields", "ranked_pairs", "margin", "vote_values")
+    settings["source"] = {"format": format_name} | {name: getattr(config.source, name) for name in names}
+    settings["row_length"] = config.slots
+    settings["num_shards"] = num_shards
+    return Plan(
+        config=config,
+        format_name=format_name,
+        inputs=inputs,
+        tokenizer_folder=str(folder),
+        tokenizer=tokenizer.summary(),
+        settings=settings,
+        num_shards=num_shards,
+        tool_version=tool_version(),
+        libraries={name: importlib.metadata.version(name) for name in ("array-record", "pyarrow", "tokenizers")},
+    )
+
+
+def differences(plan: Plan, manifest: Manifest, inputs: list[dict[str, Any]]) -> list[str]:
+    """How a run of the plan would differ from the one that made a dataset: one line each, old -> new.
+
+    Args:
+      inputs: the input files of that run, as its record has them.
+    """
+    old, new = flat(manifest.settings), flat(plan.settings)
+    lines = [
+        f"{name}: {old.get(name)} -> {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if manifest.tokenizer != plan.tokenizer:
+        names = sorted(manifest.tokenizer.sha256.items() ^ plan.tokenizer.sha256.items())
+        lines.append("tokenizer: another " + (", ".join(dict.fromkeys(name for name, _ in names)) or "reading of it"))
+    order = sorted if plan.config.shuffle else list  # source order is the files' order
+    if order(file["digest"] for file in inputs) != order(file.digest for file in plan.inputs):
+        lines.append(f"input: other files, or other contents ({len(inputs)} -> {len(plan.inputs)} files)")
+    versions = {"oddsmill": manifest.tool_version} | manifest.libraries
+    for name, version in ({"oddsmill": plan.tool_version} | plan.libraries).items():
+        if versions.get(name) != version:
+            lines.append(f"version of {name}: {versions.get(name)} -> {version}")
+    return lines
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, as they are given on the command line."""
+    names: dict[str, Any] = {}
+    for name, value in settings.items():
+        names |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return names
+
+
+def _check_apart(output: str, paths: list[str]) -> None:
+    """Refuses to read from the folder that will be cleared and written."""
+    folder = _absolute(output)
+    for path in paths:
+        if _absolute(path).startswith(folder.rstrip("/") + "/"):
+            raise Refused(f"--output={output}: {path} is read, and lies in it; give another folder")
+
+
+def _absolute(path: str) -> str:
+    return path.rstrip("/") if is_remote(path) else str(Path(path).resolve())
+
+
+def _sample_pairs(sample: list[RawRow], format_name: str, config: PreprocessConfig) -> list[Pair]:
+    pairs: list[Pair] = []
+    for row in sample:
+        with suppress(Dropped):
+            pairs += parse_row(row, format_name=format_name, source=config.source, compat=config.compat)
+    return pairs
+
+
+def _num_shards(config: PreprocessConfig, inputs: list[Input]) -> dict[Split, int]:
+    train = config.num_shards or 1
+    if config.num_shards is None and config.shuffle:
+        train = max(1, math.ceil(sum(each.text_bytes for each in inputs) / SHARD_TEXT_BYTES))
+    num_shards: dict[Split, int] = {}
+    if config.eval_share < 1:
+        num_shards["train"] = train
+    if config.eval_share > 0:
+        num_shards["eval"] = math.ceil(train * config.eval_share)
+    return num_shards

@@ -1,0 +1,43 @@
+"""The special tokens that stand beside a tokenizer.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from oddsmill.schemas.errors import Refused
+
+SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG = "special_tokens_map.json", "tokenizer_config.json"
+_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def read_special_tokens(folder: str | Path) -> dict[str, str]:
+    """The special tokens of a tokenizer's folder under the names that chat templates know; absent ones are left out.
+
+    What tokenizer_config.json says wins over special_tokens_map.json, a null too.
+
+    Raises:
+      Refused: one of the two files is not a JSON object.
+    """
+    tokens: dict[str, Any] = {}
+    for file_name in (SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG):
+        settings = read_json_object(Path(folder) / file_name)
+        tokens |= {name: settings[name] for name in _NAMES if name in settings}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty where there is no such file.
+
+    Raises:
+      Refused: broken JSON, or something else than an object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Refused(f"{path}: broken JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise Refused(f"{path}: not a JSON object")
+    return values

@@ -1,0 +1,235 @@
+"""Chat templates: messages -> text, exactly as transformers renders them, in Jinja's immutable sandbox."""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from oddsmill.schemas.errors import Refused
+
+Message = dict[str, Any]
+TEMPLATE_FILE, TEMPLATE_FOLDER = "chat_template.jinja", "additional_chat_templates"
+_REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+_OPEN_END = "CONTINUE_FINAL_MESSAGE_TAG "
+
+
+class TemplateFailed(Refused):
+    """The template raised on these messages, or left out what it must write; the message says what."""
+
+
+class ChatTemplate:
+    """One or several named templates of a tokenizer.
+
+    Attributes:
+      sha256: of the templates' text.
+      uses_date: whether a rendering may hold the date of the day.
+    """
+
+    def __init__(self, templates: str | Mapping[str, str], special_tokens: Mapping[str, str]):
+        """Takes the templates as they are; they are compiled when they are first needed.
+
+        Args:
+          templates: one, or several by name (`default`, `tool_use`).
+          special_tokens: what the templates see as `bos_token`, `eos_token`, ….
+        """
+        self._templates = {"default": templates} if isinstance(templates, str) else dict(templates)
+        self._special_tokens = dict(special_tokens)
+        self._compiled: dict[str, jinja2.Template] = {}
+        text = templates if isinstance(templates, str) else json.dumps(dict(templates), sort_keys=True)
+        self.sha256 = hashlib.sha256(text.encode()).hexdigest()
+        self.uses_date = any("strftime_now" in text for text in self._templates.values())
+
+    def render(
+        self,
+        messages: list[Message],
+        *,
+        generation_prompt: bool = False,
+        date: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The text of a dialogue.
+
+        Args:
+          generation_prompt: whether the template is to open the assistant's next turn.
+          date: the day that `strftime_now` tells, YYYY-MM-DD.
+          variables: what else the template sees; `tools` selects the template `tool_use`, if there is one.
+
+        Raises:
+          TemplateFailed: the template raises.
+          Refused: it does not compile, or needs a date and there is none.
+        """
+        variables = {"tools": None, "documents": None} | self._special_tokens | dict(variables or {})
+        template = self._select(with_tools=variables["tools"] is not None)
+        try:
+            return template.render(
+                messages=[_with_reasoning(message) for message in messages],
+                add_generation_prompt=generation_prompt,
+                **{"strftime_now": _clock(date)} | variables,
+            )
+        except Refused:
+            raise
+        except Exception as error:  # a template is a program of its author's, and may raise anything
+            problem = " ".join(str(error).split()) or type(error).__name__
+            raise TemplateFailed(problem) from error
+
+    def render_open(self, messages: list[Message], **options: Any) -> str:
+        """The text of a dialogue up to the end of its last message's content (`continue_final_message`).
+
+        Raises:
+          TemplateFailed: as `render`, or the content does not stand in the text.
+        """
+        last = messages[-1].get("content")
+        if not isinstance(last, str):
+            raise TemplateFailed("the last message has no text to continue")
+        text = self.render([*messages[:-1], messages[-1] | {"content": last + _OPEN_END}], **options)
+        if last.strip() not in text or _OPEN_END.strip() not in text:
+            raise TemplateFailed("the last message's content is not in the rendered text")
+        at = text.rindex(_OPEN_END.strip())
+        if text[at : at + len(_OPEN_END)] == _OPEN_END:
+            return text[:at]
+        return text[:at].rstrip()  # the template trims the content
+
+    def _select(self, *, with_tools: bool) -> jinja2.Template:
+        name = "tool_use" if with_tools and "tool_use" in self._templates else "default"
+        if name not in self._templates:
+            names = ", ".join(sorted(self._templates))
+            raise Refused(
+                f"the tokenizer has several chat templates ({names}) and no default; name one by --chat_template"
+            )
+        if name not in self._compiled:
+            try:
+                self._compiled[name] = _environment().from_string(self._templates[name])
+            except jinja2.TemplateError as error:
+                raise Refused(f"the chat template does not compile: {error}") from error
+        return self._compiled[name]
+
+
+def read_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, str] | None:
+    """The templates of a tokenizer's folder: `chat_template.jinja` and the files beside it, or its settings.
+
+    Args:
+      config: the content of tokenizer_config.json.
+    """
+    own = config.get("chat_template")
+    if isinstance(own, list):
+        own = {template["name"]: template["template"] for template in own}
+    path = folder / TEMPLATE_FILE
+    if path.is_file():
+        own = path.read_text(encoding="utf-8")
+    more = {file.stem: file.read_text(encoding="utf-8") for file in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))}
+    if more:
+        return (own if isinstance(own, dict) else {"default": own} if own else {}) | more
+    return own
+
+
+def given_template(setting: str, templates: str | Mapping[str, str] | None) -> str:
+    """The text that `--chat_template` means: a file, the name of one of the tokenizer's templates, or itself.
+
+    Raises:
+      Refused: it is none of these.
+    """
+    if "{" in setting:
+        return setting
+    if isinstance(templates, Mapping) and setting in templates:
+        return templates[setting]
+    try:
+        return Path(setting).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        names = (
+            f", nor one of the tokenizer's templates ({', '.join(sorted(templates))})"
+            if isinstance(templates, Mapping)
+            else ""
+        )
+        raise Refused(f"--chat_template={setting}: not a file that can be read ({error}){names}") from error
+
+
+class _Generation(Extension):
+    """`{% generation %}`: marks what the assistant said. Here it renders what is inside."""
+
+    tags = {"generation"}  # noqa: RUF012  (the interface of Jinja)
+
+    def parse(self, parser: Any) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_inside"), [], [], body).set_lineno(line)
+
+    def _inside(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """Refuses names that begin with an underscore, as transformers does."""
+
+    def __init__(*args: Any, **kwargs: Any):
+        self, args = args[0], args[1:]
+        values = dict(*args, **kwargs)
+        for name in values:
+            _check_name(name)
+        jinja2.utils.Namespace.__init__(self, values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        jinja2.utils.Namespace.__setitem__(self, name, value)
+
+
+class _Dict:
+    """`dict` in a template, without the attributes of the type."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals |= {"raise_exception": _raise, "dict": _Dict(), "namespace": _Namespace}
+    return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace cannot store {name!r}")
+
+
+def _clock(date: str | None) -> Callable[[str], str]:
+    def strftime_now(form: str) -> str:
+        if date is None:
+            raise Refused(
+                "the chat template writes the date of the day, and a dataset must not depend on when it was made; "
+                f"give --chat_date, for instance --chat_date={datetime.date.today()}"
+            )
+        return datetime.datetime.fromisoformat(date).strftime(form)
+
+    return strftime_now
+
+
+def _with_reasoning(message: Message) -> Message:
+    """The reasoning of a turn under the names that templates read."""
+    reasoning = next((message[name] for name in _REASONING_FIELDS if message.get(name) is not None), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}

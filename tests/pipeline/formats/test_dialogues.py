@@ -1,0 +1,153 @@
+from typing import Any
+
+import pytest
+
+from oddsmill.pipeline import SourceConfig
+from oddsmill.pipeline.drops import Dropped
+from oddsmill.pipeline.formats.dialogues import parse_messages, parse_sharegpt
+from oddsmill.pipeline.formats.fields import Row
+from oddsmill.pipeline.formats.pairs import ChatPair
+
+SOURCE = SourceConfig(path="a")
+
+
+def message(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content} | more
+
+
+SYSTEM, USER = message("system", "be brief"), message("user", "q")
+YES, NO = message("assistant", "yes"), message("assistant", "no")
+PAIR = ([USER], [YES], [NO])
+
+
+def parse(row: dict[str, Any], names: dict[str, Any] | None = None) -> tuple[list, list, list]:
+    (pair,) = parse_messages(Row(row, names or {}), SOURCE)
+    return pair.messages()
+
+
+def explicit(prompt: Any, chosen: Any, rejected: Any) -> tuple[list, list, list]:
+    return parse({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+
+
+def implicit(chosen: list, rejected: list) -> tuple[list, list, list]:
+    return parse({"chosen": chosen, "rejected": rejected})
+
+
+def test_an_explicit_prompt_stands_before_both_answers():
+    assert explicit([USER], [YES], [NO]) == PAIR
+    assert explicit([USER], YES, NO) == PAIR
+    assert explicit([USER], "yes", "no") == PAIR
+    assert explicit("q", [YES], [NO]) == PAIR
+
+
+def test_an_implicit_prompt_is_the_turns_before_the_last():
+    turns = [SYSTEM, USER, message("assistant", "a"), message("user", "more")]
+    assert implicit([*turns, YES], [*turns, NO]) == (turns, [YES], [NO])
+
+
+def test_whole_dialogues_beside_a_prompt_do_not_repeat_it():
+    turns = [USER, message("assistant", "a"), message("user", "more")]
+    assert explicit([USER], [*turns, YES], [*turns, NO]) == (turns, [YES], [NO])
+    assert explicit("q", [*turns, YES], [*turns, NO]) == (turns, [YES], [NO])
+    assert explicit(" more\n", [*turns, YES], [*turns, NO]) == (turns, [YES], [NO])
+    with pytest.raises(Dropped, match="no_common_prompt: the prompt is no turn of the dialogues"):
+        explicit("another", [*turns, YES], [*turns, NO])
+
+
+def test_tool_turns_belong_to_the_prompt():
+    call = message("assistant", None, tool_calls=[{"function": {"name": "f", "arguments": {"z": 1, "a": 2}}}])
+    turns = [USER, call, message("tool", "42")]
+    assert implicit([*turns, YES], [*turns, NO]) == (turns, [YES], [NO])
+    assert list(implicit([*turns, YES], [*turns, NO])[0][1]["tool_calls"][0]["function"]["arguments"]) == ["z", "a"]
+
+
+def test_a_call_of_a_tool_may_be_the_answer():
+    call = message("assistant", "", tool_calls=[{"function": {"name": "f", "arguments": {}}}])
+    assert explicit([USER], [call], [NO]) == ([USER], [call], [NO])
+
+
+def test_parts_of_text_are_joined_and_null_keys_left_out():
+    parts = [{"type": "text", "text": "q"}, {"type": "text", "value": "!"}, "?"]
+    assert explicit([message("user", parts, name=None)], [YES], [NO])[0] == [message("user", "q!?")]
+
+
+@pytest.mark.parametrize("kind", ["image", "image_url", "input_audio", "video"])
+def test_parts_that_are_not_text_are_refused_by_name(kind: str):
+    with pytest.raises(Dropped, match=f"unsupported_content: a message holds a part '{kind}'"):
+        explicit([message("user", [{"type": "text", "text": "q"}, {"type": kind}])], [YES], [NO])
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (([USER], [YES, USER], [NO]), "bad_roles: chosen does not end with a turn of the assistant"),
+        (([USER], [], [NO]), "bad_roles: chosen does not end"),
+        (([USER, YES], [YES], [NO]), "bad_roles: the turn before the answer is the assistant's too"),
+        (([SYSTEM], [YES], [NO]), "bad_roles: the turn before the answer is the system's"),
+        (([message("narrator", "q")], [YES], [NO]), "bad_roles: role 'narrator'"),
+        (([USER], [YES, USER, YES], [NO]), "no_common_prompt: the dialogues differ before their last turn"),
+        (([USER], [YES], [YES]), "identical_answers"),
+        (([USER], [message("assistant", " \n")], [NO]), "empty_answer: chosen"),
+        (([message("user", " ")], [YES], [NO]), "empty_prompt"),
+        (([], [YES], [NO]), "empty_prompt"),
+        (("q", "yes", "no"), "wrong_type: prompt, chosen and rejected are strings"),
+        (([USER], [YES], [5]), "wrong_type: a message is int"),
+        (([USER], [YES], 5), "wrong_type: rejected is int, not a list of messages"),
+        (([USER], None, [NO]), "wrong_type: chosen is null, not a list of messages"),
+        ((5, [YES], [NO]), "wrong_type: the prompt is int, not a list of messages"),
+        (([USER], [YES], [message("assistant", None)]), "wrong_type: the content of a message is null"),
+        (([{"from": "human", "value": "q"}], [YES], [NO]), "wrong_type: a message is an object of from, value"),
+        (([message("user", "\ud800")], [YES], [NO]), "unreadable: a lone surrogate"),
+        (([USER], [YES | {"more": b"x"}], [NO]), "wrong_type: a message holds what is not JSON"),
+    ],
+)
+def test_messages_that_are_no_pair_say_why(row: tuple, reason: str):
+    with pytest.raises(Dropped, match=reason):
+        explicit(*row)
+
+
+def test_sides_that_differ_before_their_last_turn_are_dropped():
+    other = message("user", "another")
+    for chosen, rejected in (
+        ([USER, YES], [other, NO]),
+        ([SYSTEM, USER, YES], [USER, NO]),
+        ([USER, YES, other, YES], [USER, NO, other, NO]),
+    ):
+        with pytest.raises(Dropped, match="no_common_prompt"):
+            implicit(chosen, rejected)
+
+
+def test_a_row_gives_tools_and_variables_to_its_template():
+    row = {"chosen": [USER, YES], "rejected": [USER, NO], "tools": '[{"name": "f"}]'}
+    (pair,) = parse_messages(Row(row | {"chat_template_kwargs": {"deep": True}}, {}), SOURCE)
+    assert pair.variables == '{"deep": true, "tools": [{"name": "f"}]}'
+    with pytest.raises(Dropped, match="wrong_type: tools: broken JSON"):
+        parse_messages(Row(row | {"tools": "{"}, {}), SOURCE)
+    with pytest.raises(Dropped, match="wrong_type: chat_template_kwargs is list"):
+        parse_messages(Row(row | {"chat_template_kwargs": [1]}, {}), SOURCE)
+
+
+def sharegpt(**row: Any) -> ChatPair:
+    (pair,) = parse_sharegpt(Row(row, {}), SOURCE)
+    return pair
+
+
+def said(who: str, value: str) -> dict[str, str]:
+    return {"from": who, "value": value}
+
+
+def test_sharegpt_is_messages_under_other_names():
+    turns = [said("system", "be brief"), said("human", "q")]
+    expected = ([SYSTEM, USER], [YES], [NO])
+    answers = {"chosen": said("gpt", "yes"), "rejected": said("gpt", "no")}
+    assert sharegpt(conversations=turns, **answers).messages() == expected
+    whole = {side: [*turns, answer] for side, answer in answers.items()}
+    assert sharegpt(**whole).messages() == expected
+    with_tool = [said("human", "q"), said("function_call", "{}"), said("observation", "42")]
+    prompt = sharegpt(conversations=with_tool, **answers).messages()[0]
+    assert [turn["role"] for turn in prompt] == ["user", "assistant", "tool"]
+
+
+def test_an_unknown_speaker_is_dropped():
+    with pytest.raises(Dropped, match="bad_roles: from 'alien'"):
+        sharegpt(conversations=[said("alien", "q")], chosen=said("gpt", "a"), rejected=said("gpt", "b"))

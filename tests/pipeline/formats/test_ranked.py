@@ -1,0 +1,122 @@
+from typing import Any
+
+import pytest
+
+from oddsmill.pipeline import SourceConfig
+from oddsmill.pipeline.drops import Dropped
+from oddsmill.pipeline.formats.fields import Row
+from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.formats.ranked import parse_ranked, parse_votes
+
+
+def ranked(*, names: dict | None = None, settings: dict | None = None, **row: Any) -> list[tuple[str, str]]:
+    source = SourceConfig(path="a", **(settings or {}))
+    return [pair[1:] for pair in parse_ranked(Row({"prompt": "p"} | row, names or {}), source)]
+
+
+def votes(value: Any, *, answers: Any = ("a", "b"), **settings: Any) -> Pair:
+    row = Row({"prompt": "p", "completions": list(answers), "votes": value}, {})
+    (pair,) = parse_votes(row, SourceConfig(path="a", **settings))
+    return pair
+
+
+def test_the_best_is_held_against_the_worst():
+    assert ranked(completions=["a", "b", "c"], scores=[2, 3.5, -1]) == [("b", "c")]
+    assert ranked(completions=["a", "b", "c"], ranks=[2, 1, 3]) == [("b", "c")]
+
+
+def test_all_pairs_are_those_whose_scores_differ():
+    every = {"ranked_pairs": "all"}
+    assert ranked(completions=["a", "b", "c"], scores=[2, 3, 2], settings=every) == [("b", "a"), ("b", "c")]
+    assert ranked(completions=["a", "b", "c"], scores=[1, 2, 4], settings=every | {"margin": 1.0}) == [
+        ("c", "a"),
+        ("c", "b"),
+    ]
+
+
+@pytest.mark.parametrize("settings", [{}, {"ranked_pairs": "all"}])
+def test_scores_within_the_margin_are_a_tie(settings: dict):
+    with pytest.raises(Dropped, match=r"tie: no two scores differ$"):
+        ranked(completions=["a", "b", "c"], scores=[1, 1, 1], settings=settings)
+    with pytest.raises(Dropped, match="tie: no two scores differ by more than 2"):
+        ranked(completions=["a", "b"], scores=[1, 3], settings=settings | {"margin": 2.0})
+
+
+def test_labels_of_pairs_count_as_wins_and_losses():
+    # c beats a and b, b beats a: the order is c, b, a.
+    labels = {"completions": ["a", "b", "c"], "preferences": [2, 2, 2]}
+    assert ranked(**labels) == [("c", "a")]
+    assert ranked(**labels, settings={"ranked_pairs": "all"}) == [("b", "a"), ("c", "a"), ("c", "b")]
+    with pytest.raises(Dropped, match="tie"):  # a beats b beats c beats a
+        ranked(completions=["a", "b", "c"], preferences=[1, 2, 1])
+    with pytest.raises(Dropped, match="wrong_type: preferences do not fit 3 completions"):
+        ranked(completions=["a", "b", "c"], preferences=[1, 2])
+
+
+def test_completions_may_stand_in_fields_of_their_own():
+    names = {"completions": ["first answer", "second answer"], "scores": ["s.1", "s.2"]}
+    row = {"first answer": "a", "second answer": "b", "s": {"1": 0, "2": 1}}
+    assert ranked(**row, names=names) == [("b", "a")]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"completions": ["a", "b"]}, "missing_field: the row has no scores"),
+        ({"completions": ["a", "b"], "scores": [1, 2], "ranks": [1, 2]}, "wrong_type: the row has scores and ranks"),
+        ({"completions": ["a"], "scores": [1]}, "missing_field: 1 completions"),
+        ({"completions": ["a", "b"], "scores": [1]}, "wrong_type: scores do not fit 2 completions"),
+        ({"completions": ["a", "b"], "scores": [1, float("nan")]}, "wrong_type: scores holds nan"),
+        ({"completions": ["a", "b"], "scores": [1, True]}, "wrong_type: scores holds True"),
+        ({"completions": "a", "scores": [1, 2]}, "wrong_type: field 'completions' is str, not a list"),
+        ({"completions": ["a", 5], "scores": [1, 2]}, "wrong_type: the chosen completion is int"),
+        ({"completions": ["a", True], "scores": [2, 1]}, "wrong_type: the rejected completion is bool"),
+    ],
+)
+def test_a_ranked_row_that_cannot_be_read_says_why(row: dict, reason: str):
+    with pytest.raises(Dropped, match=reason):
+        ranked(**row)
+
+
+def test_answers_may_be_messages():
+    user = {"role": "user", "content": "q"}
+    said = [{"role": "assistant", "content": text} for text in ("a", "b")]
+    row = Row({"prompt": [user], "completions": [[said[0]], said[1]], "scores": [0, 1]}, {})
+    (pair,) = parse_ranked(row, SourceConfig(path="a"))
+    assert pair.messages() == ([user], [said[1]], [said[0]])
+
+
+@pytest.mark.parametrize("value", [1, "1", 1.0, "A", "first", [1, 2, 1], [1, 1, 0], [1]])
+def test_the_majority_is_chosen(value: Any):
+    assert votes(value) == ("p", "a", "b")
+    assert votes(value, answers=("b", "a")) == ("p", "b", "a")
+
+
+def test_votes_for_the_second_swap_the_answers():
+    assert votes([2, 2, 0]) == ("p", "b", "a")
+
+
+@pytest.mark.parametrize("value", [0, "tie", [1, 2], [1, 2, 0], [0, 0, 1], []])
+def test_votes_without_a_majority_are_a_tie(value: Any):
+    with pytest.raises(Dropped, match="tie"):
+        votes(value)
+
+
+def test_what_votes_mean_can_be_said():
+    meaning = {"0": "first", "1": "second", "True": "tie"}
+    assert votes([0, 0, 1], vote_values=meaning) == ("p", "a", "b")
+    with pytest.raises(Dropped, match="tie"):
+        votes(True, vote_values=meaning)
+    with pytest.raises(Dropped, match="wrong_type: vote 2 is not known"):
+        votes(2, vote_values=meaning)
+
+
+@pytest.mark.parametrize("value", [True, None, "maybe", 1.5])
+def test_an_unknown_vote_is_dropped(value: Any):
+    with pytest.raises(Dropped, match="wrong_type: vote"):
+        votes(value)
+
+
+def test_votes_are_on_two():
+    with pytest.raises(Dropped, match="wrong_type: 3 completions, votes are on 2"):
+        votes(1, answers=("a", "b", "c"))

@@ -1,0 +1,22 @@
+import json
+
+import pytest
+
+from oddsmill.schemas.chat.special_tokens import read_special_tokens
+from oddsmill.schemas.errors import Refused
+
+
+def test_the_tokenizers_settings_win_over_the_map_with_a_null_too(tmp_path):
+    assert read_special_tokens(tmp_path) == {}
+    of_map = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": {"content": "<unk>", "lstrip": False}, "x": "y"}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(of_map))
+    assert read_special_tokens(tmp_path) == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": None, "eos_token": {"content": "<end>"}}))
+    assert read_special_tokens(tmp_path) == {"eos_token": "<end>", "unk_token": "<unk>"}
+
+
+@pytest.mark.parametrize(("content", "problem"), [("{", "broken JSON"), ("[]", "not a JSON object")])
+def test_settings_that_cannot_be_read_are_refused(tmp_path, content, problem):
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(Refused, match=rf"tokenizer_config\.json: {problem}"):
+        read_special_tokens(tmp_path)

@@ -1,0 +1,105 @@
+from typing import Any
+
+import pytest
+
+from oddsmill.schemas.chat.template import ChatTemplate, TemplateFailed
+from oddsmill.schemas.errors import Refused
+
+USER = {"role": "user", "content": "q"}
+CHATML = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def render(template: str, messages: Any = (USER,), **options: Any) -> str:
+    return ChatTemplate(template, {"bos_token": "<s>", "eos_token": "</s>"}).render(list(messages), **options)
+
+
+def test_special_tokens_are_variables_and_absent_ones_are_empty():
+    assert render("{{ bos_token }}|{{ eos_token }}|{{ pad_token }}") == "<s>|</s>|"
+
+
+def test_blocks_take_their_line_break_and_indentation_along():
+    assert render("{% if true %}\n  {% if true %}\na\n  {% endif %}\n{% endif %}\nb") == "a\nb"
+
+
+def test_a_loop_can_be_left():
+    template = (
+        "{% for x in range(9) %}{% if x == 1 %}{% continue %}{% elif x == 3 %}{% break %}{% endif %}{{ x }}{% endfor %}"
+    )
+    assert render(template) == "02"
+
+
+def test_json_is_written_as_people_read_it():
+    tools = [{"name": "<b>é & 'x'", "z": 1, "a": 2}]
+    assert render("{{ tools | tojson }}", variables={"tools": tools}) == """[{"name": "<b>é & 'x'", "z": 1, "a": 2}]"""
+    assert render("{{ tools[0].z | tojson(indent=2) }}", variables={"tools": tools}) == "1"
+
+
+def test_what_the_assistant_said_may_be_marked():
+    assert render("a{% generation %}b{{ messages[0].content }}{% endgeneration %}c") == "abqc"
+
+
+def test_an_error_of_the_template_is_told_in_its_words():
+    with pytest.raises(TemplateFailed, match="System role not supported"):
+        render("{{ raise_exception('System role not supported') }}")
+    with pytest.raises(TemplateFailed, match="can only concatenate str"):
+        render("{{ 'a' + messages[0].content }}", [{"role": "user", "content": 5}])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages.append(1) }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{% set ns = namespace(_x=1) %}",
+        "{{ dict.__init__ }}{{ dict.mro() }}",
+        "{{ cycler.__init__.__globals__ }}",
+    ],
+)
+def test_the_sandbox_holds(template: str):
+    with pytest.raises(TemplateFailed):
+        render(template)
+
+
+def test_namespaces_and_dictionaries_work():
+    template = (
+        "{% set ns = namespace(n=0, self=2) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}"
+    )
+    assert render(template + "{{ dict(a=1)['a'] }}{{ dict.fromkeys([1], 2)[1] }}") == "112"
+
+
+def test_a_template_that_does_not_compile_is_refused():
+    with pytest.raises(Refused, match=r"the chat template does not compile: .*endfor"):
+        render("{% for m in messages %}")
+
+
+def test_the_date_is_the_one_that_is_given():
+    assert render("{{ strftime_now('%d %b %Y') }}", date="2026-01-31") == "31 Jan 2026"
+    with pytest.raises(Refused, match="a dataset must not depend on when it was made; give --chat_date"):
+        render("{{ strftime_now('%Y') }}")
+    assert render("{% if strftime_now is defined %}known{% endif %}") == "known"
+
+
+def test_reasoning_has_the_names_that_templates_read():
+    message = {"role": "assistant", "content": "a", "reasoning": "hm"}
+    assert render("{{ messages[0].reasoning_content }}{{ messages[0].thinking }}", [message]) == "hmhm"
+
+
+def test_tools_select_their_own_template():
+    both = ChatTemplate({"default": "plain", "tool_use": "tools"}, {})
+    assert both.render([USER]) == "plain"
+    assert both.render([USER], variables={"tools": [{}]}) == "tools"
+    with pytest.raises(Refused, match=r"several chat templates \(a, b\)"):
+        ChatTemplate({"a": "1", "b": "2"}, {}).render([USER])
+
+
+def test_the_last_message_may_be_left_open():
+    template = ChatTemplate(CHATML, {"eos_token": "</s>"})
+    turns = [USER, {"role": "assistant", "content": "Well, "}]
+    assert template.render_open(turns) == "<|user|>q</s>\n<|assistant|>Well, "
+    trimming = ChatTemplate(CHATML.replace("m['content']", "m['content'] | trim"), {"eos_token": "</s>"})
+    assert trimming.render_open(turns) == "<|user|>q</s>\n<|assistant|>Well,"
+    with pytest.raises(TemplateFailed, match="is not in the rendered text"):
+        ChatTemplate("nothing", {}).render_open(turns)

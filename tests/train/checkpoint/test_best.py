@@ -1,0 +1,108 @@
+"""Best model and early stopping: transformers' rules."""
+
+import json
+import math
+
+import pytest
+
+from oddsmill.schemas.errors import Refused
+from oddsmill.train.checkpoint.best import make_best
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+
+
+def config(**settings) -> TrainConfig:
+    return TrainConfig(data="d", run_dir="r", model=ModelConfig(config="c"), eval_steps=10, **settings)
+
+
+def after(best, values):
+    """(is the best, patience is over) of each evaluation in turn."""
+    found = []
+    for number, value in enumerate(values):
+        found.append((best.add(10 * (number + 1), {best.metric: value}), best.patience_is_over))
+    return found
+
+
+def test_a_loss_is_better_when_lower_and_of_equal_ones_the_first_is_the_best():
+    best = make_best(config(load_best_model_at_end=True))
+    assert best.metric == "eval/loss"
+    assert [is_best for is_best, _ in after(best, [3.0, 2.0, 2.0, 2.5, 1.0, 1.5])] == [1, 1, 0, 0, 1, 0]
+    assert (best.step, best.value) == (50, 1.0)
+
+
+def test_other_metrics_are_better_when_greater_unless_told_otherwise():
+    wanted = {"load_best_model_at_end": True, "metric_for_best_model": "rewards/accuracies"}
+    assert [is_best for is_best, _ in after(make_best(config(**wanted)), [0.5, 0.6, 0.4])] == [1, 1, 0]
+    lower = make_best(config(**wanted, greater_is_better=False))
+    assert [is_best for is_best, _ in after(lower, [0.5, 0.6, 0.4])] == [1, 0, 1]
+    # transformers writes eval_loss
+    assert make_best(config(**wanted | {"metric_for_best_model": "eval_nll_loss"})).metric == "eval/nll_loss"
+
+
+def test_patience_counts_evaluations_on_end_without_a_gain_above_the_threshold():
+    best = make_best(config(early_stopping_patience=2, early_stopping_threshold=0.1))
+    # 0.95 is the best of the three, but by less than the threshold: it does not win patience back.
+    assert after(best, [2.0, 1.0, 0.95, 0.94]) == [(True, False), (True, False), (True, False), (True, True)]
+
+
+def test_an_evaluation_that_is_not_finite_is_never_the_best():
+    best = make_best(config(early_stopping_patience=3))
+    assert after(best, [math.nan, 2.0, -math.inf]) == [(False, False), (True, False), (False, False)]
+    assert best.step == 20
+
+
+def test_what_a_checkpoint_keeps_gives_the_same_rest():
+    values = [2.0, 1.0, 1.5, 1.2, 0.5]
+    straight, first = (make_best(config(early_stopping_patience=3)) for _ in range(2))
+    found = after(straight, values)
+    after(first, values[:2])
+    resumed = make_best(config(early_stopping_patience=3))
+    assert resumed.restore(json.loads(json.dumps(first.notes()))) is None
+    assert after(resumed, values[2:]) == found[2:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"metric_for_best_model": "rewards/accuracies"}, "metric and greater_is_better changed"),
+        ({"greater_is_better": True}, "greater_is_better changed"),
+    ],
+)
+def test_a_best_by_other_rules_does_not_count_any_more(changes, told):
+    """Of accuracies none is ever above a loss of 2."""
+    first = make_best(config(early_stopping_patience=3))
+    after(first, [2.0, 3.0])
+    resumed = make_best(config(early_stopping_patience=3, **changes))
+    assert resumed.restore(first.notes()).endswith(told)
+    assert (resumed.value, resumed.step, resumed.without_improvement) == (None, None, 0)
+
+
+def test_a_best_of_other_rows_or_without_weights_does_not_count_any_more():
+    first, moved, loaded = (make_best(config(early_stopping_patience=3)) for _ in range(3))
+    first.data, moved.data, loaded.data = "a", "b", "a"
+    after(first, [2.0, 3.0])
+    assert moved.restore(first.notes()).endswith("eval_data changed")
+    assert loaded.restore(first.notes(), saved_steps=[20]).endswith(
+        "of step 10, does not count any more: it was not saved"
+    )
+    assert (loaded.step, loaded.without_improvement) == (None, 1)
+    assert loaded.restore(first.notes(), saved_steps=[10, 20]) is None
+    assert loaded.step == 10
+
+
+def test_settings_that_could_have_no_effect_are_refused():
+    with pytest.raises(Refused, match="--metric_for_best_model=accuracy: there are loss, nll_loss"):
+        make_best(config(load_best_model_at_end=True, metric_for_best_model="accuracy"))
+    with pytest.raises(Refused, match="--metric_for_best_model=loss: goes with"):
+        config(metric_for_best_model="loss")
+    with pytest.raises(Refused, match=r"--early_stopping_threshold=0\.1: goes with early_stopping_patience"):
+        config(early_stopping_threshold=0.1)
+    with pytest.raises(Refused, match="--load_best_model_at_end=True: needs evaluations; give --eval_steps"):
+        TrainConfig(data="d", run_dir="r", model=ModelConfig(config="c"), load_best_model_at_end=True)
+    with pytest.raises(Refused, match=r"--profile_steps=\[3\]: give the first and the last"):
+        config(profile_steps=[3])
+    with pytest.raises(Refused, match=r"--generation_temperature=0\.5: has no effect without --generation_do_sample"):
+        config(generation_num_prompts=2, generation_temperature=0.5)
+    with pytest.raises(Refused, match="--generation_max_new_tokens=9: has no effect without --generation_num_prompts"):
+        config(generation_max_new_tokens=9)
+    with pytest.raises(Refused, match="--generate_during_eval=True: there is no prompt"):
+        config(generate_during_eval=True)

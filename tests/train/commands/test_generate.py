@@ -1,0 +1,218 @@
+"""`oddsmill train generate` from a model's folder to lines of JSON, and what it refuses."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+from oddsmill.train.__main__ import main
+from oddsmill.train.commands.generate import eos_ids
+from oddsmill.train.generation.prompts import encode_prompts, read_prompts
+from oddsmill.train.generation.tokenizer import Tokenizer
+from oddsmill.train.weights.huggingface import save_params
+from tests.train.decoders import TINY, decoder_config, split_decoder
+
+ROOT = Path(__file__).parents[3]
+CHATML = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<pad>' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{{ mood }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def model(make_tokenizer, tmp_path_factory):
+    """A folder with random weights, a tokenizer with BOS and EOS, and a template that ends turns with <pad>."""
+    folder = make_tokenizer(tmp_path_factory.mktemp("model"), chat_template=CHATML)
+    vocab_size = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+    config = {"vocab_size": vocab_size, "initializer_range": 0.8, "eos_token_id": 5}
+    (folder / "config.json").write_text(json.dumps(TINY | config))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
+    _, params = split_decoder(decoder_config(**config))
+    save_params(params, folder, num_layers=TINY["num_hidden_layers"])
+    return folder
+
+
+def generate(*arguments):
+    """Exit code, standard output and standard error of the command, run in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(["generate", *map(str, arguments)])
+    return code, out.getvalue(), err.getvalue()
+
+
+ROWS = [
+    {"prompt": "Tell me a story about a cat."},
+    {"messages": [{"role": "user", "content": "How do I bake bread?"}], "chosen": "is not looked at"},
+    {"prompt": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"mood": "gladly "}},
+]
+
+
+def test_a_file_of_prompts_is_answered_in_order(model, write_rows, tmp_path):
+    prompts = write_rows("prompts.jsonl", [*ROWS, b""])
+    out = tmp_path / "answers.jsonl"
+    settings = (f"--model.path={model}", "--max_new_tokens=6", "--batch_size=2")
+    assert generate(*settings, f"--prompts={prompts}", f"--out={out}", "--chat_template_kwargs={mood: sadly}") == (
+        0,
+        "",
+        "",
+    )
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [answer["prompt"] for answer in answers] == [
+        "Tell me a story about a cat.",
+        "<s><|user|>How do I bake bread?<pad><|assistant|>sadly",
+        "<s><|user|>Hi<pad><|assistant|>gladly ",
+    ]
+    assert [(answer["row"], answer["sample"]) for answer in answers] == [(0, 0), (1, 0), (2, 0)]
+    tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
+    for answer in answers:
+        stopped = answer["finish_reason"] == "stop"
+        assert stopped or (answer["finish_reason"] == "length" and len(answer["ids"]) == 6)
+        # EOS of the tokenizer, its template's end of turn, config.json's and generation_config.json's.
+        assert [token in (2, 0, 5, 7, 9) for token in answer["ids"]] == [False] * (len(answer["ids"]) - stopped) + [
+            True
+        ] * stopped
+        spoken = answer["ids"][:-1] if stopped else answer["ids"]
+        assert answer["answer"] == tokenizer.decode(spoken)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "prompts.jsonl"]
+
+    # On a mesh of four devices the answers are the same; several processes' worth of noise stays off standard output.
+    environment = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    }
+    command = [sys.executable, "-m", "oddsmill.train", "generate", *settings, f"--prompts={prompts}"]
+    command += ["--chat_template_kwargs={mood: sadly}", "--mesh.data=2", "--mesh.fsdp=2"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
+    assert finished.returncode == 0, finished.stderr
+    assert [json.loads(line) for line in finished.stdout.splitlines()] == answers
+
+
+def test_a_text_may_be_a_users_message_and_have_several_answers(model):
+    drawn = ("--do_sample=true", "--num_return_sequences=3", "--max_new_tokens=4", "--temperature=2.0", "--seed=3")
+    dtypes = ("--param_dtype=bfloat16", "--compute_dtype=bfloat16")
+    code, out, _ = generate(f"--model.path={model}", "--prompt=Hi", "--chat=true", *drawn, *dtypes)
+    assert code == 0
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [(answer["row"], answer["sample"]) for answer in answers] == [(0, 0), (0, 1), (0, 2)]
+    assert {answer["prompt"] for answer in answers} == {"<s><|user|>Hi<pad><|assistant|>"}
+    assert len({tuple(answer["ids"]) for answer in answers}) == 3
+
+
+def encoded(model, path, chat="auto", vocab_size=10_000):
+    prompts = read_prompts(path)
+    return encode_prompts(prompts, Tokenizer(model), chat=chat, date=None, variables={}, vocab_size=vocab_size)
+
+
+def test_bos_stands_once_whether_the_text_begins_with_it_or_not(model, write_rows):
+    plain, marked, message = encoded(model, write_rows("a", [{"prompt": "Hi"}, {"prompt": "<s>Hi"}, ROWS[1]]))
+    assert plain.ids == marked.ids
+    for prompt in (plain, message):
+        assert prompt.ids[0] == 1 and prompt.ids.count(1) == 1
+
+
+def test_a_template_sees_the_day_and_the_rows_tools(model, write_rows):
+    template = "{{ strftime_now('%Y') | length }}{{ tools[0].name if tools else '' }}{{ messages[0].content }}"
+    tokenizer = Tokenizer(model, chat_template=template)
+    prompts = read_prompts(write_rows("a", [ROWS[1] | {"tools": [{"name": "oven"}]}, ROWS[2]]))
+    found = encode_prompts(prompts, tokenizer, chat="auto", date=None, variables={}, vocab_size=10_000)
+    assert [prompt.text for prompt in found] == ["4ovenHow do I bake bread?", "4Hi"]
+
+
+def test_an_answer_goes_on_from_its_prompt_with_its_leading_space(shared):
+    tokenizer = Tokenizer(shared / "golden" / "tokenizers" / "spmish-bos")
+    prompt = tokenizer.encode_prompt("What is")
+    answer = tokenizer.encode_prompt("What is the price")[len(prompt) :]
+    assert tokenizer.decode(answer) == "the price"  # alone, the tokenizer drops the space
+    assert tokenizer.decode_answer(prompt, answer) == " the price"
+
+
+def test_answers_end_where_real_templates_end_a_turn(shared):
+    ends = {"data/tokenizers/llama-3": {128009}, "data/tokenizers/phi-3-mini": {32000, 32007}}
+    ends |= {"golden/tokenizers/llama3ish-bos": {1, 4}, "golden/tokenizers/gpt2ish-boseqeos": {0}}
+    for name, expected in ends.items():
+        assert Tokenizer(shared / name).stop_ids == expected
+
+
+def test_the_ends_of_both_configs_count_one_or_several(model, tmp_path):
+    assert eos_ids(model, {"eos_token_id": 5}) == {5, 7, 9}
+    assert eos_ids(model, {"eos_token_id": None}) == {7, 9}
+    assert eos_ids(tmp_path, {"eos_token_id": [1, 2]}) == {1, 2}
+
+
+USER = {"role": "user", "content": "q"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (b"{", "prompts.jsonl:1: not a row of JSON"),
+        (b'{"prompt": "\xff"}', "prompts.jsonl:1: not a row of JSON"),
+        ([1], "prompts.jsonl:1: list, a JSON object is needed"),
+        ({"question": "q"}, "this one holds neither, only question"),
+        ({"prompt": "q", "messages": [USER]}, "this one holds both"),
+        ({"prompt": 5}, "prompt is int, not a list of messages or a text"),
+        ({"messages": "q"}, "messages is str"),
+        ({"messages": []}, "there is no message"),
+        ({"messages": ["q"]}, "message 0 is not an object of role and content"),
+        ({"messages": [USER, {"role": "assistant", "content": "a"}]}, "the last message is the assistant's"),
+        ({"messages": [{"role": "user", "content": 5}]}, "prompts.jsonl:1: the chat template fails on these messages"),
+        ({"messages": [USER], "chat_template_kwargs": [1]}, "chat_template_kwargs is list"),
+        ({"prompt": "\ud800"}, "a lone surrogate"),
+    ],
+)
+def test_bad_rows_are_refused_by_file_and_row(model, write_rows, row, message):
+    path = write_rows("prompts.jsonl", [{"prompt": "fine"}, row])
+    code, out, err = generate(f"--model.path={model}", f"--prompts={path}")
+    assert (code, out) == (2, "")
+    assert err.startswith("refused: ") and message in err and "prompts.jsonl:1" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --prompts (a file) or --prompt"),
+        (["--prompt=q", "--prompts=x"], "give either --prompts (a file) or --prompt"),
+        (["--prompts=nowhere"], "--prompts=nowhere: cannot be read"),
+        (["--prompt=q", "--temperature=0.5"], "--temperature=0.5: has no effect without --do_sample=true"),
+        (["--prompt=q", "--batch_size=0"], "--batch_size=0: must be positive"),
+        (["--prompt=q", "--chat_template_kwargs={a: 1}"], "has no effect: the prompts are texts"),
+        (["--prompt=q", "--chat=true", "--chat_date=2026-01-01"], "has no effect: the chat template writes no date"),
+        (["--prompt=q", "--chat=true", "--chat_date=today"], "--chat_date=today: must be a day such as 2026-01-31"),
+        (["--prompt=q", "--temprature=1"], "did you mean --temperature?"),
+        (["--prompt=q", "--out=nowhere/out.jsonl"], "--out=nowhere/out.jsonl: cannot be written"),
+        (["--prompt=q", "--mesh.fsdp=3"], "--mesh.fsdp=3"),
+    ],
+)
+def test_bad_settings_are_refused(model, arguments, message):
+    code, out, err = generate(f"--model.path={model}", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("refused: ") and message in err and len(err.splitlines()) == 1
+
+
+def test_models_that_cannot_answer_are_refused(model, tmp_path, write_rows):
+    copy = tmp_path / "model"
+    copy.mkdir()
+    config = json.loads((model / "config.json").read_text())
+    small = config | {"vocab_size": 50}
+    (copy / "config.json").write_text(json.dumps(small))
+    assert "has no tokenizer.json" in generate(f"--model.path={copy}", "--prompt=q")[2]
+    (copy / "tokenizer.json").write_bytes((model / "tokenizer.json").read_bytes())
+    assert "is not in the model's vocabulary of 50" in generate(f"--model.path={copy}", "--prompt=Hello")[2]
+    assert "--prompt: the prompt has no token" in generate(f"--model.path={copy}", "--prompt=")[2]
+    messages = write_rows("messages", [ROWS[1]])
+    assert "has no chat template" in generate(f"--model.path={copy}", f"--prompts={messages}")[2]
+    assert (
+        "--chat=false takes texts alone"
+        in generate(f"--model.path={model}", f"--prompts={messages}", "--chat=false")[2]
+    )
+    (copy / "config.json").write_text(json.dumps(small | {"eos_token_id": "</s>"}))
+    assert "eos_token_id is '</s>'" in generate(f"--model.path={copy}", "--prompt=!")[2]
+    assert "there is no prompt in it" in generate(f"--model.path={model}", f"--prompts={write_rows('none', [b''])}")[2]
+    code, _, err = generate("--model.config=x", "--prompt=q")
+    assert code == 2 and "--model.path=None: is needed" in err

@@ -1,0 +1,45 @@
+"""Shards that change under a run."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.train.data.shard_watch import ShardWatch
+from tests.datasets import packed, random_pairs, write_dataset
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    rows = packed(random_pairs(np.random.default_rng(0), 20, vocab_size=40), 24)
+    manifest = write_dataset(tmp_path / "data", {"train": rows}, row_length=24, vocab_size=40, shards=2)
+    return str(tmp_path / "data"), manifest
+
+
+@pytest.mark.parametrize("harm", ["missing", "altered"])
+def test_a_shard_that_changes_is_named(dataset, harm):
+    folder, manifest = dataset
+    watch = ShardWatch((folder, manifest))
+    watch.check()
+    path = os.path.join(folder, "train-00001-of-00002.arrayrecord")
+    if harm == "missing":
+        os.unlink(path)
+    else:  # the same size, other bytes
+        with open(path, "r+b") as file:
+            file.write(b"x")
+    with pytest.raises(RunFailed, match=rf"train-00001-of-00002.arrayrecord (was|is) {harm} since the run began"):
+        watch.check()
+    with pytest.raises(RunFailed, match=harm), watch.blamed():
+        raise RuntimeError("array record says nothing useful")
+
+
+def test_an_error_while_nothing_changed_keeps_its_text_and_refusals_stay_refusals(dataset):
+    watch = ShardWatch(dataset)
+    with pytest.raises(RunFailed, match=r"cannot be read \(input/output error\)"), watch.blamed():
+        raise OSError("input/output error")
+    with pytest.raises(jax.errors.JaxRuntimeError), watch.blamed():  # an evaluation that does not fit the devices
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    with pytest.raises(Refused), watch.blamed():
+        raise Refused("x")

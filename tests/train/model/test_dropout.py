@@ -1,0 +1,63 @@
+"""The dropout of a model's own config.json: where it falls, what it depends on, and that it can be turned off."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oddsmill.train.attention.mask import Keys
+from oddsmill.train.attention.mechanisms import attention
+from oddsmill.train.model.dropout import drop
+from tests.datasets import packed, random_pairs
+from tests.train.decoders import VOCAB_SIZE, batch_of, decoder_config, objective_of, split_decoder
+
+ROW_LENGTH = 32
+BATCH = batch_of(packed(random_pairs(np.random.default_rng(3), 8, vocab_size=VOCAB_SIZE), ROW_LENGTH), ROW_LENGTH)
+
+
+def test_a_share_is_dropped_and_the_mean_stays():
+    keys = jax.random.split(jax.random.key(0), 3)
+    found = drop(jnp.ones((3, 200, 50)), keys, stream=1, rate=0.2)
+    np.testing.assert_allclose(np.unique(found), [0, 1.25])
+    np.testing.assert_allclose((found == 0).mean(axis=(1, 2)), 0.2, atol=0.02)
+    assert not np.array_equal(found, drop(jnp.ones((3, 200, 50)), keys, stream=2, rate=0.2))
+    np.testing.assert_array_equal(drop(jnp.ones((3, 200, 50)), keys[::-1], stream=1, rate=0.2), found[::-1])
+
+
+def test_attention_weights_are_dropped_after_the_softmax():
+    """With every weight doubled but those of one key, which is dropped: twice the others' part. At any row length."""
+    length = 256  # by blocks, were there no dropout
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 1, length, 2, 4))
+    position = jnp.arange(length)[None]
+    keys = Keys(position=position, end=jnp.full((1, length), length))
+
+    def mixed(drop=None, value=value):
+        return attention(query, key, value, position, keys, scale=0.5, drop=drop)
+
+    without_key = mixed(value=value.at[:, 5].set(0))
+    np.testing.assert_allclose(mixed(lambda weights: 2 * weights.at[..., 5].set(0)), 2 * without_key, atol=1e-5)
+    np.testing.assert_allclose(mixed(lambda weights: weights), mixed(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"attention_dropout": 0.3}, {"model_type": "phi3", "resid_pdrop": 0.3, "num_key_value_heads": 4}],
+    ids=["attention", "residual"],
+)
+def test_it_is_of_the_step_and_the_row_and_of_nothing_else(changes):
+    """It changes the loss of a training step, not of an evaluation; rows in another order draw the same."""
+
+    def losses(changes):
+        definition, params = split_decoder(decoder_config(**changes))
+        objective = objective_of(definition, beta=0.1, nll_scope="full", max_pairs=8)
+        objective = dataclasses.replace(objective, dropout_seed=0)
+        loss = jax.jit(objective.loss)
+        return lambda step, batch=BATCH: float(loss(params, batch, objective.totals(batch), None, step)[0])
+
+    at, plain = losses(changes), losses({**changes, "attention_dropout": 0.0, "resid_pdrop": 0.0})
+    dropped = at(3)
+    assert at(None) == pytest.approx(plain(3), rel=1e-6)
+    assert abs(at(None) - dropped) > 1e-3 and abs(at(4) - dropped) > 1e-3
+    assert at(3, {name: array[::-1] for name, array in BATCH.items()}) == pytest.approx(dropped, rel=1e-5)

@@ -1,0 +1,130 @@
+"""config.json: what changes the result is obeyed or refused by name."""
+
+import pytest
+
+from oddsmill.schemas.errors import Refused
+from oddsmill.train.model.hf_config import parse_config, read_config
+from tests.train.decoders import TINY
+
+
+def test_both_generations_mean_the_same():
+    old = {**TINY, "rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+           "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}  # fmt: skip
+    new = {**TINY, "rope_parameters": {"rope_theta": 5e5, **old["rope_scaling"]}}
+    assert parse_config(old, path="a")[0] == parse_config(new, path="b")[0]
+    assert parse_config(old, path="a")[0] != parse_config(TINY, path="b")[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model_type": "gpt2"}, "gpt2"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"attention_dropout": 1.0}, "attention_dropout=1.0: must be in"),
+        ({"embd_pdrop": 0.1}, "embd_pdrop"),
+        ({"model_type": "gemma", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"attn_logit_softcapping": 5.0}, "attn_logit_softcapping"),
+        ({"model_type": "qwen3", "layer_types": ["full_attention", "chunked_attention"]}, "layer_types"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0, "beta_fast": 3}}, "beta_fast"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "lack factor"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0}}, "lack low_freq_factor"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}},
+            "lack original_max_position_embeddings",
+        ),
+        ({"rope_parameters": {"full_attention": {}, "sliding_attention": {}}}, "full_attention, sliding_attention"),
+        ({"model_type": "gemma3_text", "rope_parameters": {"rope_theta": 1e6}}, "must hold full_attention"),
+        ({"model_type": "gemma3_text", "rope_scaling": {"type": "linear", "factor": 8.0}}, "name the field rope_type"),
+        (
+            {"model_type": "phi3", "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            "'linear' of phi3 is not supported",
+        ),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 has no meaning in llama"),
+        ({"model_type": "gemma2", "hidden_activation": "gelu"}, "hidden_activation='gelu'"),
+        ({"model_type": "gemma3_text", "attn_logit_softcapping": 5.0}, "attn_logit_softcapping"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window=0"),
+        ({"model_type": "gemma2", "sliding_window": None}, "no sliding_window"),
+        ({"model_type": "qwen2", "layer_types": ["sliding_attention"] * 2}, "no sliding_window"),
+        ({"model_type": "mistral", "layer_types": ["full_attention"] * 2}, "layer_types has no meaning in mistral"),
+        ({"num_key_value_heads": 3}, "3 key-value heads"),
+        ({"head_dim": 5}, "head_dim"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(changes, named):
+    with pytest.raises(Refused, match=named):
+        parse_config({**TINY, **changes}, path="config.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({"model_type": "mistral", "sliding_window": 8}, (8, 8)),
+        ({"model_type": "mistral", "sliding_window": None}, (None, None)),
+        ({"model_type": "mistral"}, (4096, 4096)),
+        ({"model_type": "phi3"}, (None, None)),
+        ({"model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 0}, (4096, 4096)),
+        ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": False}, (None, None)),
+        ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}, (None, 8)),
+        ({"model_type": "gemma2", "sliding_window": 8}, (8, None)),
+        ({"model_type": "gemma3_text", "sliding_window": 8, "sliding_window_pattern": 2}, (8, None)),
+        ({"model_type": "gemma3_text", "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]},
+         (None, 8)),
+        ({"sliding_window": 8}, (None, None)),
+    ],
+)  # fmt: skip
+def test_windows_of_each_layer(changes, windows):
+    assert parse_config({**TINY, **changes}, path="x")[0].windows == windows
+
+
+def test_gemma3_turns_its_sliding_layers_by_another_base():
+    gemma = {**TINY, "model_type": "gemma3_text", "sliding_window": 8, "sliding_window_pattern": 2}
+    old = parse_config({**gemma, "rope_theta": 1e6, "rope_local_base_freq": 1e4}, path="x")[0]
+    assert [rope.theta for rope in old.ropes] == [1e4, 1e6]
+    kinds = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+    assert parse_config({**gemma, "rope_parameters": kinds}, path="x")[0] == old
+
+
+def test_fields_that_a_family_does_not_have_change_nothing():
+    """As in transformers, whose classes do not read them."""
+    for family in ("mistral", "phi3"):
+        plain = parse_config({**TINY, "model_type": family}, path="x")[0]
+        assert parse_config({**TINY, "model_type": family, "attention_bias": True}, path="x")[0] == plain
+    gemma2 = parse_config({**TINY, "model_type": "gemma2"}, path="x")[0]
+    assert parse_config({**TINY, "model_type": "gemma2", "hidden_act": "silu"}, path="x")[0] == gemma2
+    gemma = parse_config({**TINY, "model_type": "gemma"}, path="x")[0]
+    assert parse_config({**TINY, "model_type": "gemma", "hidden_activation": "silu"}, path="x")[0] == gemma
+    assert parse_config({**TINY, "query_pre_attn_scalar": 9}, path="x")[0] == parse_config(TINY, path="x")[0]
+
+
+def test_rope_settings_come_from_where_transformers_takes_them():
+    scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+    def length(**changes):
+        return parse_config({**TINY, **changes}, path="x")[0].ropes[0].original_max_position_embeddings
+
+    assert length(rope_scaling=scaled, max_position_embeddings=99) == 99
+    within = {**scaled, "original_max_position_embeddings": 64}
+    assert length(rope_scaling=within, max_position_embeddings=99) == 64
+    assert length(rope_scaling=within, original_max_position_embeddings=32) == 32
+    both = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}}
+    assert parse_config({**TINY, **both}, path="x")[0].ropes[0].kind == "linear"
+
+
+def test_unknown_fields_are_listed():
+    assert parse_config({**TINY, "frobnication": 1, "bos_token_id": 0}, path="x")[1] == ["frobnication"]
+
+
+def test_files_that_are_no_config_are_refused(tmp_path):
+    with pytest.raises(Refused, match="no such file"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(Refused, match="a JSON object is needed"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(Refused, match="cannot be read as JSON"):
+        read_config(tmp_path / "config.json")
+    with pytest.raises(Refused, match="lacks hidden_size"):
+        parse_config({"model_type": "llama", "vocab_size": 3, "intermediate_size": 2, "num_hidden_layers": 1,
+                      "num_attention_heads": 1}, path="x")  # fmt: skip

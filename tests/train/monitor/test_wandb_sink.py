@@ -1,0 +1,32 @@
+"""Weights & Biases that cannot be used: a refusal, and nothing begun. What it is sent: test_watched_runs.py."""
+
+import sys
+import types
+
+import pytest
+
+from oddsmill.schemas.errors import Refused
+from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.monitor.metrics import METRICS_NAME, Metrics
+
+
+class Error(Exception):
+    """As wandb.errors.Error, which theirs derive from."""
+
+
+class UsageError(Error):
+    pass
+
+
+def test_a_refusal_of_theirs_is_one_message_before_any_file_is_opened(tmp_path, monkeypatch):
+    def init(**settings):
+        raise UsageError("api_key not configured (no-tty).\ncall wandb.login(key=[your_api_key])")
+
+    wandb = types.ModuleType("wandb")
+    wandb.init, wandb.errors = init, types.SimpleNamespace(Error=Error)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    config = TrainConfig(data="d", run_dir=str(tmp_path), model=ModelConfig(path="m"), report_to=["wandb"])
+    with pytest.raises(Refused, match=r"\(no-tty\)\. call wandb\.login.*WANDB_MODE=offline") as refusal:
+        Metrics(config, first_step=0, num_steps=2, is_writer=True)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / METRICS_NAME).exists()

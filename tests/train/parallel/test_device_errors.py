@@ -1,0 +1,71 @@
+"""What machines do to a run becomes one message."""
+
+import errno
+import sys
+from contextlib import suppress
+
+import jax
+import pytest
+
+from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.train.__main__ import main
+from oddsmill.train.monitor.profiling import StepProfile
+from oddsmill.train.monitor.wandb_sink import import_wandb
+from oddsmill.train.parallel.device_errors import told_clearly
+
+
+def test_a_full_disk_is_told_with_its_file():
+    with pytest.raises(RunFailed, match=r"runs/a/metrics\.jsonl: No space left on device\. Make room"):  # noqa: SIM117
+        with told_clearly("runs/a"):
+            raise OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl")
+
+
+def test_full_device_memory_is_told_with_the_settings_that_help():
+    with pytest.raises(RunFailed, match="--gradient_checkpointing=true"), told_clearly("runs/a"):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes")
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "what_runs"),
+    [
+        ("eval", ["--run_dir=r"], "oddsmill.train.commands.evaluate.run_evaluate"),
+        ("generate", ["--model.path=m", "--prompt=p"], "oddsmill.train.commands.generate.run_generate"),
+        ("export", ["--run_dir=r", "--out=o"], "oddsmill.train.commands.export.export_run"),
+    ],
+)
+def test_every_command_tells_of_devices_that_are_too_small(monkeypatch, capsys, verb, arguments, what_runs):
+    def run(config):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes")
+
+    monkeypatch.setattr(what_runs, run)
+    assert main([verb, *arguments]) == 1
+    assert "the devices have no memory left" in capsys.readouterr().err
+
+
+def test_a_lost_process_is_told_and_other_errors_stay_defects(monkeypatch):
+    with pytest.raises(jax.errors.JaxRuntimeError), told_clearly("runs/a"):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something")
+    with pytest.raises(FileNotFoundError), told_clearly("runs/a"):
+        raise FileNotFoundError(errno.ENOENT, "x")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with (
+        pytest.raises(RunFailed, match=r"another process is gone or failed .* goes on from the newest checkpoint"),
+        told_clearly("runs/a"),
+    ):
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE: Gloo all-reduce failed")
+
+
+def test_a_trace_that_an_error_interrupts_does_not_keep_the_next_from_starting(tmp_path):
+    with suppress(RunFailed), StepProfile(str(tmp_path / "a"), [1, 3]) as profile:
+        profile.before(1)
+        raise RunFailed("a shard is gone")
+    with StepProfile(str(tmp_path / "b"), [1, 1]) as profile:
+        profile.before(1)
+        profile.after(1, ())
+    assert all(list((tmp_path / name).rglob("*.xplane.pb")) for name in "ab")
+
+
+def test_wandb_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(Refused, match=r"pip install 'oddsmill\[wandb\]'"):
+        import_wandb()

@@ -1,0 +1,218 @@
+"""Hugging Face weights: in and out without a bit changed; what does not fit is named."""
+
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from bench.load import in_a_process, write_checkpoint
+from oddsmill.schemas.errors import Refused
+from oddsmill.train.model.decoder import Decoder
+from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
+from oddsmill.train.weights.huggingface import load_params, save_params
+from tests.train.decoders import decoder_config, split_decoder
+
+CONFIG = decoder_config()
+
+
+def shapes_and_shardings(dtype=jnp.float32, config=CONFIG):
+    weights = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), param_dtype=dtype)))[1]
+    shapes = nnx.to_pure_dict(weights)
+    return shapes, param_shardings(shapes, make_mesh(MeshConfig()))
+
+
+def load(folder, dtype=jnp.float32, config=CONFIG):
+    return load_params(folder, *shapes_and_shardings(dtype, config), num_layers=config.num_hidden_layers)
+
+
+FAMILIES = {
+    "llama": {},
+    "tied": {"tie_word_embeddings": True},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3", "head_dim": 4},
+    "phi3": {"model_type": "phi3"},
+    "gemma": {"model_type": "gemma", "head_dim": 4},
+    "gemma3": {"model_type": "gemma3_text", "head_dim": 4, "sliding_window": 8},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("dtype", "max_shard_size"), [(jnp.float32, "5GB"), (jnp.bfloat16, "4KB")])
+def test_save_and_load_keep_every_bit(tmp_path, monkeypatch, family, dtype, max_shard_size):
+    monkeypatch.setattr(
+        "oddsmill.train.weights.huggingface.PIECE_BYTES", 200
+    )  # many pieces a tensor, the last ones overlapping
+    config = decoder_config(**FAMILIES[family])
+    params = split_decoder(config, dtype)[1]
+    save_params(params, tmp_path, num_layers=config.num_hidden_layers, max_shard_size=max_shard_size)
+    assert (tmp_path / "model.safetensors.index.json").exists() == (max_shard_size == "4KB")
+    loaded = load(tmp_path, dtype, config)
+    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+    same = jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), loaded, params)
+    assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, jnp.bfloat16])
+def test_a_file_is_the_librarys_byte_for_byte(tmp_path, dtype):
+    params = split_decoder(CONFIG, jnp.dtype(dtype))[1]
+    save_params(params, tmp_path, num_layers=CONFIG.num_hidden_layers)
+    save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "library", metadata={"format": "pt"})
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "library").read_bytes()
+
+
+def test_dtypes_are_cast_as_numpy_casts_them(tmp_path):
+    params = split_decoder(CONFIG, jnp.float32)[1]
+    layers = CONFIG.num_hidden_layers
+    save_params(params, tmp_path, num_layers=layers, dtype="bfloat16")
+    expected = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), params)
+    for dtype in (jnp.bfloat16, jnp.float32):  # as they are stored now, and wider
+        loaded = load(tmp_path, dtype)
+        assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b), loaded, expected)))
+    save_params(params, tmp_path, num_layers=layers)
+    narrowed = load(tmp_path, jnp.bfloat16)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b), narrowed, expected)))
+
+
+@pytest.mark.parametrize("mesh", ["1x1", "2x4"])
+def test_host_memory_holds_neither_a_file_nor_a_stack_of_layers(tmp_path, mesh):
+    """And what comes out of the devices is what went in, byte for byte, on fake devices too."""
+    layers, hidden = 10, 1024
+    largest = write_checkpoint(tmp_path / "checkpoint", layers, hidden)
+    stack = 43 / 16 * hidden * hidden * 2 * layers
+    found = in_a_process(tmp_path / "checkpoint", layers, hidden, tuple(map(int, mesh.split("x"))), "bfloat16")
+    for what in ("load", "export"):
+        assert found[what]["rss"] < min(4 * largest, 1.2 * stack), found
+    for file in (tmp_path / "checkpoint").iterdir():
+        assert file.read_bytes() == (tmp_path / "exported" / file.name).read_bytes()
+
+
+def test_names_are_hugging_faces(tmp_path):
+    params = split_decoder(CONFIG)[1]
+    save_params(params, tmp_path, num_layers=CONFIG.num_hidden_layers)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"} < set(tensors)
+    np.testing.assert_array_equal(
+        tensors["model.layers.1.self_attn.k_proj.weight"], params["layers"]["self_attn"]["k_proj"]["weight"][1]
+    )
+    assert len(tensors) == 3 + 9 * CONFIG.num_hidden_layers
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with the weights of CONFIG in one file."""
+    save_params(split_decoder(CONFIG)[1], tmp_path, num_layers=CONFIG.num_hidden_layers)
+    return tmp_path
+
+
+def refusal(folder, config=CONFIG):
+    with pytest.raises(Refused) as caught:
+        load(folder, config=config)
+    return str(caught.value)
+
+
+def changed(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_all_that_does_not_fit_is_named_at_once(saved):
+    def change(tensors):
+        del tensors["model.norm.weight"]
+        for layer in (0, 1):
+            del tensors[f"model.layers.{layer}.mlp.down_proj.weight"]
+        tensors["model.layers.9.mlp.up_proj.weight"] = np.zeros((2, 2), np.float32)
+        tensors["lm_head.weight"] = tensors["lm_head.weight"][:-1].copy()
+        tensors["model.embed_tokens.weight"] = np.zeros((48, 16), ml_dtypes.float8_e4m3fn)
+
+    changed(saved, change)
+    message = refusal(saved)
+    for part in (
+        "model.norm.weight",
+        "missing model.layers.{0,1}.mlp.down_proj.weight",
+        "unexpected model.layers.9.mlp.up_proj.weight",
+        "lm_head.weight has shape [47, 16], config.json makes it [48, 16]",
+        "F8_E4M3: model.embed_tokens.weight",
+        "fetch the model's unquantized version",
+    ):
+        assert part in message
+
+
+def test_buffers_and_a_tied_head_that_are_stored_as_well_do_no_harm_but_another_head_does(tmp_path):
+    config = decoder_config(tie_word_embeddings=True)
+    params = split_decoder(config)[1]
+    save_params(params, tmp_path, num_layers=config.num_hidden_layers)
+
+    def add(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(2, np.float32)
+
+    changed(tmp_path, add)
+    np.testing.assert_array_equal(
+        load(tmp_path, config=config)["embed_tokens"]["weight"], params["embed_tokens"]["weight"]
+    )
+    changed(tmp_path, lambda tensors: tensors["lm_head.weight"].__setitem__((47, 15), 7.0))
+    assert "set tie_word_embeddings to false" in refusal(tmp_path, config)
+
+
+def test_weights_that_are_not_there_are_refused(tmp_path):
+    assert "lacks model.safetensors" in refusal(tmp_path)
+    (tmp_path / "pytorch_model-00001-of-00002.bin").write_bytes(b"")
+    assert "pytorch_model-00001-of-00002.bin alone" in refusal(tmp_path)
+    assert "save_pretrained" in refusal(tmp_path)
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
+    assert "neither model.safetensors nor model.safetensors.index.json" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_file_that_was_cut_short_is_refused(saved, keep):
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    assert f"{file} is damaged" in refusal(saved) and "fetch it again" in refusal(saved)
+
+
+def test_a_pointer_of_git_lfs_is_refused(saved):
+    (saved / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "git lfs pull" in refusal(saved)
+
+
+def test_an_index_that_does_not_fit_its_shards_is_refused(tmp_path):
+    save_params(split_decoder(CONFIG)[1], tmp_path, num_layers=CONFIG.num_hidden_layers, max_shard_size="4KB")
+    path = tmp_path / "model.safetensors.index.json"
+    right = json.loads(path.read_text())
+    first, second, *_ = shards = sorted(set(right["weight_map"].values()))
+    assert len(shards) > 2
+    name = next(name for name, shard in right["weight_map"].items() if shard == first)
+
+    def refusal_of(change):
+        index = json.loads(json.dumps(right))
+        change(index["weight_map"])
+        path.write_text(json.dumps(index))
+        return refusal(tmp_path)
+
+    assert f"{name} is not in {second} but in {first}" in refusal_of(lambda entries: entries.update({name: second}))
+    assert f"model.no is not in {first}" in refusal_of(lambda entries: entries.update({"model.no": first}))
+    assert f"{name} of {first} is not in the index" in refusal_of(lambda entries: entries.pop(name))
+    missing = refusal_of(lambda entries: entries.update({name: "model-00009-of-00002.safetensors"}))
+    assert "lacks model-00009-of-00002.safetensors" in missing
+    for strange in (5, None, ["a"], "../" + first):
+        message = refusal_of(partial(dict.update, **{name: strange}))
+        assert f"({strange!r} is not the name of a file)" in message
+    for damaged in ("{}", "[1]", '{"weight_map": 5}', "{"):
+        path.write_text(damaged)
+        assert "index.json is damaged" in refusal(tmp_path)
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path):
+    """The index names one of them; another reader would take the other."""
+    save_params(split_decoder(CONFIG)[1], tmp_path, num_layers=CONFIG.num_hidden_layers, max_shard_size="4KB")
+    first, second = sorted(tmp_path.glob("*.safetensors"))[:2]
+    name, tensor = next(iter(load_file(first).items()))
+    save_file({**load_file(second), name: tensor + 1}, second)
+    assert f"{name} is in {first.name} and in {second.name}" in refusal(tmp_path)

@@ -1,0 +1,196 @@
+"""`oddsmill train generate`: a model folder and prompts in, a line of JSON an answer out."""
+
+import datetime
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from oddsmill.schemas.chat.special_tokens import read_json_object
+from oddsmill.schemas.errors import Refused, require
+from oddsmill.train.config.train_config import ModelConfig
+from oddsmill.train.generation.generate import generate
+from oddsmill.train.generation.prompts import Chat, Encoded, Prompt, encode_prompts, read_prompts
+from oddsmill.train.generation.sampling import SamplingConfig
+from oddsmill.train.generation.tokenizer import Tokenizer
+from oddsmill.train.model.hf_config import DecoderConfig, config_file, parse_config, read_config
+from oddsmill.train.parallel.sharding import MeshConfig, batch_sharding, make_mesh
+from oddsmill.train.weights.hub import find_model
+from oddsmill.train.weights.loading import load_decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(SamplingConfig):
+    """Answers prompts with a model; of its generation_config.json the ids that end an answer are obeyed, no more.
+
+    Args:
+      model: which model.
+      prompts: a JSONL file, {"prompt": "text"}, {"prompt": [messages]} or {"messages": [messages]} a row.
+      prompt: one prompt, a text.
+      out: the JSONL file to write; null: standard output.
+      chat: `auto` renders messages by the chat template and takes texts as they stand, true takes a text as the
+        message of a user, false refuses messages.
+      chat_template: the template that renders messages: a file, the name of one of the tokenizer's, or itself.
+      chat_template_kwargs: what the template sees beside the messages, e.g. {"enable_thinking": false}.
+      chat_date: the day that the template's clock tells, YYYY-MM-DD; null: today.
+      batch_size: answers at once.
+      param_dtype: what weights are kept in.
+      compute_dtype: what matrix products take; reductions are float32.
+      mesh: how devices are arranged.
+    """
+
+    model: ModelConfig
+    prompts: str | None = None
+    prompt: str | None = None
+    out: str | None = None
+    chat: Chat = "auto"
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_date: str | None = None
+    batch_size: int = 8
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.model.path is not None, "model.path", None, "is needed: the model that answers")
+        given = f"give either --prompts (a file) or --prompt (a text; now {self.prompt!r})"
+        require((self.prompts is None) != (self.prompt is None), "prompts", self.prompts, given)
+        require(self.batch_size > 0, "batch_size", self.batch_size, "must be positive")
+        if self.chat_date is not None:
+            try:
+                datetime.date.fromisoformat(self.chat_date)
+            except ValueError:
+                require(False, "chat_date", self.chat_date, "must be a day such as 2026-01-31")
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        return SamplingConfig(**{setting.name: getattr(self, setting.name) for setting in fields(SamplingConfig)})
+
+
+def run_generate(config: GenerateConfig) -> None:
+    """Writes one object an answer, in order: `row`, `sample`, `prompt`, `answer`, `ids`, `finish_reason`.
+
+    Raises:
+      Refused: the model, the prompts or the place for the output cannot be used.
+    """
+    with _output(config.out) as file:
+        for answer in answers(config):
+            print(json.dumps(answer, ensure_ascii=False), file=file, flush=True)
+
+
+def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
+    """The objects that `run_generate` writes.
+
+    `prompt` is the text that the model reads, rendered; `ids` are the new tokens, the stop id included, and `answer`
+    is their text without it; `row` counts prompts and `sample` the answers to one, both from 0.
+
+    Raises:
+      Refused: as `run_generate`.
+    """
+    assert config.model.path is not None  # by GenerateConfig
+    folder = find_model(config.model.path, config.model.revision)
+    hf_config = read_config(folder)
+    decoder_config, unused = parse_config(hf_config, path=str(config_file(folder)))
+    if unused:
+        _note(f"{config_file(folder)}: fields that are not known here and not used: {', '.join(unused)}")
+    tokenizer = Tokenizer(folder, chat_template=config.chat_template)
+    prompts = _encoded_prompts(config, tokenizer, decoder_config)
+    stop_ids = tokenizer.stop_ids | eos_ids(folder, hf_config)
+    longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
+    made_for = hf_config.get("max_position_embeddings") or longest
+    if longest > made_for:
+        _note(f"prompt and answer may reach {longest} tokens, {folder} is made for {made_for}")
+    mesh = make_mesh(config.mesh)
+    definition, params = load_decoder(
+        folder, decoder_config, mesh, param_dtype=config.param_dtype, compute_dtype=config.compute_dtype
+    )
+    generated = generate(
+        definition,
+        params,
+        decoder_config,
+        [prompt.ids for prompt in prompts],
+        sampling=config.sampling,
+        stop_ids=sorted(stop_ids),
+        batch_size=config.batch_size,
+        rows=batch_sharding(mesh),
+    )
+    for number, answer in enumerate(generated):
+        row, sample = divmod(number, config.num_return_sequences)
+        spoken = answer.ids[:-1] if answer.finish_reason == "stop" else answer.ids
+        yield {
+            "row": row,
+            "sample": sample,
+            "prompt": prompts[row].text,
+            "answer": tokenizer.decode_answer(prompts[row].ids, spoken),
+            "ids": answer.ids,
+            "finish_reason": answer.finish_reason,
+        }
+
+
+def _encoded_prompts(config: GenerateConfig, tokenizer: Tokenizer, decoder: DecoderConfig) -> list[Encoded]:
+    prompts = (
+        [Prompt("--prompt", config.prompt)] if config.prompt is not None else list(read_prompts(str(config.prompts)))
+    )
+    if not prompts:
+        raise Refused(f"--prompts={config.prompts}: there is no prompt in it")
+    if config.chat is not True and all(isinstance(prompt.content, str) for prompt in prompts):
+        for name in ("chat_template", "chat_template_kwargs", "chat_date"):
+            value = getattr(config, name)
+            require(not value, name, value, "has no effect: the prompts are texts, not messages (see --chat)")
+    template = tokenizer.chat_template
+    if config.chat_date and template is not None:
+        require(template.uses_date, "chat_date", config.chat_date, "has no effect: the chat template writes no date")
+    return encode_prompts(
+        prompts,
+        tokenizer,
+        chat=config.chat,
+        date=config.chat_date,
+        variables=config.chat_template_kwargs,
+        vocab_size=decoder.vocab_size,
+    )
+
+
+def eos_ids(folder: Path, hf_config: dict[str, Any]) -> set[int]:
+    """The ids that end an answer by generation_config.json and config.json; either may name one or several."""
+    ids: set[int] = set()
+    for name, content in (
+        ("generation_config.json", read_json_object(folder / "generation_config.json")),
+        ("config.json", hf_config),
+    ):
+        found = content.get("eos_token_id")
+        found = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(isinstance(token, int) for token in found):
+            raise Refused(f"{folder / name}: eos_token_id is {content['eos_token_id']!r}, not an id or a list of ids")
+        ids |= set(found)
+    return ids
+
+
+def _note(text: str) -> None:
+    """Standard output holds answers alone."""
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def _output(path: str | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears under its name when it is whole."""
+    if path is None:
+        yield sys.stdout
+        return
+    unfinished = Path(f"{path}.unfinished")
+    try:
+        file = unfinished.open("w", encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"--out={path}: cannot be written ({error.strerror})") from error
+    try:
+        with file:
+            yield file
+    except BaseException:
+        unfinished.unlink()
+        raise
+    os.replace(unfinished, path)

@@ -1,0 +1,65 @@
+"""Where the pairs of a dataset come from, where the files that say so lie beside it."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.manifest import Manifest
+from oddsmill.schemas.provenance import provenance_path
+
+Place = tuple[str, int]  # a file, and a row of it from 0
+
+
+def read_places(folder: str, manifest: Manifest, split: str) -> dict[int, list[Place]]:
+    """The id of a pair -> where it comes from; empty where the files are not there.
+
+    Pairs of equal texts have one id: where several are kept (dedup=none) their places are in stored order.
+
+    Raises:
+      Refused: one is damaged.
+    """
+    places: dict[int, list[Place]] = {}
+    for shard in manifest.splits[split].shards:
+        path = provenance_path(folder, shard.name)
+        if not os.path.isfile(path):
+            continue
+        try:
+            table = pq.read_table(path, columns=["id", "file", "file_row"])
+        except (pa.ArrowException, OSError) as error:
+            raise Refused(f"{path} cannot be read ({error}); remove it, or run the preprocessing again") from error
+        ids, files, rows = (table.column(name).to_pylist() for name in ("id", "file", "file_row"))
+        for pair, file, row in zip(ids, files, rows, strict=True):
+            places.setdefault(pair, []).append((file, row))
+    return places
+
+
+def place_of_each(pair_ids: Sequence[int], places: Mapping[int, list[Place]]) -> list[Place | None]:
+    """Where each pair comes from, None where it is not known.
+
+    Args:
+      pair_ids: of a whole split in stored order, so that the n-th of equal pairs has the n-th place.
+      places: as `read_places` gives them.
+    """
+    left = {pair: iter(own) for pair, own in places.items()}
+    nowhere: Iterator[Place] = iter(())
+    return [next(left.get(pair, nowhere), None) for pair in pair_ids]
+
+
+def source_of_each(pair_ids: Sequence[int], places: Mapping[int, list[Place]]) -> list[str]:
+    """The file of each pair, its name as short as tells it from the others; "" where it is not known."""
+    names = short_names({file for own in places.values() for file, _ in own})
+    return [names[place[0]] if place else "" for place in place_of_each(pair_ids, places)]
+
+
+def short_names(files: set[str]) -> dict[str, str]:
+    """Each path -> its last parts, as many as tell all of them apart."""
+    parts = {file: Path(file).parts for file in files}
+    for count in range(1, 1 + max(map(len, parts.values()), default=0)):
+        names = {file: "/".join(own[-count:]) for file, own in parts.items()}
+        if len(set(names.values())) == len(names):
+            return names
+    return {file: file for file in files}

@@ -1,0 +1,154 @@
+"""What a model is to answer: prompts of a JSONL file, and the ids that the model reads of each."""
+
+import datetime
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from oddsmill.schemas.chat.template import Message, TemplateFailed
+from oddsmill.schemas.errors import Refused
+from oddsmill.train.generation.tokenizer import Tokenizer
+
+Chat = bool | Literal["auto"]
+
+
+class Prompt(NamedTuple):
+    """A prompt as it was given.
+
+    Attributes:
+      origin: where it stands, `file:row`, rows counted from 0.
+      content: a text, or the messages of a dialogue.
+      variables: what else the row gives to the chat template (`tools`, …).
+    """
+
+    origin: str
+    content: str | list[Message]
+    variables: Mapping[str, Any] = {}
+
+
+class Encoded(NamedTuple):
+    """A prompt as the model reads it: its text, and its ids."""
+
+    text: str
+    ids: list[int]
+
+
+def read_prompts(path: str | Path) -> Iterator[Prompt]:
+    """The prompts of a JSONL file: {"prompt": "text"}, {"prompt": [messages]} or {"messages": [messages]} a row.
+
+    Rows may hold `tools` and `chat_template_kwargs` for the template; other fields are not looked at, and lines of
+    white space alone are passed over.
+
+    Raises:
+      Refused: no such file, or a row that is none of these; says which.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise Refused(f"--prompts={path}: cannot be read ({error.strerror})") from error
+    for number, line in enumerate(lines):
+        if line.strip():
+            yield _read_row(line, f"{path}:{number}")
+
+
+def encode_prompts(
+    prompts: Iterable[Prompt],
+    tokenizer: Tokenizer,
+    *,
+    chat: Chat,
+    date: str | None,
+    variables: Mapping[str, Any],
+    vocab_size: int,
+) -> list[Encoded]:
+    """The ids of each prompt; messages are rendered by the chat template, up to the opening of the answer.
+
+    Args:
+      chat: `auto` renders messages and takes texts as they stand; true takes a text as the message of a user; false
+        refuses messages.
+      date: what the template's clock tells, YYYY-MM-DD; None: today.
+      variables: what the template sees beside the messages; a row's own win.
+      vocab_size: of the model.
+
+    Raises:
+      Refused: there is no template, it fails on a row, or a row has no token or one that the model does not know.
+    """
+    encoded = []
+    for prompt in prompts:
+        content = prompt.content
+        if chat is True and isinstance(content, str):
+            content = [{"role": "user", "content": content}]
+        text = content if isinstance(content, str) else _render(prompt, content, tokenizer, chat, date, variables)
+        ids = tokenizer.encode_prompt(text)
+        if not ids:
+            raise Refused(f"{prompt.origin}: the prompt has no token")
+        if max(ids) >= vocab_size:
+            raise Refused(
+                f"{prompt.origin}: token {max(ids)} is not in the model's vocabulary of {vocab_size}: the tokenizer "
+                "beside the weights is that of another model"
+            )
+        encoded.append(Encoded(text, ids))
+    return encoded
+
+
+def _render(
+    prompt: Prompt,
+    messages: list[Message],
+    tokenizer: Tokenizer,
+    chat: Chat,
+    date: str | None,
+    variables: Mapping[str, Any],
+) -> str:
+    if chat is False:
+        raise Refused(f"{prompt.origin}: the row holds messages; --chat=false takes texts alone")
+    if tokenizer.chat_template is None:
+        raise Refused(
+            f"{prompt.origin}: messages, and the tokenizer has no chat template to render them; "
+            "give one by --chat_template=FILE.jinja, or texts"
+        )
+    variables = {**variables, **prompt.variables}
+    date = date or datetime.date.today().isoformat()
+    try:
+        return tokenizer.chat_template.render(messages, generation_prompt=True, date=date, variables=variables)
+    except TemplateFailed as failure:
+        raise Refused(f"{prompt.origin}: the chat template fails on these messages: {failure}") from failure
+
+
+def _read_row(line: bytes, origin: str) -> Prompt:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except ValueError as error:
+        raise Refused(f"{origin}: not a row of JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise Refused(f"{origin}: {type(row).__name__}, a JSON object is needed")
+    given = [name for name in ("prompt", "messages") if row.get(name) is not None]
+    if len(given) != 1:
+        found = "both" if given else f"neither, only {', '.join(row) or 'nothing'}"
+        raise Refused(f'{origin}: a row holds "prompt" or "messages"; this one holds {found}')
+    content = row[given[0]]
+    if isinstance(content, list):
+        _check_messages(content, origin)
+    elif given == ["messages"] or not isinstance(content, str):
+        raise Refused(f"{origin}: {given[0]} is {type(content).__name__}, not a list of messages or a text")
+    try:
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Refused(f"{origin}: the text holds a lone surrogate, which is no character") from error
+    return Prompt(origin, content, _read_variables(row, origin))
+
+
+def _check_messages(messages: list[Any], origin: str) -> None:
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise Refused(f"{origin}: message {number} is not an object of role and content")
+    if not messages:
+        raise Refused(f"{origin}: there is no message")
+    if messages[-1]["role"] == "assistant":
+        raise Refused(f"{origin}: the last message is the assistant's; leave out the answer that is to be generated")
+
+
+def _read_variables(row: dict[str, Any], origin: str) -> dict[str, Any]:
+    variables = row.get("chat_template_kwargs") or {}
+    if not isinstance(variables, dict):
+        raise Refused(f"{origin}: chat_template_kwargs is {type(variables).__name__}, not an object")
+    return variables | {"tools": row["tools"]} if row.get("tools") else variables

@@ -1,0 +1,107 @@
+"""How the next token is chosen: transformers' logits processors, in transformers' order.
+
+Axes: B = rows, V = vocabulary. Logits are float32 or wider; a token that cannot be drawn has -inf.
+
+Source: transformers' GenerationConfig and generation/logits_process.py.
+"""
+
+from dataclasses import dataclass, fields
+
+import jax
+import jax.numpy as jnp
+
+from oddsmill.schemas.errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Names, meanings and defaults are those of transformers' GenerationConfig.
+
+    Args:
+      max_new_tokens: the longest answer, its end included.
+      do_sample: draw each token by its probability; false takes the most probable one.
+      temperature: logits are divided by it.
+      top_k: only the k most probable tokens can be drawn; 0 turns it off.
+      top_p: only the fewest tokens that together have this probability can be drawn; 1 turns it off.
+      repetition_penalty: tokens that stand in the prompt or the answer become less probable if it is above 1.
+      num_return_sequences: answers a prompt.
+      seed: of the draws. An answer depends on it, the prompt's number and its own, not on what it is batched with.
+    """
+
+    max_new_tokens: int = 256
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    num_return_sequences: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "num_return_sequences", "repetition_penalty"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        require(self.temperature > 0, "temperature", self.temperature, "must be positive; greedy is --do_sample=false")
+        require(0 <= self.top_p <= 1, "top_p", self.top_p, "must be in [0, 1]")
+        require(self.top_k >= 0, "top_k", self.top_k, "must not be negative")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 2**32 - 1")
+        if not self.do_sample:
+            default = {field.name: field.default for field in fields(SamplingConfig)}
+            for name in ("temperature", "top_k", "top_p", "num_return_sequences", "seed"):
+                value = getattr(self, name)
+                require(value == default[name], name, value, "has no effect without --do_sample=true")
+
+
+def penalize_repetition(logits_BV: jax.Array, seen_BV: jax.Array, penalty: float) -> jax.Array:
+    """Tokens that were seen: logits above 0 are divided by the penalty, those below multiplied.
+
+    Args:
+      seen_BV: bool, tokens of the prompt and of the answer so far.
+    """
+    penalized_BV = jnp.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty)
+    return jnp.where(seen_BV, penalized_BV, logits_BV)
+
+
+def keep_top_k(logits_BV: jax.Array, k: int) -> jax.Array:
+    """Removes what is below the k-th highest logit; its equals stay."""
+    lowest_B1 = jax.lax.top_k(logits_BV, min(k, logits_BV.shape[-1]))[0][:, -1:]
+    return jnp.where(logits_BV < lowest_B1, -jnp.inf, logits_BV)
+
+
+def keep_top_p(logits_BV: jax.Array, p: float) -> jax.Array:
+    """Removes, from the least probable up, tokens that together have a probability of at most 1 - p; one stays."""
+    order_BV = jnp.argsort(logits_BV, axis=-1)
+    ascending_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
+    cumulative_BV = jnp.cumsum(jax.nn.softmax(ascending_BV, axis=-1), axis=-1)
+    stays_BV = (cumulative_BV > 1 - p).at[:, -1].set(True)
+    stays_BV = jnp.put_along_axis(jnp.zeros_like(stays_BV), order_BV, stays_BV, axis=-1, inplace=False)
+    return jnp.where(stays_BV, logits_BV, -jnp.inf)
+
+
+def process_logits(logits_BV: jax.Array, seen_BV: jax.Array | None, sampling: SamplingConfig) -> jax.Array:
+    """All processors that the settings turn on: repetition penalty, temperature, top-k, top-p.
+
+    Args:
+      seen_BV: as in `penalize_repetition`; needed where there is a penalty.
+    """
+    if seen_BV is not None:
+        logits_BV = penalize_repetition(logits_BV, seen_BV, sampling.repetition_penalty)
+    if not sampling.do_sample:
+        return logits_BV
+    if sampling.temperature != 1:
+        logits_BV = logits_BV / sampling.temperature
+    if sampling.top_k:
+        logits_BV = keep_top_k(logits_BV, sampling.top_k)
+    return keep_top_p(logits_BV, sampling.top_p) if sampling.top_p < 1 else logits_BV
+
+
+def choose(logits_BV: jax.Array, seen_BV: jax.Array | None, keys_B: jax.Array, sampling: SamplingConfig) -> jax.Array:
+    """The next token of each row, [B] int32.
+
+    Args:
+      logits_BV: of the model, unprocessed.
+      keys_B: a random key a row; not read where nothing is drawn.
+    """
+    logits_BV = process_logits(logits_BV, seen_BV, sampling)
+    if sampling.do_sample:
+        return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+    return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)

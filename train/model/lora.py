@@ -1,0 +1,176 @@
+"""LoRA: trained low-rank adapters beside the linear layers of a frozen model, under PEFT's names and in its files.
+
+Dropout. Each adapter draws a mask of its own over its input [L, in] of every row. The mask follows from the seed, the
+step, the tokens of the row, the layer and the adapter, and from nothing else: micro-batches, devices, processes and a
+resumed run draw the same, and so does a layer that is computed again in the backward pass. In the one-row layout a
+prompt is computed once, so its masks are shared by the two sides, as all of its values are; the answers have their own.
+
+Source: Hu et al. 2021 (arXiv:2106.09685); rsLoRA's scaling: Kalajdzievski 2023 (arXiv:2312.03732).
+"""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import NamedSharding, PartitionSpec
+from safetensors.numpy import save_file
+
+from oddsmill.train.config.train_config import LoraConfig, ModelConfig
+from oddsmill.train.model.decoder import Adapter, Decoder, Linear
+from oddsmill.train.model.frozen import WeightPath, join_params, select
+from oddsmill.train.weights.huggingface import hf_names
+
+ADAPTER = "adapter"  # the attribute of a linear layer
+
+
+def adapter_scaling(lora: LoraConfig) -> float:
+    """alpha / rank; with rsLoRA alpha / sqrt(rank)."""
+    return lora.alpha / (lora.rank**0.5 if lora.use_rslora else lora.rank)
+
+
+def linear_layers(decoder: Decoder) -> dict[WeightPath, Linear]:
+    """All linear layers of attention and MLP, by path; each is stacked over the decoder's layers."""
+    modules = nnx.iter_modules(decoder.layers)
+    found = {("layers", *map(str, path)): module for path, module in modules if isinstance(module, Linear)}
+    return dict(sorted(found.items()))
+
+
+def add_adapters(decoder: Decoder, lora: LoraConfig, *, param_dtype: jnp.dtype, rngs: nnx.Rngs) -> Decoder:
+    """Gives the targeted linear layers adapters that change nothing yet: A uniform in +-1 / sqrt(in), B zero.
+
+    That is PEFT's start (kaiming uniform with a = sqrt(5)).
+
+    Raises:
+      Refused: a target that matches no linear layer, or not the same ones in every layer.
+    """
+    linears = linear_layers(decoder)
+    targets = set(linears)
+    if lora.target_modules is not None:
+        names = {path: hf_names(path, decoder.config.num_hidden_layers) for path in linears}
+        targets = select("lora.target_modules", lora.target_modules, names, _is_target)
+    for stream, path in enumerate(sorted(targets)):
+        layers, out_dim, in_dim = linears[path].weight.shape
+        bound = in_dim**-0.5
+        shape = (layers, lora.rank, in_dim)
+        adapter = Adapter(
+            jax.random.uniform(rngs.params(), shape, param_dtype, minval=-bound, maxval=bound),
+            jnp.zeros((layers, out_dim, lora.rank), param_dtype),
+            scaling=adapter_scaling(lora),
+            dropout=lora.dropout,
+            stream=stream,
+        )
+        linears[path].adapter = nnx.data(adapter)
+    return decoder
+
+
+def _is_target(target: str, name: str) -> bool:
+    """PEFT's meaning: the end of the name, at a dot, or a regular expression of all of it."""
+    return f".{name}".endswith(f".{target}") or re.fullmatch(target, name) is not None
+
+
+def is_adapter(path: WeightPath) -> bool:
+    return ADAPTER in path
+
+
+def _adapters(params: dict[str, Any]) -> dict[WeightPath, dict[str, jax.Array]]:
+    """The linear layer's path -> its `lora_A` [layers, rank, in] and `lora_B` [layers, out, rank]."""
+    found: dict[WeightPath, dict[str, jax.Array]] = {}
+    for path, leaf in flatten_dict(params).items():
+        found.setdefault(path[:-2], {})[path[-1]] = leaf
+    return found
+
+
+def merge_lora(
+    params: dict[str, Any], frozen: dict[str, Any], lora: LoraConfig | None, *, dtype: str | None = None
+) -> dict[str, Any]:
+    """The weights of a model without adapters that computes the same: W + scaling * B A.
+
+    The sum is taken in float32 or wider and rounded once.
+
+    Args:
+      params: the adapters; without `lora` the trained weights, which only join the frozen.
+      dtype: what a sum is rounded to; None: the dtype of W.
+      frozen: the base weights. Those that have an adapter are given up to the result: beside a model that
+        fills the device a second one would have no room.
+    """
+    if lora is None:
+        return join_params(params, frozen)
+    merged = flatten_dict(frozen)
+    for path, adapter in _adapters(params).items():
+        weight = merged[(*path, "weight")]
+        rounded = jnp.dtype(dtype or weight.dtype)
+        in_place = (0,) if rounded == weight.dtype else ()
+        merge = jax.jit(partial(_merge, dtype=rounded), donate_argnums=in_place, out_shardings=weight.sharding)
+        merged[(*path, "weight")] = merge(weight, adapter["lora_A"], adapter["lora_B"], adapter_scaling(lora))
+    return unflatten_dict(merged)
+
+
+def _merge(
+    weight: jax.Array, lora_A: jax.Array, lora_B: jax.Array, scaling: jax.Array, *, dtype: jnp.dtype
+) -> jax.Array:
+    wide = jnp.promote_types(lora_A.dtype, jnp.float32)
+
+    def one_layer(_: None, layer: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        W, A, B = layer
+        change = jnp.einsum("or,ri->oi", B.astype(wide), A.astype(wide), precision="highest")
+        return None, (W.astype(wide) + scaling * change).astype(dtype)
+
+    # A layer at a time: of all at once, the change in float32 would take twice what bfloat16 weights do.
+    return jax.lax.scan(one_layer, None, (weight, lora_A, lora_B))[1]
+
+
+def save_adapter(
+    folder: str | Path,
+    params: dict[str, Any],
+    lora: LoraConfig,
+    *,
+    num_layers: int,
+    base_model: ModelConfig,
+    is_writer: bool = True,
+) -> None:
+    """Writes the adapters into a folder as PEFT does: `adapter_config.json` and `adapter_model.safetensors`.
+
+    Args:
+      params: the adapters.
+      base_model: what `peft` loads beside them.
+      is_writer: every process calls this, one writes.
+    """
+    sharding = jax.tree.leaves(params)[0].sharding
+    if isinstance(sharding, NamedSharding):  # small enough to lie whole on every device
+        params = jax.jit(lambda tree: tree, out_shardings=NamedSharding(sharding.mesh, PartitionSpec()))(params)
+    if not is_writer:
+        return
+    adapters = _adapters(params)
+    tensors = {}
+    for path, adapter in adapters.items():
+        for side, stacked in adapter.items():
+            on_host = np.asarray(stacked.addressable_data(0))
+            for layer, name in enumerate(hf_names(path, num_layers)):
+                tensors[f"base_model.model.{name}.{side}.weight"] = on_host[layer]
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model.path,
+        "revision": base_model.revision,
+        "r": lora.rank,
+        "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
+        "lora_dropout": lora.dropout,
+        "use_rslora": lora.use_rslora,
+        "target_modules": sorted(path[-1] for path in adapters),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+    folder = Path(folder)
+    weights = folder / "adapter_model.safetensors"
+    save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # safetensors makes files that only their owner can read
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

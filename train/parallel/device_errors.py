@@ -1,0 +1,63 @@
+"""What machines do to a run, told in one message instead of a traceback."""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+
+from oddsmill.schemas.errors import RunFailed
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_GO_ON = " The same command goes on from the newest checkpoint"
+_TRAINING_NEEDS_LESS = (
+    "A lower --total_batch_size with more --gradient_accumulation_steps, --gradient_checkpointing=true or a larger "
+    "--mesh.fsdp needs less"
+)
+_NEEDS_LESS = "A lower --batch_size, or more devices along --mesh.fsdp, needs less"
+
+
+class ProcessLost(RunFailed):
+    """Another process of the run is gone."""
+
+
+@contextmanager
+def told_clearly(run_dir: str | None = None) -> Iterator[None]:
+    """A full disk, full device memory and a lost process become `RunFailed`; all else stays as it is.
+
+    Args:
+      run_dir: of a training, which can go on; None: something else was done.
+
+    Raises:
+      RunFailed: as said.
+    """
+    go_on = _GO_ON if run_dir else ""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise RunFailed(f"{error.filename or run_dir or 'output'}: {error.strerror}. Make room.{go_on}") from error
+    except jax.errors.JaxRuntimeError as error:
+        line = str(error).strip().splitlines()[0]
+        if "RESOURCE_EXHAUSTED" in line:
+            needs_less = _TRAINING_NEEDS_LESS if run_dir else _NEEDS_LESS
+            raise RunFailed(f"the devices have no memory left ({line}). {needs_less}") from error
+        if jax.process_count() > 1:
+            raise ProcessLost(f"another process is gone or failed ({line}).{go_on}") from error
+        raise
+
+
+@contextmanager
+def left_at_once() -> Iterator[None]:
+    """For the command line: where another process is lost, this one ends too, now.
+
+    An ordinary end would wait minutes for the lost one to say goodbye.
+    """
+    try:
+        yield
+    except ProcessLost as failure:
+        print(f"failed: {failure}", file=sys.stderr, flush=True)
+        os._exit(1)

@@ -1,0 +1,137 @@
+"""`oddsmill train plan`: the step of a run, compiled for devices that are not here; what fits, and what it takes."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from oddsmill.schemas.errors import Refused, RunFailed, require
+from oddsmill.train.model.hf_config import num_parameters
+from oddsmill.train.parallel.sharding import MeshConfig
+from oddsmill.train.planning.figures import Figures, measure
+from oddsmill.train.planning.rows import StepRows, step_rows
+from oddsmill.train.planning.settings import PlanConfig
+from oddsmill.train.planning.topologies import Topology, find_topology
+from oddsmill.train.setup import read_decoder
+from oddsmill.train.step.assembly import assemble
+from oddsmill.train.weights.hub import find_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A mesh and a policy that were tried; `figures` where they fit, else `problem`."""
+
+    mesh: MeshConfig
+    policy: bool | str
+    figures: Figures | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that was found. Attributes: trials: the last is the one that fits."""
+
+    config: PlanConfig
+    topology: Topology
+    rows: StepRows
+    num_parameters: int
+    trials: list[Trial]
+
+
+def make_plan(config: PlanConfig, *, say: Callable[[str], Any]) -> Plan:
+    """Tries meshes and policies until one fits.
+
+    Raises:
+      Refused: the topology, the model, the rows or the only mesh cannot be.
+      RunFailed: nothing fits.
+    """
+    topology = find_topology(config.topology)
+    if config.model.path:
+        model_path = find_model(config.model.path, config.model.revision, files=["config.json"])
+    else:
+        model_path = Path(config.model.config or "")
+    run = config.run_config(gradient_checkpointing=True)
+    hf_config, decoder = read_decoder(run, model_path, say=say)
+    rows = step_rows(config, run)
+    require(
+        (rows.vocab_size or 0) <= decoder.vocab_size,
+        "data",
+        config.data,
+        f"has ids beyond the vocabulary of {model_path}",
+    )
+    if config.frozen_dtype is None and (config.lora or config.frozen_parameters):
+        # Weights are kept as they are stored, which config.json says too.
+        stored = str(hf_config.get("dtype") or hf_config.get("torch_dtype") or config.param_dtype)
+        config = dataclasses.replace(config, frozen_dtype="bfloat16" if "16" in stored else "float32")
+    epoch = rows.epoch or config.rows_per_step
+    num_steps = config.max_steps or math.ceil(config.num_train_epochs * epoch / config.rows_per_step)
+    trials: list[Trial] = []
+    candidates = list(_candidates(config, len(topology.devices)))
+    for mesh, policy in candidates:
+        run = config.run_config(mesh=mesh, gradient_checkpointing=policy)
+        try:
+            assembly = assemble(
+                run, decoder, model_path=model_path, max_pairs=rows.max_pairs, row_lengths=[rows.row_length],
+                num_steps=num_steps, devices=topology.devices,
+            )  # fmt: skip
+            figures = measure(assembly, run, rows, topology)
+        except Refused as refusal:
+            if len(candidates) == 1:
+                raise
+            trials.append(Trial(mesh=mesh, policy=policy, problem=str(refusal)))
+        except jax.errors.JaxRuntimeError as error:
+            trials.append(Trial(mesh=mesh, policy=policy, problem=_no_room(error)))
+        else:
+            trials.append(Trial(mesh=mesh, policy=policy, figures=figures))
+        say(describe_trial(trials[-1]))
+        if trials[-1].figures:
+            return Plan(
+                config=config, topology=topology, rows=rows, num_parameters=num_parameters(decoder), trials=trials
+            )
+    if not any("memory" in trial.problem for trial in trials):
+        raise Refused(trials[0].problem)
+    raise RunFailed(
+        f"no mesh and policy that was tried fits {config.topology}. Less is needed with a lower --total_batch_size and "
+        "more --gradient_accumulation_steps, --param_dtype=bfloat16, --optim=adamw_bf16 or lora; or take more devices"
+    )
+
+
+def describe_trial(trial: Trial) -> str:
+    axes = dataclasses.asdict(trial.mesh)
+    mesh = " ".join(f"--mesh.{axis}={size}" for axis, size in axes.items() if size not in (1, -1))
+    policy = str(trial.policy).lower() if isinstance(trial.policy, bool) else trial.policy
+    found = trial.problem
+    if trial.figures:
+        found = f"fits, {trial.figures.memory.total / 2**30:.2f} GiB a device"
+    return f"{mesh or '--mesh.data=1'} --gradient_checkpointing={policy}: {found}"
+
+
+def _candidates(config: PlanConfig, count: int) -> Iterator[tuple[MeshConfig, bool | str]]:
+    """Meshes and policies, the fastest first by expectation: what moves least, then what computes least again."""
+    tensors = [2**power for power in range(4) if count % 2**power == 0]
+    meshes = [MeshConfig(data=1, fsdp=count // tensor, tensor=tensor) for tensor in tensors]
+    chosen = config.gradient_checkpointing
+    policies: list[bool | str] = [False, "dots_with_no_batch_dims_saveable", True] if chosen is None else [chosen]
+    for mesh in meshes if config.mesh == MeshConfig() else [config.mesh]:
+        for policy in policies:
+            yield mesh, policy
+
+
+def _no_room(error: jax.errors.JaxRuntimeError) -> str:
+    """What XLA says where a program does not fit.
+
+    Raises:
+      JaxRuntimeError: it says something else.
+    """
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text:
+        raise error
+    # Of all it names the first is what is needed, the next what there is.
+    sizes = re.findall(r"\b(\d[\d.]*)([KMGT])\b", text.splitlines()[0])
+    figures = f": it needs {sizes[0][0]} {sizes[0][1]}iB of {sizes[1][0]} {sizes[1][1]}iB" if len(sizes) > 1 else ""
+    return "does not fit in memory" + figures

@@ -1,0 +1,206 @@
+"""Safetensors files: which tensor lies where, rows of one read at a time, tensors written one at a time.
+
+The library reads and writes whole tensors or whole files; here no more than what is asked for is ever in memory.
+Plain reads, not a memory map: a map counts every page it has touched as the process's own.
+
+Source: the format's definition, https://github.com/huggingface/safetensors#format
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors import SafetensorError, safe_open
+
+from oddsmill.schemas.errors import Refused
+
+SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {name: jnp.dtype(dtype) for name, dtype in
+          {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}.items()}  # fmt: skip
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.msgpack", "*.h5")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file.
+
+    Attributes:
+      dtype: as the format names it (F32, BF16, F8_E4M3, …).
+      offset: of its first byte in the file.
+    """
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * DTYPES[self.dtype].itemsize
+
+    def read_rows(self, start: int, into: np.ndarray) -> None:
+        """Reads rows [start, start + len(into)) of the leading dimension; `into` is C-contiguous, of the stored dtype.
+
+        Raises:
+          Refused: the file has become shorter.
+        """
+        content = into.reshape(-1).view(np.uint8).data
+        with self.file.open("rb", buffering=0) as file:
+            file.seek(self.offset + start * self.row_bytes)
+            while content:  # a raw read may give less than is asked for
+                count = file.readinto(content)
+                if not count:
+                    raise Refused(f"{self.file} was cut short while it was read; fetch it again")
+                content = content[count:]
+
+
+def read_header(file: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file, by name.
+
+    Raises:
+      Refused: it is cut short or not safetensors.
+    """
+    try:
+        with safe_open(file, "numpy"):  # the library's checks: sizes, offsets, holes, overlaps
+            pass
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Refused(
+            f"{file} is damaged, cut short or not safetensors ({error}); fetch it again (git-lfs: git lfs pull)"
+        ) from error
+    return {
+        name: StoredTensor(file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def stored_tensors(folder: str | Path) -> dict[str, StoredTensor]:
+    """Every tensor of a model folder: of `model.safetensors`, or of the shards that the index names.
+
+    Raises:
+      Refused: no safetensors there, a damaged file, an index that does not say what the shards hold.
+    """
+    folder = Path(folder)
+    if (folder / SINGLE_FILE).is_file():  # before the index, as transformers does
+        return read_header(folder / SINGLE_FILE)
+    if not (folder / INDEX_FILE).is_file():
+        raise Refused(_no_safetensors(folder))
+    try:
+        index = dict(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{folder / INDEX_FILE} is damaged ({error!r}); fetch it again") from error
+    strange = [shard for shard in index.values() if not isinstance(shard, str) or Path(shard).name != shard]
+    if strange:
+        raise Refused(f"{folder / INDEX_FILE} is damaged ({strange[0]!r} is not the name of a file); fetch it again")
+    shards = sorted(set(index.values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise Refused(f"{folder} lacks {', '.join(missing)}, which {INDEX_FILE} names; fetch the model again")
+    headers = {shard: read_header(folder / shard) for shard in shards}
+    holders: dict[str, list[str]] = {}
+    for shard, header in headers.items():
+        for name in header:
+            holders.setdefault(name, []).append(shard)
+    problems = [f"{name} is in {' and in '.join(those)}" for name, those in holders.items() if len(those) > 1]
+    for name, shard in index.items():
+        if shard not in holders.get(name, []):
+            others = ", ".join(holders.get(name, []))
+            problems.append(f"{name} is not in {shard}" + (f" but in {others}" if others else ""))
+    unnamed = {name: shard for shard in shards for name in headers[shard] if name not in index}
+    problems += [f"{name} of {shard} is not in the index" for name, shard in unnamed.items()]
+    if problems:
+        raise Refused(f"{folder / INDEX_FILE} does not fit its shards; fetch the model again: {listed(problems)}")
+    return {name: headers[shard][name] for name, shard in index.items()}
+
+
+def _no_safetensors(folder: Path) -> str:
+    loose = sorted(path.name for path in folder.glob("*.safetensors"))
+    if loose:
+        return f"{folder} holds {loose[0]} but neither {SINGLE_FILE} nor {INDEX_FILE}; fetch the missing one"
+    others = sorted(path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern))
+    if others:
+        return (
+            f"{folder} has weights as {others[0]} alone; only safetensors are read, since a pickle can run code. "
+            f"Fetch the model's {SINGLE_FILE} (on the hub often in a pull request: --model.revision=refs/pr/1), "
+            "or convert once, where you trust the file: "
+            "transformers.AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+        )
+    return f"{folder} lacks {SINGLE_FILE}: weights are read from safetensors alone; fetch them beside config.json"
+
+
+def listed(names: list[str], *, limit: int = 20) -> str:
+    """Names for a message; those that differ in a number alone (that of the layer) become one."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name in names:
+        number = re.search(r"(?<=\.)\d+(?=\.)", name)
+        pattern = name[: number.start()] + "{}" + name[number.end() :] if number else name
+        groups.setdefault(pattern, []).append((name, number.group() if number else ""))
+    parts = [
+        members[0][0] if len(members) == 1 else pattern.replace("{}", f"{{{','.join(n for _, n in members)}}}")
+        for pattern, members in groups.items()
+    ]
+    more = [f"and {len(parts) - limit} more kinds"] if len(parts) > limit else []
+    return "; ".join(parts[:limit] + more)
+
+
+def write_tensors(
+    folder: Path,
+    tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    fetch: Callable[[str], np.ndarray],
+    *,
+    max_shard_size: str,
+    is_writer: bool = True,
+) -> None:
+    """Writes one file, or shards with an index, as the library would byte for byte; one tensor in memory at a time.
+
+    Args:
+      tensors: shape and dtype of every tensor.
+      fetch: gives one, in that shape and dtype. It is called once for each, in the same order on every process.
+      is_writer: the other processes only fetch.
+    """
+    sizes = {name: int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for name, (shape, dtype) in tensors.items()}
+    plan = split_state_dict_into_shards_factory(
+        sizes,
+        get_storage_size=lambda size: size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    for filename, names in plan.filename_to_tensors.items():
+        # Widest first keeps every tensor aligned; then by name.
+        ordered = sorted(names, key=lambda name: (-tensors[name][1].itemsize, name))
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        position = 0
+        for name in ordered:
+            shape, dtype = tensors[name]
+            offsets = [position, position + sizes[name]]
+            header[name] = {"dtype": _DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": offsets}
+            position = offsets[1]
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        if not is_writer:
+            for name in ordered:
+                fetch(name)
+            continue
+        with (folder / filename).open("wb", buffering=0) as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in ordered:
+                _write_all(file, fetch(name))
+    if plan.is_sharded and is_writer:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _write_all(file: Any, tensor: np.ndarray) -> None:
+    content = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
+    while content:  # a raw write may take less than it is given
+        content = content[file.write(content) :]
