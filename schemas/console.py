@@ -1,0 +1,38 @@
+"""Messages to the user of both stages: Python's logging, under the one logger `oddsmill`.
+
+A library is quiet: nothing is shown until a command line, or a script, calls `show_messages` or configures logging in
+its own way.
+"""
+
+import logging
+import sys
+from typing import Literal
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+log = logging.getLogger("oddsmill")
+log.addHandler(logging.NullHandler())
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes messages to the standard output, or the standard error, of the moment, which may have been redirected."""
+
+    def __init__(self, *, to_stderr: bool):
+        super().__init__()
+        self._to_stderr = to_stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        print(prefix + record.getMessage(), file=sys.stderr if self._to_stderr else sys.stdout, flush=True)
+
+
+def show_messages(level: LogLevel = "info", *, to_stderr: bool = False) -> None:
+    """Shows messages of `level` and above on the console, warnings and errors with their level in front.
+
+    Args:
+      to_stderr: for commands whose standard output is a result that another program reads.
+    """
+    for handler in [handler for handler in log.handlers if isinstance(handler, _ConsoleHandler)]:
+        log.removeHandler(handler)
+    log.addHandler(_ConsoleHandler(to_stderr=to_stderr))
+    log.setLevel(level.upper())
