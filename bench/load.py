@@ -161,7 +161,7 @@ def write_checkpoint(folder: Path, layers: int, hidden: int) -> int:
     import numpy as np
     from flax.traverse_util import flatten_dict
 
-    from oddsmill.train.weights.huggingface import hf_names
+    from oddsmill.train.model.names import hf_names
     from oddsmill.train.weights.safetensors_files import write_tensors
 
     shapes, _ = abstract_weights(layers, hidden, (1, 1), "bfloat16")

@@ -16,8 +16,9 @@ from oddsmill.train.config.train_config import LoraConfig, ModelConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.frozen import join_params, split_params
 from oddsmill.train.model.hf_config import parse_config
-from oddsmill.train.model.lora import add_adapters, is_adapter, save_adapter
+from oddsmill.train.model.lora import add_adapters, is_adapter
 from oddsmill.train.weights.huggingface import save_params
+from oddsmill.train.weights.peft import save_adapter
 
 CONFIG = {
     "vocab_size": 64,
@@ -66,7 +67,12 @@ def test_peft_gives_the_same_logits(tmp_path, family, targets, use_rslora):
     save_params(base, model, num_layers=config.num_hidden_layers)
     (tmp_path / "adapter").mkdir()
     save_adapter(
-        tmp_path / "adapter", params, lora, num_layers=config.num_hidden_layers, base_model=ModelConfig(path=str(model))
+        tmp_path / "adapter",
+        params,
+        lora,
+        num_layers=config.num_hidden_layers,
+        base_model=ModelConfig(path=str(model)),
+        is_writer=True,
     )
 
     tokens = np.random.default_rng(0).integers(3, 64, (2, 10))

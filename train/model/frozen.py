@@ -6,17 +6,12 @@ a checkpoint, and come again from where they came from.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.weights.huggingface import hf_names
-from oddsmill.train.weights.safetensors_files import DTYPES, stored_tensors
-
-WeightPath = tuple[str, ...]
+from oddsmill.train.model.names import WeightPath, hf_names
 
 
 def select(
@@ -70,17 +65,3 @@ def split_params(params: dict[str, Any], frozen: set[WeightPath]) -> tuple[dict[
 def join_params(params: dict[str, Any], frozen: dict[str, Any]) -> dict[str, Any]:
     """The whole model's weights; copies nothing."""
     return unflatten_dict({**flatten_dict(frozen), **flatten_dict(params)})
-
-
-def stored_dtypes(folder: Path, paths: set[WeightPath], *, num_layers: int) -> dict[WeightPath, Any]:
-    """The dtype in which a model folder holds each of our weights; the widest, where layers differ.
-
-    What it lacks, or holds in a dtype that is not supported, is left out: reading the weights reports that.
-    """
-    stored = stored_tensors(folder)
-    found = {path: {stored[name].dtype for name in hf_names(path, num_layers) if name in stored} for path in paths}
-    return {
-        path: jnp.result_type(*(DTYPES[name] for name in names))
-        for path, names in found.items()
-        if names and names <= set(DTYPES)
-    }

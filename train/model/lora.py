@@ -8,24 +8,19 @@ prompt is computed once, so its masks are shared by the two sides, as all of its
 Source: Hu et al. 2021 (arXiv:2106.09685); rsLoRA's scaling: Kalajdzievski 2023 (arXiv:2312.03732).
 """
 
-import json
 import re
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import NamedSharding, PartitionSpec
-from safetensors.numpy import save_file
 
-from oddsmill.train.config.train_config import LoraConfig, ModelConfig
+from oddsmill.train.config.train_config import LoraConfig
 from oddsmill.train.model.decoder import Adapter, Decoder, Linear
-from oddsmill.train.model.frozen import WeightPath, join_params, select
-from oddsmill.train.weights.huggingface import hf_names
+from oddsmill.train.model.frozen import join_params, select
+from oddsmill.train.model.names import WeightPath, hf_names
 
 ADAPTER = "adapter"  # the attribute of a linear layer
 
@@ -79,7 +74,7 @@ def is_adapter(path: WeightPath) -> bool:
     return ADAPTER in path
 
 
-def _adapters(params: dict[str, Any]) -> dict[WeightPath, dict[str, jax.Array]]:
+def lora_matrices(params: dict[str, Any]) -> dict[WeightPath, dict[str, jax.Array]]:
     """The linear layer's path -> its `lora_A` [layers, rank, in] and `lora_B` [layers, out, rank]."""
     found: dict[WeightPath, dict[str, jax.Array]] = {}
     for path, leaf in flatten_dict(params).items():
@@ -103,7 +98,7 @@ def merge_lora(
     if lora is None:
         return join_params(params, frozen)
     merged = flatten_dict(frozen)
-    for path, adapter in _adapters(params).items():
+    for path, adapter in lora_matrices(params).items():
         weight = merged[(*path, "weight")]
         rounded = jnp.dtype(dtype or weight.dtype)
         in_place = (0,) if rounded == weight.dtype else ()
@@ -124,53 +119,3 @@ def _merge(
 
     # A layer at a time: of all at once, the change in float32 would take twice what bfloat16 weights do.
     return jax.lax.scan(one_layer, None, (weight, lora_A, lora_B))[1]
-
-
-def save_adapter(
-    folder: str | Path,
-    params: dict[str, Any],
-    lora: LoraConfig,
-    *,
-    num_layers: int,
-    base_model: ModelConfig,
-    is_writer: bool = True,
-) -> None:
-    """Writes the adapters into a folder as PEFT does: `adapter_config.json` and `adapter_model.safetensors`.
-
-    Args:
-      params: the adapters.
-      base_model: what `peft` loads beside them.
-      is_writer: every process calls this, one writes.
-    """
-    sharding = jax.tree.leaves(params)[0].sharding
-    if isinstance(sharding, NamedSharding):  # small enough to lie whole on every device
-        params = jax.jit(lambda tree: tree, out_shardings=NamedSharding(sharding.mesh, PartitionSpec()))(params)
-    if not is_writer:
-        return
-    adapters = _adapters(params)
-    tensors = {}
-    for path, adapter in adapters.items():
-        for side, stacked in adapter.items():
-            on_host = np.asarray(stacked.addressable_data(0))
-            for layer, name in enumerate(hf_names(path, num_layers)):
-                tensors[f"base_model.model.{name}.{side}.weight"] = on_host[layer]
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model.path,
-        "revision": base_model.revision,
-        "r": lora.rank,
-        "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
-        "lora_dropout": lora.dropout,
-        "use_rslora": lora.use_rslora,
-        "target_modules": sorted(path[-1] for path in adapters),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "init_lora_weights": True,
-        "inference_mode": True,
-    }
-    folder = Path(folder)
-    weights = folder / "adapter_model.safetensors"
-    save_file(tensors, weights, metadata={"format": "pt"})
-    weights.chmod(0o644)  # safetensors makes files that only their owner can read
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -22,13 +22,15 @@ from oddsmill.train.attention.mechanisms import AttentionMechanism
 from oddsmill.train.checkpoint.checkpoints import abstract
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.decoder import Decoder
-from oddsmill.train.model.frozen import WeightPath, frozen_paths, split_params, stored_dtypes
+from oddsmill.train.model.frozen import frozen_paths, split_params
 from oddsmill.train.model.hf_config import DecoderConfig
 from oddsmill.train.model.lora import add_adapters, is_adapter
+from oddsmill.train.model.names import WeightPath
 from oddsmill.train.parallel.sharding import batch_sharding, make_mesh, num_row_shards, param_shardings, state_shardings
 from oddsmill.train.step.guard import Step, guarded
 from oddsmill.train.step.optimizer import learning_rate_schedule, make_optimizer
 from oddsmill.train.step.step import Objective, State, train_step
+from oddsmill.train.weights.huggingface import stored_dtypes
 
 
 @dataclass(frozen=True, kw_only=True)

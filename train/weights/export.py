@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, TokenizerSummary
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.model.lora import save_adapter
 from oddsmill.train.setup import Run
 from oddsmill.train.weights.huggingface import save_params
 from oddsmill.train.weights.model_card import model_card
+from oddsmill.train.weights.peft import save_adapter
 from oddsmill.train.weights.whole_folder import whole_folder
 
 # Those that a preprocessed dataset has no use for; tokenizer.json says the same, but some tools read them.

@@ -1,8 +1,4 @@
-"""Hugging Face weights in and out of sharded arrays: a piece at a time, no conversion but the dtype.
-
-Our weight names are Hugging Face's with the layers stacked on a leading axis, so the whole mapping is
-`layers.X` <-> `model.layers.{i}.X`.
-"""
+"""Hugging Face weights in and out of sharded arrays: a piece at a time, no conversion but the dtype."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from oddsmill.schemas.errors import Refused
+from oddsmill.train.model.names import WeightPath, hf_names, is_stacked
 from oddsmill.train.weights.safetensors_files import DTYPES, StoredTensor, listed, stored_tensors, write_tensors
 
 # A piece on all devices of a process together. Small ones stay in the processor's cache: plain reads of 4 to 8 MiB
@@ -28,17 +25,6 @@ _READERS, _READ_AHEAD, _PAGE = 2, 3, 4096
 # What checkpoints hold that no decoder reads: transformers passes over these too.
 _IGNORED = ("rotary_emb.inv_freq",)
 TIED_HEAD, TIED_TABLE = "lm_head.weight", "model.embed_tokens.weight"
-
-
-def hf_names(path: tuple[str, ...], num_layers: int) -> list[str]:
-    """Hugging Face names of one of our weights: one, or one a layer for a stacked weight."""
-    if path[0] == "layers":
-        return [f"model.layers.{layer}.{'.'.join(path[1:])}" for layer in range(num_layers)]
-    return [".".join(path) if path[0] == "lm_head" else f"model.{'.'.join(path)}"]
-
-
-def _is_stacked(path: tuple[str, ...]) -> bool:
-    return path[0] == "layers"
 
 
 def load_params(
@@ -92,7 +78,7 @@ def check_stored(folder: str | Path, abstract_params: dict[str, Any], *, num_lay
     stored = stored_tensors(folder)
     shapes = flatten_dict(abstract_params)
     wanted = {
-        name: tuple(leaf.shape[1:] if _is_stacked(path) else leaf.shape)
+        name: tuple(leaf.shape[1:] if is_stacked(path) else leaf.shape)
         for path, leaf in shapes.items()
         for name in hf_names(path, num_layers)
     }
@@ -131,6 +117,20 @@ def check_stored(folder: str | Path, abstract_params: dict[str, Any], *, num_lay
             "set tie_word_embeddings to false there"
         )
     return stored
+
+
+def stored_dtypes(folder: Path, paths: set[WeightPath], *, num_layers: int) -> dict[WeightPath, np.dtype]:
+    """Returns the dtype in which a model folder holds each of our weights; the widest, where layers differ.
+
+    A weight that the folder lacks, or holds in a dtype that is not supported, is left out: `load_params` reports it.
+    """
+    stored = stored_tensors(folder)
+    found = {path: {stored[name].dtype for name in hf_names(path, num_layers) if name in stored} for path in paths}
+    return {
+        path: jnp.result_type(*(DTYPES[name] for name in names))
+        for path, names in found.items()
+        if names and names <= set(DTYPES)
+    }
 
 
 def _equal(first: StoredTensor, second: StoredTensor) -> bool:
@@ -213,7 +213,7 @@ class _Piece(NamedTuple):
 def _pieces(
     tensor: StoredTensor, path: tuple[str, ...], layer: int, shape: tuple[int, ...], sharding: NamedSharding
 ) -> Iterator[_Piece]:
-    axis = 1 if _is_stacked(path) else 0
+    axis = 1 if is_stacked(path) else 0
     part = sharding.shard_shape(shape)
     columns = int(np.prod(part[axis + 1 :], dtype=np.int64))
     row_bytes = columns * DTYPES[tensor.dtype].itemsize * len(sharding.addressable_devices)
@@ -286,9 +286,9 @@ def save_params(
     sources: dict[str, tuple[jax.Array, int | None]] = {}
     for path, leaf in leaves.items():
         for layer, name in enumerate(hf_names(path, num_layers)):
-            shape = leaf.shape[1:] if _is_stacked(path) else leaf.shape
+            shape = leaf.shape[1:] if is_stacked(path) else leaf.shape
             tensors[name] = tuple(shape), jnp.dtype(dtype or leaf.dtype)
-            sources[name] = leaf, layer if _is_stacked(path) else None
+            sources[name] = leaf, layer if is_stacked(path) else None
 
     def fetch(name: str) -> np.ndarray:
         return _on_host(*sources[name], tensors[name][1])

@@ -14,9 +14,10 @@ from oddsmill.schemas.record import Pair, make_row
 from oddsmill.train.loss.orpo import metrics
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import parse_config, read_config
+from oddsmill.train.model.names import hf_names
 from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
 from oddsmill.train.step.evaluation import Evaluation
-from oddsmill.train.weights.huggingface import hf_names, load_params
+from oddsmill.train.weights.huggingface import load_params
 from tests.datasets import write_dataset
 from tests.train.decoders import batch_of, objective_of
 

@@ -26,9 +26,10 @@ from oddsmill.train.generation.sampling import SamplingConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.frozen import join_params, split_params
 from oddsmill.train.model.lora import add_adapters, is_adapter, merge_lora
+from oddsmill.train.model.names import hf_names
 from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
 from oddsmill.train.setup import prepare
-from oddsmill.train.weights.huggingface import hf_names, load_params, save_params
+from oddsmill.train.weights.huggingface import load_params, save_params
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import assert_equal_but_for_rounding, logged
 from tests.train.decoders import (
