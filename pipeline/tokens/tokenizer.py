@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from functools import cache, cached_property, lru_cache
@@ -22,6 +21,7 @@ from oddsmill.schemas.chat.special_tokens import (
 )
 from oddsmill.schemas.chat.template import TEMPLATE_FILE, TEMPLATE_FOLDER, ChatTemplate, given_template, read_templates
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.hub import find_folder
 from oddsmill.schemas.manifest import TokenizerSummary, file_sha256
 
 TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, TEMPLATE_FILE)
@@ -188,13 +188,14 @@ def find_tokenizer(name: str, revision: str | None) -> Path:
     """
     if is_remote(name):
         return Path(fetch_folder(name))
-    if os.path.isdir(name):
-        if revision is not None:
-            raise Refused(f"--tokenizer_revision={revision}: {name} is a local folder, which has no revisions")
-        return Path(name)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
-        raise Refused(f"--tokenizer={name}: no such folder, and not a hub id such as org/name")
-    return _download(name, revision)
+    patterns = [*TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja"]
+    folder = find_folder(name, revision, setting="tokenizer", revision_setting="tokenizer_revision", files=patterns)
+    if not os.path.isdir(name) and not (folder / TOKENIZER_FILES[0]).is_file():
+        raise Refused(
+            f"--tokenizer={name}: the model has no {TOKENIZER_FILES[0]} on the hub, or in the cache where there is no "
+            "connection. Save its tokenizer with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER)"
+        )
+    return folder
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -205,20 +206,3 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 def _is_template(path: Path) -> bool:
     return path.name == TEMPLATE_FILE or path.parent.name == TEMPLATE_FOLDER
-
-
-def _download(name: str, revision: str | None) -> Path:
-    import huggingface_hub  # slow to import, and needed for a hub id only
-
-    try:
-        patterns = [*TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja"]
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        problem = " ".join(str(error).split())
-        raise Refused(f"--tokenizer={name}: no such local folder, and not to be had from the hub: {problem}") from error
-    if not (folder / TOKENIZER_FILES[0]).is_file():
-        raise Refused(
-            f"--tokenizer={name}: the model has no {TOKENIZER_FILES[0]} on the hub, or in the cache where there is no "
-            "connection. Save its tokenizer with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER)"
-        )
-    return folder

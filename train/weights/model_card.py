@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import ModelCardData
 
+from oddsmill.schemas.hub import is_hub_id
 from oddsmill.schemas.manifest import Manifest
 from oddsmill.schemas.version import tool_version
 from oddsmill.train.config.train_config import TrainConfig
@@ -23,7 +23,7 @@ _OF_THE_MACHINE = {"data", "run_dir", "distributed"}
 def hub_id(config: TrainConfig) -> str | None:
     """The id of the model that the run started from, where it came from the hub."""
     name = config.model.path
-    return name if name and not os.path.isdir(name) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+    return name if name and not os.path.isdir(name) and is_hub_id(name) else None
 
 
 _LOAD_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -155,13 +155,13 @@ def test_what_was_downloaded_once_serves_without_a_connection(hub: FakeHub, monk
 
 
 def test_a_model_or_a_revision_that_the_hub_lacks_is_refused(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(Refused, match=r"--tokenizer=org/other: no such local folder, and not to be had from the hub"):
+    with pytest.raises(Refused, match=r"--tokenizer=org/other: no such folder, and the hub does not give it"):
         find_tokenizer("org/other", None)
-    with pytest.raises(Refused, match=r"--tokenizer=org/name: .*not to be had"):
+    with pytest.raises(Refused, match=r"--tokenizer=org/name: .*the hub does not give it"):
         find_tokenizer("org/name", "no-such-tag")
     (hub.folder / "tokenizer.json").unlink()
     with pytest.raises(Refused, match=r"--tokenizer=org/name: the model has no tokenizer\.json on the hub"):
         find_tokenizer("org/name", None)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(Refused, match=r"--tokenizer=org/never: .*not to be had"):
+    with pytest.raises(Refused, match=r"--tokenizer=org/never: .*the hub does not give it"):
         find_tokenizer("org/never", None)
