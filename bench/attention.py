@@ -23,7 +23,8 @@ from oddsmill.schemas.record import Pair, make_row
 from oddsmill.train.attention import mechanisms as module
 from oddsmill.train.attention.choice import obstacle
 from oddsmill.train.attention.mask import Keys
-from oddsmill.train.attention.mechanisms import AttentionMechanism, attention
+from oddsmill.train.attention.mechanisms import attention
+from oddsmill.train.config.compute import AttentionMechanism
 from oddsmill.train.model.hf_config import DecoderConfig, parse_config
 from tests.datasets import packed
 

@@ -29,7 +29,7 @@ from bench.peers.random_weights import write_weights
 from bench.peers.sides import OURS, TRL, Side, SideFailed, run_side
 from bench.preference_texts import TOKENIZERS, ultrafeedback_like_rows
 from bench.result_page import Page
-from oddsmill.train.attention.mechanisms import AttentionMechanism
+from oddsmill.train.config.compute import AttentionMechanism
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "OutOfMemory", "out of memory")
 # auto is measured anyway, vanilla holds all scores at once, splash is for TPUs.

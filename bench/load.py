@@ -70,9 +70,10 @@ def abstract_weights(layers: int, hidden: int, mesh_axes: tuple[int, int], dtype
     import jax.numpy as jnp
     from flax import nnx
 
+    from oddsmill.train.config.devices import MeshConfig
     from oddsmill.train.model.decoder import Decoder
     from oddsmill.train.model.hf_config import parse_config
-    from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
+    from oddsmill.train.parallel.sharding import make_mesh, param_shardings
 
     config = parse_config(config_of(layers, hidden), path="bench")[0]
     shapes = nnx.to_pure_dict(

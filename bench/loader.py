@@ -26,7 +26,8 @@ from bench.preference_texts import SHARED
 from bench.result_page import Page, versions
 from bench.training_data import write_model_config
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import DEVICE_ARRAYS, TrainBatches, train_batches
 from oddsmill.train.parallel.sharding import put_on_mesh
 from oddsmill.train.setup import prepare

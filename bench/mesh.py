@@ -14,9 +14,10 @@ from typing import Any
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.devices import MeshConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.hf_config import parse_config
-from oddsmill.train.parallel.sharding import MeshConfig
 from oddsmill.train.planning.compiled import Program
 from oddsmill.train.planning.figures import batch_shapes, compile_step
 from oddsmill.train.step.assembly import assemble

@@ -22,7 +22,8 @@ import numpy as np
 
 from bench.preference_texts import HH, TOKENIZERS
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.loop import train
 from oddsmill.train.monitor.metrics import METRICS_NAME
 

@@ -32,7 +32,8 @@ from bench.side_by_side import arguments, chosen_texts, page_name
 from bench.training_data import preprocess_texts, write_model_config
 from oddsmill.schemas.manifest import Manifest
 from oddsmill.schemas.record import Pair, decode_row
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import DEVICE_ARRAYS, Batch, stored_rows, train_batches
 from oddsmill.train.parallel.sharding import put_on_mesh
 from oddsmill.train.setup import Run, prepare

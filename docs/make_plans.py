@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 
 from oddsmill.schemas.settings import load_settings
+from oddsmill.train.config.plan import PlanConfig
 from oddsmill.train.planning.plan import Plan, describe_trial, make_plan
-from oddsmill.train.planning.settings import PlanConfig
 
 PAGE = Path(__file__).parent / "howto" / "plan_a_run.md"
 PLANS = {

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
-from oddsmill.train.commands.evaluate import EvaluateConfig
-from oddsmill.train.commands.export import ExportConfig
-from oddsmill.train.commands.generate import GenerateConfig
-from oddsmill.train.config.train_config import LoraConfig, ModelConfig, TrainConfig
-from oddsmill.train.generation.sampling import SamplingConfig
-from oddsmill.train.parallel.processes import DistributedConfig
-from oddsmill.train.parallel.sharding import MeshConfig
-from oddsmill.train.planning.settings import PlanConfig
+from oddsmill.train.config.devices import DistributedConfig, MeshConfig
+from oddsmill.train.config.evaluate import EvaluateConfig
+from oddsmill.train.config.export import ExportConfig
+from oddsmill.train.config.generate import GenerateConfig
+from oddsmill.train.config.model import LoraConfig, ModelConfig
+from oddsmill.train.config.plan import PlanConfig
+from oddsmill.train.config.sampling import SamplingConfig
+from oddsmill.train.config.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from docs.make_reference import PAGE, reference
 from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.schemas.settings import setting_types
+from oddsmill.train.config.orpo_config import ORPOConfig
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.trainer import ORPOConfig, ORPOTrainer
+from oddsmill.train.trainer import ORPOTrainer
 
 ROOT = Path(__file__).parents[1]
 MAPPING = (ROOT / "docs" / "reference" / "from_easydel_and_trl.md").read_text(encoding="utf-8")

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oddsmill.train.config.train_config import LoraConfig, ModelConfig
-    from oddsmill.train.parallel.processes import DistributedConfig
-    from oddsmill.train.parallel.sharding import MeshConfig
-    from oddsmill.train.trainer import ORPOConfig, ORPOTrainer
+    from oddsmill.train.config.devices import DistributedConfig, MeshConfig
+    from oddsmill.train.config.model import LoraConfig, ModelConfig
+    from oddsmill.train.config.orpo_config import ORPOConfig
+    from oddsmill.train.trainer import ORPOTrainer
 
 __all__ = ["DistributedConfig", "LoraConfig", "MeshConfig", "ModelConfig", "ORPOConfig", "ORPOTrainer"]
 
@@ -18,9 +18,11 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     homes = {
-        "DistributedConfig": "oddsmill.train.parallel.processes",
-        "LoraConfig": "oddsmill.train.config.train_config",
-        "MeshConfig": "oddsmill.train.parallel.sharding",
-        "ModelConfig": "oddsmill.train.config.train_config",
+        "DistributedConfig": "oddsmill.train.config.devices",
+        "LoraConfig": "oddsmill.train.config.model",
+        "MeshConfig": "oddsmill.train.config.devices",
+        "ModelConfig": "oddsmill.train.config.model",
+        "ORPOConfig": "oddsmill.train.config.orpo_config",
+        "ORPOTrainer": "oddsmill.train.trainer",
     }
-    return getattr(import_module(homes.get(name, "oddsmill.train.trainer")), name)
+    return getattr(import_module(homes[name]), name)

@@ -21,11 +21,11 @@ oddsmill train VERB --help lists the settings of a verb."""
 
 def run(arguments: Sequence[str]) -> None:
     """Trains, then says what was made and where."""
-    import jax
-
     from oddsmill.train.config.train_config import TrainConfig
 
     config = load_settings(TrainConfig, arguments, command="oddsmill train run")
+    import jax
+
     from oddsmill.train.loop import ADAPTER_FOLDER, EXPORT_FOLDER, train
     from oddsmill.train.monitor.curves import CURVES_NAME
     from oddsmill.train.monitor.metrics import METRICS_NAME
@@ -56,32 +56,38 @@ def run(arguments: Sequence[str]) -> None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Prints the metrics of a split as JSON."""
-    from oddsmill.train.commands.evaluate import EvaluateConfig, run_evaluate
-    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
+    from oddsmill.train.config.evaluate import EvaluateConfig
 
     config = load_settings(EvaluateConfig, arguments, command="oddsmill train eval")
+    from oddsmill.train.commands.evaluate import run_evaluate
+    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
+
     with left_at_once(), told_clearly():
         run_evaluate(config)
 
 
 def generate(arguments: Sequence[str]) -> None:
     """Answers prompts, a line of JSON an answer."""
-    from oddsmill.train.commands.generate import GenerateConfig, run_generate
-    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
+    from oddsmill.train.config.generate import GenerateConfig
 
     config = load_settings(GenerateConfig, arguments, command="oddsmill train generate")
+    from oddsmill.train.commands.generate import run_generate
+    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
+
     with left_at_once(), told_clearly():
         run_generate(config)
 
 
 def export(arguments: Sequence[str]) -> None:
     """Writes a checkpoint of a run as a Hugging Face folder."""
-    import jax
-
-    from oddsmill.train.commands.export import ExportConfig, export_run
-    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
+    from oddsmill.train.config.export import ExportConfig
 
     config = load_settings(ExportConfig, arguments, command="oddsmill train export")
+    import jax
+
+    from oddsmill.train.commands.export import export_run
+    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
+
     with left_at_once(), told_clearly():
         step = export_run(config)
     if jax.process_index() == 0:
@@ -90,15 +96,16 @@ def export(arguments: Sequence[str]) -> None:
 
 def plan(arguments: Sequence[str]) -> None:
     """Prints what the step of a run takes of devices that are not here."""
+    from oddsmill.train.config.plan import PlanConfig
+
+    config = load_settings(PlanConfig, arguments, command="oddsmill train plan")
     import jax
 
     # What accelerators this machine has stay free: another process may train on them.
     jax.config.update("jax_platforms", "cpu")
     from oddsmill.train.planning.plan import make_plan
     from oddsmill.train.planning.report import report
-    from oddsmill.train.planning.settings import PlanConfig
 
-    config = load_settings(PlanConfig, arguments, command="oddsmill train plan")
     print(report(make_plan(config, say=lambda line: print(line, flush=True))))
 
 

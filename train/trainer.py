@@ -4,7 +4,7 @@ It is the command line's run and nothing else: the same settings, the same files
 """
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +14,16 @@ from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.manifest import MANIFEST_NAME, TokenizerSummary, file_sha256, read_manifest
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
-from oddsmill.train.commands.export import ExportConfig, export_run
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.commands.export import export_run
+from oddsmill.train.config.export import ExportConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.orpo_config import GIVEN_TO_TRAINER, ORPOConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.raw_rows import preprocess_rows
 from oddsmill.train.loop import CHECKPOINT_FOLDER, make_evaluation, train
 from oddsmill.train.model.frozen import join_params
 from oddsmill.train.parallel.processes import join_processes
 from oddsmill.train.setup import Run, prepare
-
-_GIVEN_TO_TRAINER = ModelConfig(path="the model of ORPOTrainer")
-_LENGTHS = ("max_length", "max_prompt_length", "max_completion_length")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ORPOConfig(TrainConfig):
-    """The settings of a run and, for rows of text, of their preprocessing. Model and data are given to ORPOTrainer.
-
-    Args:
-      max_length: longest prompt + answer, in tokens; null: the pipeline's default, as with the next two.
-      max_prompt_length: a prompt is cut to make room for the answers, but not below this.
-      max_completion_length: longest answer, in tokens.
-      preprocessing: further settings of `oddsmill pipeline run`, e.g. {"packing": False}.
-    """
-
-    data: str = ""
-    model: ModelConfig = _GIVEN_TO_TRAINER
-    max_length: int | None = None
-    max_prompt_length: int | None = None
-    max_completion_length: int | None = None
-    preprocessing: dict[str, Any] = field(default_factory=dict)
-
-    def pipeline_settings(self) -> dict[str, Any]:
-        """What was set of the settings of `oddsmill pipeline run`."""
-        lengths = {name: getattr(self, name) for name in _LENGTHS}
-        return {name: value for name, value in lengths.items() if value is not None} | self.preprocessing
 
 
 class ORPOTrainer:
@@ -87,7 +63,7 @@ class ORPOTrainer:
             )
         self._model = _model(model, arguments)
         for name, given, setting in (
-            ("model", model, "" if arguments.model in (_GIVEN_TO_TRAINER, self._model) else arguments.model),
+            ("model", model, "" if arguments.model in (GIVEN_TO_TRAINER, self._model) else arguments.model),
             ("train_dataset", train_dataset, arguments.data),
             ("eval_dataset", eval_dataset, arguments.eval_data),
         ):
@@ -203,7 +179,7 @@ def _is_preprocessed(dataset: Any) -> bool:
 
 
 def _model(model: Any, arguments: TrainConfig) -> ModelConfig:
-    if model is None and arguments.model != _GIVEN_TO_TRAINER:
+    if model is None and arguments.model != GIVEN_TO_TRAINER:
         return arguments.model
     if isinstance(model, ModelConfig):
         return model

@@ -19,7 +19,8 @@ from bench.peers.job import Job, Meter, read_job, report
 from oddsmill.schemas.layout import derive
 from oddsmill.schemas.record import Pair, decode_row, make_row
 from oddsmill.train import loop
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import step_pair_ids, stored_rows
 from oddsmill.train.monitor.mfu import peak_flops, step_flops
 from oddsmill.train.setup import Run, prepare

@@ -17,7 +17,8 @@ def write_weights(folder: Path, *, dtype: str) -> None:
 
 
 def main(folder: Path, dtype: str) -> None:
-    from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+    from oddsmill.train.config.model import ModelConfig
+    from oddsmill.train.config.train_config import TrainConfig
     from oddsmill.train.setup import prepare
     from oddsmill.train.weights.huggingface import save_params
 

@@ -10,7 +10,8 @@ import pytest
 from bench.model_shapes import TOY
 from bench.step import CLASSIC, OURS, one_row_batches, two_row_batches, two_row_step
 from bench.training_data import preprocess_texts, write_model_config
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.setup import prepare
 from oddsmill.train.step.step import train_step
 

@@ -13,9 +13,10 @@ import torch
 import transformers
 from flax import nnx
 
+from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import parse_config, read_config
-from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
+from oddsmill.train.parallel.sharding import make_mesh, param_shardings
 from oddsmill.train.weights.huggingface import load_params
 
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,12 @@ import transformers
 from flax import nnx
 
 from oddsmill.schemas.manifest import read_manifest
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.devices import MeshConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import parse_config, read_config
-from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
+from oddsmill.train.parallel.sharding import make_mesh, param_shardings
 from oddsmill.train.weights.export import export_model
 from oddsmill.train.weights.huggingface import load_params
 from tests.datasets import packed, random_pairs, write_dataset

@@ -10,13 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.generation import logits_process
 
-from oddsmill.train.generation.sampling import (
-    SamplingConfig,
-    keep_top_k,
-    keep_top_p,
-    penalize_repetition,
-    process_logits,
-)
+from oddsmill.train.config.sampling import SamplingConfig
+from oddsmill.train.generation.sampling import keep_top_k, keep_top_p, penalize_repetition, process_logits
 from tests.train.generation.test_generate import ANSWERS, GOLDEN, golden_model, ids_of
 
 pytestmark = pytest.mark.parity

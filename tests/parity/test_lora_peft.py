@@ -12,7 +12,7 @@ import transformers
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from oddsmill.train.config.train_config import LoraConfig, ModelConfig
+from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.frozen import join_params, split_params
 from oddsmill.train.model.hf_config import parse_config

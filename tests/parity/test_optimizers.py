@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import Adafactor, get_scheduler
 
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.step.optimizer import learning_rate_schedule, make_optimizer
 
 pytestmark = pytest.mark.parity

@@ -11,10 +11,12 @@ from flax import nnx
 
 from oddsmill.schemas.layout import derive
 from oddsmill.schemas.record import Pair, make_row
-from oddsmill.train.loss.orpo import Denominators, NllScope, Sums, denominators, log_odds, row_loss
+from oddsmill.train.config.devices import MeshConfig
+from oddsmill.train.config.loss import NllScope
+from oddsmill.train.loss.orpo import Denominators, Sums, denominators, log_odds, row_loss
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import DecoderConfig, parse_config
-from oddsmill.train.parallel.sharding import MeshConfig, make_mesh
+from oddsmill.train.parallel.sharding import make_mesh
 from oddsmill.train.step.step import Objective
 
 VOCAB_SIZE = 48

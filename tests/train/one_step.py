@@ -22,18 +22,13 @@ from oddsmill.schemas.manifest import read_manifest
 from oddsmill.train.attention import blocks as attention_blocks
 from oddsmill.train.attention import mechanisms as attention
 from oddsmill.train.attention import triton as attention_triton
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.devices import DistributedConfig, MeshConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import DEVICE_ARRAYS, train_batches
 from oddsmill.train.model.decoder import Decoder
-from oddsmill.train.parallel.processes import DistributedConfig, join_processes
-from oddsmill.train.parallel.sharding import (
-    MeshConfig,
-    batch_sharding,
-    make_mesh,
-    param_shardings,
-    put_on_mesh,
-    row_share,
-)
+from oddsmill.train.parallel.processes import join_processes
+from oddsmill.train.parallel.sharding import batch_sharding, make_mesh, param_shardings, put_on_mesh, row_share
 from oddsmill.train.parallel.sharding import state_shardings as shardings_of
 from oddsmill.train.step.optimizer import make_optimizer
 from oddsmill.train.step.step import Objective, train_step

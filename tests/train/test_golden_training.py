@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from oddsmill.schemas.record import Pair
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.loop import train
 from tests.datasets import write_dataset
 

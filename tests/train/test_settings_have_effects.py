@@ -18,7 +18,8 @@ import oddsmill.train.loop
 import oddsmill.train.step.evaluation
 from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.settings import setting_types
-from oddsmill.train.config.train_config import FREE_TO_CHANGE, LoraConfig, ModelConfig, TrainConfig
+from oddsmill.train.config.model import LoraConfig, ModelConfig
+from oddsmill.train.config.train_config import FREE_TO_CHANGE, TrainConfig
 from oddsmill.train.data.loader import DEVICE_ARRAYS
 from oddsmill.train.parallel.sharding import put_on_mesh
 from oddsmill.train.setup import prepare

@@ -7,7 +7,7 @@ from oddsmill.schemas.errors import Refused
 from oddsmill.train.attention import splash as attention_splash
 from oddsmill.train.attention import triton as attention_triton
 from oddsmill.train.attention.blocks import BLOCK, can_be_blockwise
-from oddsmill.train.attention.mechanisms import AttentionMechanism
+from oddsmill.train.config.compute import AttentionMechanism
 from oddsmill.train.model.hf_config import DecoderConfig
 
 # What auto takes: the first of its platform that can do it; else blocks in plain JAX where rows are blocks. Pallas is

@@ -8,7 +8,6 @@ G = N / K, H = head dimension.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +18,8 @@ from oddsmill.train.attention.mask import Keys, visible
 from oddsmill.train.attention.pallas import pallas_attention
 from oddsmill.train.attention.softcap import softcapped
 from oddsmill.train.attention.splash import splash_attention
+from oddsmill.train.config.compute import AttentionMechanism
 from oddsmill.train.parallel.sharding import BATCH_AXES
-
-# xla: block by block in plain JAX; vanilla: all scores at once. Names as in EasyDeL. In a Decoder, auto is xla where
-# rows are blocks, else vanilla; a run takes a kernel for it where it can (train/attention/choice.py).
-AttentionMechanism = Literal["auto", "xla", "cudnn", "pallas", "splash", "vanilla"]
 
 # Runs the kernels' programs without their devices, slowly: for tests.
 INTERPRET = False

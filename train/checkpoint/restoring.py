@@ -8,10 +8,9 @@ from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.settings import load_settings
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
+from oddsmill.train.config.devices import DistributedConfig, MeshConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.loop import CHECKPOINT_FOLDER, SETTINGS_NAME
-from oddsmill.train.parallel.processes import DistributedConfig
-from oddsmill.train.parallel.sharding import MeshConfig
 from oddsmill.train.setup import Run, prepare
 
 

@@ -1,16 +1,15 @@
 """The settings of a training run. Names are those of EasyDeL's ORPOConfig and of TRL wherever they have one."""
 
-import re
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.settings import require_choices
-from oddsmill.train.attention.mechanisms import AttentionMechanism
-from oddsmill.train.generation.sampling import SamplingConfig
-from oddsmill.train.loss.orpo import NllScope
-from oddsmill.train.parallel.processes import DistributedConfig
-from oddsmill.train.parallel.sharding import MeshConfig
+from oddsmill.train.config.compute import AttentionMechanism
+from oddsmill.train.config.devices import DistributedConfig, MeshConfig
+from oddsmill.train.config.loss import NllScope
+from oddsmill.train.config.model import LoraConfig, ModelConfig, is_pattern
+from oddsmill.train.config.sampling import SamplingConfig
 
 # From a trained model: what the published ORPO runs used (Mistral-ORPO). Random weights need a larger step.
 FINE_TUNING_LEARNING_RATE = 5e-6
@@ -25,77 +24,6 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "adam_epsilon": ("optim", ("adamw", "adamw_bf16")),
     "learning_rate_end": ("lr_scheduler_type", ("linear", "cosine")),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Which model is trained: one of the two must be given.
-
-    Args:
-      path: a Hugging Face folder (config.json and safetensors) whose weights the run starts from, or the id
-        of a model on the hub.
-      revision: branch, tag or commit of that model on the hub.
-      config: a Hugging Face config.json; the run starts from random weights.
-    """
-
-    path: str | None = None
-    revision: str | None = None
-    config: str | None = None
-
-    def __post_init__(self) -> None:
-        require(
-            (self.path is None) != (self.config is None),
-            "model.path",
-            self.path,
-            f"give either --model.path (trained weights) or --model.config (random weights; now {self.config})",
-        )
-        require(
-            self.revision is None or self.path is not None,
-            "model.revision",
-            self.revision,
-            "is of a hub model; give its id by --model.path",
-        )
-
-
-def is_pattern(pattern: str) -> bool:
-    """Whether it is a regular expression."""
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Low-rank adapters; the weights of the model itself stay as they are. Names are PEFT's.
-
-    Args:
-      rank: of every adapter.
-      alpha: what an adapter adds is scaled by alpha / rank.
-      dropout: share of an adapter's inputs that a training step leaves out.
-      target_modules: the linear layers that have one, by the end of their name (`q_proj`) or by a regular
-        expression of all of it (`model.layers.0.self_attn.q_proj`). null: all of attention and MLP.
-      use_rslora: scales by alpha / sqrt(rank) instead.
-      export: what a run leaves: `merged`, a model with the adapters added into its weights; `adapter`, a
-        folder that PEFT loads beside the model; or `both`.
-    """
-
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    target_modules: list[str] | None = None
-    use_rslora: bool = False
-    export: Literal["merged", "adapter", "both"] = "merged"
-
-    def __post_init__(self) -> None:
-        require(self.rank >= 1, "lora.rank", self.rank, "must be at least 1")
-        require(self.alpha > 0, "lora.alpha", self.alpha, "must be positive")
-        require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "must be in [0, 1)")
-        targets = self.target_modules
-        require(targets is None or len(targets) > 0, "lora.target_modules", targets, "names nothing; null is all")
-        for target in targets or []:
-            require(is_pattern(target), "lora.target_modules", target, "neither a name nor a regular expression")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +112,8 @@ class TrainConfig:
     lora: LoraConfig | None = None
     frozen_parameters: list[str] = field(default_factory=list)
     frozen_dtype: Literal["float32", "bfloat16"] | None = None
-    mesh: MeshConfig = MeshConfig()
-    distributed: DistributedConfig = DistributedConfig()
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     beta: float = 0.1
     nll_scope: NllScope = "full"
     learning_rate: float | None = None

@@ -16,7 +16,8 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from oddsmill.train.attention.mask import Keys
-from oddsmill.train.generation.sampling import SamplingConfig, choose
+from oddsmill.train.config.sampling import SamplingConfig
+from oddsmill.train.generation.sampling import choose
 from oddsmill.train.model.decoder import Cache, Decoder, empty_cache
 from oddsmill.train.model.hf_config import DecoderConfig
 

@@ -4,13 +4,12 @@ import datetime
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from oddsmill.schemas.chat.template import Message, TemplateFailed
 from oddsmill.schemas.errors import Refused
+from oddsmill.train.config.generate import Chat
 from oddsmill.train.generation.tokenizer import Tokenizer
-
-Chat = bool | Literal["auto"]
 
 
 class Prompt(NamedTuple):

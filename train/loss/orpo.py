@@ -9,14 +9,13 @@ Source: Hong et al. 2024 (arXiv:2403.07691), Eqs. 3-7; their lambda is `beta` he
 Axes: B = rows, L = positions of a row, N = pairs a row can hold. Log-probabilities are in nats.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from oddsmill.schemas.layout import CHOSEN, PADDING, PROMPT, REJECTED
-
-NllScope = Literal["full", "response"]
+from oddsmill.train.config.loss import NllScope
 
 # A mean log-probability of 0 has infinite odds; it is reached in float32 by memorised answers.
 MAX_MEAN_LOGP = -1e-6

@@ -17,8 +17,9 @@ import numpy as np
 from flax import nnx
 
 from oddsmill.train.attention.mask import Keys
-from oddsmill.train.attention.mechanisms import AttentionMechanism, attention
+from oddsmill.train.attention.mechanisms import attention
 from oddsmill.train.attention.softcap import softcapped
+from oddsmill.train.config.compute import AttentionMechanism
 from oddsmill.train.model.dropout import AFTER_ATTENTION, AFTER_MLP, ATTENTION, drop
 from oddsmill.train.model.hf_config import DecoderConfig, Rope
 

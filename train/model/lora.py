@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from oddsmill.train.config.train_config import LoraConfig
+from oddsmill.train.config.model import LoraConfig
 from oddsmill.train.model.decoder import Adapter, Decoder, Linear
 from oddsmill.train.model.frozen import join_params, select
 from oddsmill.train.model.names import WeightPath, hf_names

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from oddsmill.schemas.errors import Refused
+from oddsmill.train.config.devices import MeshConfig
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # rows of a batch are spread over both; devices along `tensor` share theirs
@@ -34,21 +34,6 @@ _RULES: tuple[tuple[str, tuple[PartitionSpec, ...]], ...] = (
     (r"\.lora_A$", (PartitionSpec(None, None, "fsdp"), PartitionSpec())),
     (r"\.lora_B$", (PartitionSpec(None, "fsdp", None), PartitionSpec())),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeshConfig:
-    """How devices are arranged.
-
-    Args:
-      data: copies of the weights; -1 takes all devices that the other axes leave.
-      fsdp: devices over which weights, gradients and optimizer state are spread.
-      tensor: devices that share each row's work: heads, the inside of the MLP, the vocabulary of the head.
-    """
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 
 from oddsmill.schemas.errors import Refused, RunFailed, require
+from oddsmill.train.config.devices import MeshConfig
+from oddsmill.train.config.plan import PlanConfig
 from oddsmill.train.model.hf_config import num_parameters
-from oddsmill.train.parallel.sharding import MeshConfig
 from oddsmill.train.planning.figures import Figures, measure
 from oddsmill.train.planning.rows import StepRows, step_rows
-from oddsmill.train.planning.settings import PlanConfig
 from oddsmill.train.planning.topologies import Topology, find_topology
 from oddsmill.train.setup import read_decoder
 from oddsmill.train.step.assembly import assemble

@@ -7,9 +7,9 @@ import numpy as np
 
 from oddsmill.schemas.layout import PADDING, derive
 from oddsmill.schemas.record import Pair, make_row
+from oddsmill.train.config.plan import PlanConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import fill_up, train_batches
-from oddsmill.train.planning.settings import PlanConfig
 from oddsmill.train.setup import read_train_split
 
 

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.attention.choice import choose_mechanism
-from oddsmill.train.attention.mechanisms import AttentionMechanism
 from oddsmill.train.checkpoint.checkpoints import abstract
+from oddsmill.train.config.compute import AttentionMechanism
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.frozen import frozen_paths, split_params

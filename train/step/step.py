@@ -11,10 +11,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from oddsmill.schemas.layout import PADDING
+from oddsmill.train.config.loss import NllScope
 from oddsmill.train.loss.fused_head import fused_head_loss, head_logp
 from oddsmill.train.loss.orpo import (
     Denominators,
-    NllScope,
     PairValues,
     Sums,
     denominators,

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
-from oddsmill.train.config.train_config import LoraConfig, ModelConfig
+from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.model.lora import lora_matrices
 from oddsmill.train.model.names import hf_names
 

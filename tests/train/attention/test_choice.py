@@ -6,7 +6,7 @@ import pytest
 
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.attention.choice import choose_mechanism, obstacle
-from oddsmill.train.attention.mechanisms import AttentionMechanism
+from oddsmill.train.config.compute import AttentionMechanism
 from tests.train.decoders import decoder_config
 
 

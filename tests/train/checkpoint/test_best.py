@@ -7,7 +7,8 @@ import pytest
 
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.checkpoint.best import make_best
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 
 
 def config(**settings) -> TrainConfig:

@@ -12,8 +12,10 @@ import pytest
 
 from oddsmill.schemas.manifest import read_manifest
 from oddsmill.train.__main__ import main
-from oddsmill.train.commands.evaluate import EvaluateConfig, _of_model, _rows_for
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.commands.evaluate import _of_model, _rows_for
+from oddsmill.train.config.evaluate import EvaluateConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.setup import prepare
 from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import packed, random_pairs, write_dataset

@@ -9,8 +9,9 @@ import pytest
 import oddsmill.train.data.loader
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.__main__ import main
+from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.data.data_order import DataOrder, row_words, total_words
-from oddsmill.train.parallel.sharding import MeshConfig, make_mesh
+from oddsmill.train.parallel.sharding import make_mesh
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE
 

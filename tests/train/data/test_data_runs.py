@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from oddsmill.schemas.errors import RunFailed
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.loop import train
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import logged

@@ -18,7 +18,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.manifest import file_sha256, read_manifest
 from oddsmill.schemas.record import encode_row, make_row
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import TrainBatches, train_batches
 from oddsmill.train.data.shard_watch import ShardWatch
 from tests.datasets import packed, random_pairs, write_dataset

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from oddsmill.train.config.devices import MeshConfig
+from oddsmill.train.config.sampling import SamplingConfig
 from oddsmill.train.generation import generate as module
 from oddsmill.train.generation.generate import generate
-from oddsmill.train.generation.sampling import SamplingConfig, process_logits
+from oddsmill.train.generation.sampling import process_logits
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import parse_config, read_config
-from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
+from oddsmill.train.parallel.sharding import make_mesh, param_shardings
 from oddsmill.train.weights.huggingface import load_params
 from tests.train.decoders import VOCAB_SIZE, decoder_config, split_decoder
 

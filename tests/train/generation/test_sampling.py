@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.generation.sampling import (
-    SamplingConfig,
-    choose,
-    keep_top_k,
-    keep_top_p,
-    penalize_repetition,
-    process_logits,
-)
+from oddsmill.train.config.sampling import SamplingConfig
+from oddsmill.train.generation.sampling import choose, keep_top_k, keep_top_p, penalize_repetition, process_logits
 
 LOGITS = np.array([[2.0, -1.0, 0.5, 2.0, -3.0, 1.0]], np.float32)
 GONE = -np.inf

@@ -11,11 +11,12 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
 from oddsmill.schemas.record import Pair, make_row
+from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.loss.orpo import metrics
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import parse_config, read_config
 from oddsmill.train.model.names import hf_names
-from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
+from oddsmill.train.parallel.sharding import make_mesh, param_shardings
 from oddsmill.train.step.evaluation import Evaluation
 from oddsmill.train.weights.huggingface import load_params
 from tests.datasets import write_dataset

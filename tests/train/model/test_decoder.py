@@ -11,9 +11,10 @@ from flax.traverse_util import flatten_dict
 
 from oddsmill.schemas.layout import CHOSEN, PADDING, PROMPT, REJECTED
 from oddsmill.schemas.record import Pair
+from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.model.decoder import Decoder, rope_frequencies
 from oddsmill.train.model.hf_config import num_parameters, parse_config, read_config
-from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
+from oddsmill.train.parallel.sharding import make_mesh, param_shardings
 from oddsmill.train.weights.huggingface import load_params
 from tests.datasets import random_pairs
 from tests.train.decoders import batch_of, decoder_config, split_decoder

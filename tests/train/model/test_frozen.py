@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.checkpoint.digests import digest
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.loop import train
 from oddsmill.train.model.frozen import frozen_paths, join_params, split_params
 from oddsmill.train.setup import prepare

@@ -20,14 +20,16 @@ from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.settings import settings_as_yaml
 from oddsmill.train import loop
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
-from oddsmill.train.config.train_config import LoraConfig, ModelConfig, TrainConfig
+from oddsmill.train.config.devices import MeshConfig
+from oddsmill.train.config.model import LoraConfig, ModelConfig
+from oddsmill.train.config.sampling import SamplingConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.generation.generate import generate
-from oddsmill.train.generation.sampling import SamplingConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.frozen import join_params, split_params
 from oddsmill.train.model.lora import add_adapters, is_adapter, merge_lora
 from oddsmill.train.model.names import hf_names
-from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
+from oddsmill.train.parallel.sharding import make_mesh, param_shardings
 from oddsmill.train.setup import prepare
 from oddsmill.train.weights.huggingface import load_params, save_params
 from tests.datasets import packed, random_pairs, write_dataset

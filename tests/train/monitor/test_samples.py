@@ -10,9 +10,10 @@ import tokenizers
 from oddsmill.schemas.manifest import file_sha256, read_manifest
 from oddsmill.schemas.record import Pair
 from oddsmill.train.__main__ import main
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.sampling import SamplingConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.generation.generate import Answer
-from oddsmill.train.generation.sampling import SamplingConfig
 from oddsmill.train.monitor.samples import Samples, read_samples, side_by_side
 from tests.datasets import write_dataset
 from tests.train.decoders import TINY

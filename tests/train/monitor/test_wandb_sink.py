@@ -6,7 +6,8 @@ import types
 import pytest
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.monitor.metrics import METRICS_NAME, Metrics
 
 

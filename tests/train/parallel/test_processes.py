@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.parallel.processes import DistributedConfig, join_processes
+from oddsmill.train.config.devices import DistributedConfig
+from oddsmill.train.parallel.processes import join_processes
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import assert_equal_but_for_rounding, logged
 from tests.train.decoders import TINY, VOCAB_SIZE

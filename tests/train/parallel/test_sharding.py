@@ -6,7 +6,8 @@ from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.parallel.sharding import _RULES, MESH_AXES, param_shardings, state_shardings
 from oddsmill.train.step.optimizer import make_optimizer

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from oddsmill.train.__main__ import main
-from oddsmill.train.config.train_config import LoraConfig, ModelConfig, TrainConfig
+from oddsmill.train.config.model import LoraConfig, ModelConfig
+from oddsmill.train.config.plan import PlanConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.monitor.mfu import step_flops
 from oddsmill.train.parallel.sharding import shard_bytes
 from oddsmill.train.planning.figures import Figures
 from oddsmill.train.planning.plan import _candidates, make_plan
-from oddsmill.train.planning.settings import PlanConfig
 from oddsmill.train.setup import prepare
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE

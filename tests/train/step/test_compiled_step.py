@@ -13,7 +13,8 @@ import optax
 import pytest
 from flax import nnx
 
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import DEVICE_ARRAYS, train_batches
 from oddsmill.train.loss import head_passes
 from oddsmill.train.model.decoder import Decoder

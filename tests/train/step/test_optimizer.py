@@ -9,12 +9,8 @@ import optax
 import pytest
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.config.train_config import (
-    FINE_TUNING_LEARNING_RATE,
-    FROM_SCRATCH_LEARNING_RATE,
-    ModelConfig,
-    TrainConfig,
-)
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import FINE_TUNING_LEARNING_RATE, FROM_SCRATCH_LEARNING_RATE, TrainConfig
 from oddsmill.train.step.optimizer import decay_mask, learning_rate_schedule, make_optimizer
 
 

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import fill_up, train_batches
 from oddsmill.train.step.step import train_step
 from tests.datasets import random_pairs, write_dataset

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from oddsmill.schemas.manifest import TokenizerSummary, read_manifest
 from oddsmill.schemas.version import tool_version
 from oddsmill.train.__main__ import main
-from oddsmill.train.config.train_config import ModelConfig, TrainConfig
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.weights.export import generation_config, with_dtype
 from oddsmill.train.weights.huggingface import save_params
 from oddsmill.train.weights.model_card import model_card

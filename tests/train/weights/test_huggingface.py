@@ -13,8 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from bench.load import in_a_process, write_checkpoint
 from oddsmill.schemas.errors import Refused
+from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.model.decoder import Decoder
-from oddsmill.train.parallel.sharding import MeshConfig, make_mesh, param_shardings
+from oddsmill.train.parallel.sharding import make_mesh, param_shardings
 from oddsmill.train.weights.huggingface import load_params, save_params
 from tests.train.decoders import decoder_config, split_decoder
 

@@ -8,7 +8,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
-from oddsmill.train.config.train_config import LoraConfig, ModelConfig
+from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.frozen import split_params
 from oddsmill.train.model.lora import add_adapters, is_adapter

@@ -1,0 +1,5 @@
+"""The preference loss."""
+
+from typing import Literal
+
+NllScope = Literal["full", "response"]
