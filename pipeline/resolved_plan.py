@@ -16,7 +16,7 @@ from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.filesystems import check_access, is_remote
 from oddsmill.pipeline.input.sources import Input, RawRow, find_inputs, read_in_order
 from oddsmill.pipeline.tokens.rendering import check_rendering
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer, find_tokenizer
+from oddsmill.pipeline.tokens.tokenizer import find_tokenizer, load_tokenizer, summarize_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Split, TokenizerSummary
 from oddsmill.schemas.version import tool_version
@@ -61,7 +61,7 @@ def make_plan(config: PreprocessConfig) -> Plan:
     check_access([*config.source.paths, config.tokenizer])
     inputs = find_inputs(config.source)
     folder = find_tokenizer(config.tokenizer, config.tokenizer_revision)
-    tokenizer = TextTokenizer(folder, chat_template=config.chat_template)
+    tokenizer = load_tokenizer(folder, chat_template=config.chat_template)
     sample = list(islice(read_in_order(inputs), _DETECTION_ROWS))
     format_name = config.source.format or detect_format(sample, source=config.source, compat=config.compat)
     check_source(config.source, format_name)
@@ -78,7 +78,7 @@ def make_plan(config: PreprocessConfig) -> Plan:
         format_name=format_name,
         inputs=inputs,
         tokenizer_folder=str(folder),
-        tokenizer=tokenizer.summary(),
+        tokenizer=summarize_tokenizer(tokenizer),
         settings=settings,
         num_shards=num_shards,
         tool_version=tool_version(),

@@ -17,7 +17,7 @@ from oddsmill.pipeline.input.filesystems import check_access
 from oddsmill.pipeline.output import checks, output
 from oddsmill.pipeline.resolved_plan import Plan, differences, flat, make_plan
 from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
 
@@ -53,9 +53,9 @@ def preprocess(
     run = _record(plan, beam_arguments)
     output.begin(config.output, run)
     try:
-        tokenizer = TextTokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
+        tokenizer = load_tokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
         with tempfile.TemporaryDirectory() as copy:
-            tokenizer.copy(Path(copy))
+            copy_tokenizer(tokenizer, Path(copy))
             output.put_folder(copy, os.path.join(config.output, TOKENIZER_FOLDER))
         run_graph(p, plan)
         manifest = output.load_manifest(config.output)

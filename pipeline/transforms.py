@@ -27,7 +27,7 @@ from oddsmill.pipeline.output.spill import Travelling, fetch, put_away
 from oddsmill.pipeline.output.summary import Seen, make_manifest
 from oddsmill.pipeline.resolved_plan import Plan
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Split
 
 Parsed = list[tuple[RawRow, Pair]]
@@ -116,7 +116,7 @@ class TokenizePairs(beam.DoFn):
         # Where nothing else is said there is a process for each core, so a call must not spread over the cores.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         folder = os.path.join(self._config.output, TOKENIZER_FOLDER)
-        self._tokenizer = self._shared.acquire(lambda: TextTokenizer(fetch_folder(folder)))
+        self._tokenizer = self._shared.acquire(lambda: load_tokenizer(fetch_folder(folder)))
         self._threads = ThreadPoolExecutor(_BATCHES_AHEAD)
 
     def start_bundle(self) -> None:

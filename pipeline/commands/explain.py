@@ -20,7 +20,8 @@ from oddsmill.pipeline.input.sources import RawRow
 from oddsmill.pipeline.output.output import shard_name
 from oddsmill.pipeline.resolved_plan import Plan, make_plan
 from oddsmill.pipeline.tokens.tokenization import Encoded, add_special_tokens, encode_pairs, finish, split_at_boundary
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.layout import derive
 from oddsmill.schemas.record import Pair, make_row
@@ -59,7 +60,7 @@ def print_explanation(config: ExplainConfig, console: Console | None = None) -> 
       Refused: as `run` refuses settings and input; no such file or row.
     """
     plan = make_plan(config)
-    tokenizer = TextTokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
+    tokenizer = load_tokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
     raw = find_row(plan.inputs, config.row, config.file)
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
@@ -70,7 +71,7 @@ def print_explanation(config: ExplainConfig, console: Console | None = None) -> 
 class Explainer:
     """Runs one row through the functions that a run uses, and prints what each of them decides."""
 
-    def __init__(self, plan: Plan, tokenizer: TextTokenizer, console: Console):
+    def __init__(self, plan: Plan, tokenizer: Tokenizer, console: Console):
         self._plan, self._config, self._tokenizer, self._console = plan, plan.config, tokenizer, console
 
     def explain(self, raw: RawRow) -> None:

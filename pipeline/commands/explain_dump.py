@@ -19,7 +19,7 @@ from oddsmill.pipeline.input.sampling import find_row
 from oddsmill.pipeline.output.output import RUN_NAME, load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_shard
 from oddsmill.pipeline.resolved_plan import make_plan
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
 from oddsmill.schemas.record import Pair
@@ -56,7 +56,7 @@ def explain_dump(config: DumpConfig, console: Console | None = None) -> None:
     found = {pair.id: (pair, source) for pair, source in _stored(folder, manifest, set(ids))}
     if missing := set(ids) - found.keys():
         raise Refused(f"{folder} has no pair {min(missing):016x}: it is not the dataset of the dump; give --data")
-    tokenizer = TextTokenizer(fetch_folder(join(folder, TOKENIZER_FOLDER)))
+    tokenizer = load_tokenizer(fetch_folder(join(folder, TOKENIZER_FOLDER)))
     rows = _RowsOf(folder, console)
     for identity in dict.fromkeys(ids):
         pair, source = found[identity]
@@ -80,7 +80,7 @@ class _RowsOf:
             if isinstance(settings["num_shards"], dict):
                 settings["num_shards"] = settings["num_shards"]["train"]
             self._plan = make_plan(PreprocessConfig(**settings))
-            text_tokenizer = TextTokenizer(self._plan.tokenizer_folder, chat_template=settings["chat_template"])
+            text_tokenizer = load_tokenizer(self._plan.tokenizer_folder, chat_template=settings["chat_template"])
             self._explainer = Explainer(self._plan, text_tokenizer, console)
         except (Refused, OSError, KeyError, TypeError) as error:
             console.print(f"the source is not read: {error}", style="dim")

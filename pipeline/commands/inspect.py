@@ -14,7 +14,8 @@ from rich.text import Text
 from oddsmill.pipeline.input.remote import fetch_folder
 from oddsmill.pipeline.output.output import load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_shard
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, Split
 from oddsmill.schemas.record import Pair, Row, Truncated
@@ -102,7 +103,7 @@ def _print_json(rows: Iterator[StoredRow]) -> None:
 
 
 def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
-    tokenizer = TextTokenizer(fetch_folder(join(folder, TOKENIZER_FOLDER)))
+    tokenizer = load_tokenizer(fetch_folder(join(folder, TOKENIZER_FOLDER)))
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     legend = Text("branches: ")
     for side, (style, _) in BRANCH_STYLES.items():
@@ -118,7 +119,7 @@ def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
                 console.print(side_text(pair, side, tokenizer))
 
 
-def side_text(pair: Pair, side: str, tokenizer: TextTokenizer) -> Text:
+def side_text(pair: Pair, side: str, tokenizer: Tokenizer) -> Text:
     """One side of a pair, its tokens in the two shades of its branch."""
     ids = getattr(pair, side)
     text = Text(f"{side} {len(ids)}" + (", cut" if Truncated[side.upper()] in pair.truncated else "") + ": ")
@@ -129,7 +130,7 @@ def side_text(pair: Pair, side: str, tokenizer: TextTokenizer) -> Text:
     return text
 
 
-def shown_token(token_id: int, tokenizer: TextTokenizer) -> str:
+def shown_token(token_id: int, tokenizer: Tokenizer) -> str:
     """The text of a token; its name, where it holds only a part of a character's bytes."""
     # A SentencePiece decoder takes the space from the head of a text, so the token is shown as the second of two.
     shown = tokenizer.decode([token_id, token_id]).removeprefix(tokenizer.decode([token_id]))

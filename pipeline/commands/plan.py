@@ -17,7 +17,8 @@ from oddsmill.pipeline.input.sources import RawRow
 from oddsmill.pipeline.resolved_plan import make_plan
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.pipeline.tokens.tokenization import Encoded, encode_pairs, finish
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import Refused, require
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
@@ -88,7 +89,7 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
       Refused: as `run` refuses settings and input, or no sampled row becomes a pair.
     """
     plan = make_plan(config)
-    tokenizer = TextTokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
+    tokenizer = load_tokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
     sample = sample_rows(plan.inputs, config.sample_rows)
     pairs, drops = prepare(sample.rows, tokenizer, config, format_name=plan.format_name)
     if not pairs:
@@ -116,9 +117,7 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
     )
 
 
-def prepare(
-    rows: Iterable[RawRow], tokenizer: TextTokenizer, config: PreprocessConfig, *, format_name: str
-) -> Prepared:
+def prepare(rows: Iterable[RawRow], tokenizer: Tokenizer, config: PreprocessConfig, *, format_name: str) -> Prepared:
     """Parses and encodes rows, once for all lengths."""
     parsed, drops = [], Counter[str]()
     for row in rows:
@@ -143,7 +142,7 @@ def scaled(config: PreprocessConfig, max_length: int) -> PreprocessConfig:
     )
 
 
-def measure(pairs: Sequence[Encoded], tokenizer: TextTokenizer, config: PreprocessConfig) -> Budget:
+def measure(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: PreprocessConfig) -> Budget:
     """Applies the length rules to encoded pairs and packs what is kept."""
     slots, cut = _kept(pairs, tokenizer, config)
     packed = _packed(slots, config.slots, config)
@@ -161,7 +160,7 @@ def measure(pairs: Sequence[Encoded], tokenizer: TextTokenizer, config: Preproce
     )
 
 
-def row_lengths(pairs: Sequence[Encoded], tokenizer: TextTokenizer, config: PreprocessConfig) -> list[RowLength]:
+def row_lengths(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: PreprocessConfig) -> list[RowLength]:
     """Packs the pairs, fitted to max_length, into rows of several lengths, ascending."""
     slots, _ = _kept(pairs, tokenizer, replace(config, row_length=None))
     longest = max(slots, default=config.max_length)
@@ -178,7 +177,7 @@ def suggest(candidates: Sequence[RowLength]) -> RowLength:
     return next(candidate for candidate in able if candidate.padding <= least + _SLACK)
 
 
-def _kept(pairs: Sequence[Encoded], tokenizer: TextTokenizer, config: PreprocessConfig) -> tuple[list[int], int]:
+def _kept(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: PreprocessConfig) -> tuple[list[int], int]:
     """Slots of each pair that is kept, and how many of them are cut."""
     slots, cut = [], 0
     for pair in pairs:

@@ -18,7 +18,8 @@ from oddsmill.pipeline.output.checks import MEANINGS, STORED
 from oddsmill.pipeline.output.output import REPORT_NAME, load_manifest, publishing
 from oddsmill.pipeline.output.reading import Provenance, Rejected, read_provenance, read_rejects, read_shard
 from oddsmill.pipeline.resolved_plan import flat
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, SplitSummary
 from oddsmill.schemas.record import Pair, Truncated
@@ -87,7 +88,7 @@ def write_report(config: ReportConfig, *, say: Callable[[str], None] = print) ->
     """
     manifest = load_manifest(config.dataset)
     try:
-        tokenizer = TextTokenizer(fetch_folder(os.path.join(config.dataset, TOKENIZER_FOLDER)))
+        tokenizer = load_tokenizer(fetch_folder(os.path.join(config.dataset, TOKENIZER_FOLDER)))
         contents = {name: read_split(config, manifest, name, tokenizer) for name in manifest.splits}
     except (ValueError, RuntimeError) as error:
         raise Refused(f"{error}. Run oddsmill pipeline verify {config.dataset}") from error
@@ -104,7 +105,7 @@ def write_report(config: ReportConfig, *, say: Callable[[str], None] = print) ->
     say(f"report     {target}")
 
 
-def read_split(config: ReportConfig, manifest: Manifest, name: str, tokenizer: TextTokenizer) -> SplitContents:
+def read_split(config: ReportConfig, manifest: Manifest, name: str, tokenizer: Tokenizer) -> SplitContents:
     """Reads all rows of a split.
 
     Raises:
@@ -221,7 +222,7 @@ def _padding(manifest: Manifest) -> dict[str, list[tuple[str, float]]]:
     return shares
 
 
-def _shown(pair: Pair, source: str, tokenizer: TextTokenizer) -> ShownPair:
+def _shown(pair: Pair, source: str, tokenizer: Tokenizer) -> ShownPair:
     sides = {
         side: [Token(token_id, shown_token(token_id, tokenizer)) for token_id in getattr(pair, side)] for side in SIDES
     }

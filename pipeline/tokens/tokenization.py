@@ -5,6 +5,7 @@ at the head; EOS once at the end of each answer; then the length rules (pipeline
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -21,8 +22,8 @@ from oddsmill.pipeline.tokens.rendering import (
     render_pair,
     template_options,
 )
-from oddsmill.pipeline.tokens.safe_cut import last_safe_cut
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.safe_cut import cuts_are_safe, last_safe_cut
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 
 
 class Encoded(NamedTuple):
@@ -41,7 +42,7 @@ class Encoded(NamedTuple):
 
 
 def tokenize_batch(
-    pairs: Sequence[Pair], tokenizer: TextTokenizer, config: PreprocessConfig
+    pairs: Sequence[Pair], tokenizer: Tokenizer, config: PreprocessConfig
 ) -> Iterator[PairIds | Dropped]:
     """Tokenizes pairs, all their texts in one call: the tokenizer spreads a call over the cores.
 
@@ -55,9 +56,7 @@ def tokenize_batch(
             yield dropped
 
 
-def encode_pairs(
-    pairs: Sequence[Pair], tokenizer: TextTokenizer, config: PreprocessConfig
-) -> Iterator[Encoded | Dropped]:
+def encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer, config: PreprocessConfig) -> Iterator[Encoded | Dropped]:
     """The costly half of `tokenize_batch`, which no length setting has a part in.
 
     Raises:
@@ -73,7 +72,7 @@ def encode_pairs(
             yield Encoded(pair, texts_of_pair, *next(encoded))
 
 
-def finish(encoded: Encoded, tokenizer: TextTokenizer, config: PreprocessConfig) -> PairIds:
+def finish(encoded: Encoded, tokenizer: Tokenizer, config: PreprocessConfig) -> PairIds:
     """The other half of `tokenize_batch`: boundary, special tokens, length rules.
 
     Raises:
@@ -90,14 +89,14 @@ def finish(encoded: Encoded, tokenizer: TextTokenizer, config: PreprocessConfig)
     return fit(ids, config, bos_id=tokenizer.bos_id)
 
 
-def encode_sides(pairs: Sequence[PreferencePair], tokenizer: TextTokenizer) -> Iterator[tuple[list[int], ...]]:
+def encode_sides(pairs: Sequence[PreferencePair], tokenizer: Tokenizer) -> Iterator[tuple[list[int], ...]]:
     """The ids of prompt, prompt + chosen and prompt + rejected of each pair.
 
     Where the tokenizer allows it, the most part of a prompt is encoded once (pipeline/tokens/safe_cut.py).
     """
     texts = []
     for prompt, chosen, rejected in pairs:
-        cut = last_safe_cut(prompt) if tokenizer.cuts_are_safe else 0
+        cut = last_safe_cut(prompt) if _cuts_are_safe(tokenizer) else 0
         tail = prompt[cut:]
         texts += [prompt[:cut], tail, tail + chosen, tail + rejected]
     # Pairs share prompts, and prompts ("\n\nAssistant:") their tails: each text is encoded once.
@@ -131,17 +130,16 @@ def split_at_boundary(prompt: list[int], with_chosen: list[int], with_rejected: 
     return PairIds(prompt=prompt[:size], chosen=chosen, rejected=rejected, notes=notes)
 
 
-def add_special_tokens(ids: PairIds, tokenizer: TextTokenizer) -> PairIds:
+def add_special_tokens(ids: PairIds, tokenizer: Tokenizer) -> PairIds:
     """BOS before the prompt and EOS after each answer, each only where it does not stand already."""
-    prompt = ids.prompt
-    if tokenizer.bos_id is not None and prompt[:1] != [tokenizer.bos_id]:
-        prompt = [tokenizer.bos_id, *prompt]
     return ids._replace(
-        prompt=prompt, chosen=_with_eos(ids.chosen, tokenizer), rejected=_with_eos(ids.rejected, tokenizer)
+        prompt=tokenizer.with_bos(ids.prompt),
+        chosen=_with_eos(ids.chosen, tokenizer),
+        rejected=_with_eos(ids.rejected, tokenizer),
     )
 
 
-def _render(pair: Pair, tokenizer: TextTokenizer, config: PreprocessConfig) -> Rendered | Dropped:
+def _render(pair: Pair, tokenizer: Tokenizer, config: PreprocessConfig) -> Rendered | Dropped:
     try:
         if config.compat == "trl" and isinstance(pair, ChatPair):
             return Rendered(render_as_trl(pair, needed(tokenizer.chat_template), config))
@@ -150,7 +148,7 @@ def _render(pair: Pair, tokenizer: TextTokenizer, config: PreprocessConfig) -> R
         return dropped
 
 
-def _shorten(pair: ChatPair, ids: PairIds, tokenizer: TextTokenizer, config: PreprocessConfig) -> PairIds:
+def _shorten(pair: ChatPair, ids: PairIds, tokenizer: Tokenizer, config: PreprocessConfig) -> PairIds:
     prompt, chosen, rejected = pair.messages()
     template, options = needed(tokenizer.chat_template), template_options(pair, config)
 
@@ -161,17 +159,22 @@ def _shorten(pair: ChatPair, ids: PairIds, tokenizer: TextTokenizer, config: Pre
     return shorten_dialogue(prompt, ids, encode, tokenizer.token_starts, config)
 
 
-def _split(encoded: tuple[list[int], ...], rendered: Rendered, tokenizer: TextTokenizer) -> PairIds:
+def _split(encoded: tuple[list[int], ...], rendered: Rendered, tokenizer: Tokenizer) -> PairIds:
     ids = split_at_boundary(*encoded, has_bos=tokenizer.bos_id is not None)
     if rendered.notes:
         ids = ids._replace(notes=rendered.notes | ids.notes)
     return add_special_tokens(ids, tokenizer)
 
 
-def _with_eos(answer: list[int], tokenizer: TextTokenizer) -> list[int]:
+@lru_cache(maxsize=4)
+def _cuts_are_safe(tokenizer: Tokenizer) -> bool:
+    return cuts_are_safe(tokenizer.core)
+
+
+def _with_eos(answer: list[int], tokenizer: Tokenizer) -> list[int]:
     """The answer with EOS at its end, unless its last token that is not white space ends a turn."""
     for token in reversed(answer):
-        if token in (tokenizer.eos_id, tokenizer.end_of_turn_id):
+        if token in tokenizer.answer_ends:
             return answer
         if not tokenizer.is_space(token):
             break

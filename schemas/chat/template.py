@@ -1,17 +1,19 @@
-"""Chat templates: messages -> text, exactly as transformers renders them, in Jinja's immutable sandbox."""
+"""Chat templates: messages -> text, exactly as transformers renders them, in Jinja's immutable sandbox.
+
+Importing this module does not need Jinja: it is imported when a template is first rendered.
+"""
 
 import datetime
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING, Any
 
 from oddsmill.schemas.errors import Refused
+
+if TYPE_CHECKING:
+    import jinja2
 
 Message = dict[str, Any]
 TEMPLATE_FILE, TEMPLATE_FOLDER = "chat_template.jinja", "additional_chat_templates"
@@ -27,8 +29,8 @@ class ChatTemplate:
     """One or several named templates of a tokenizer.
 
     Attributes:
-      sha256: of the templates' text.
-      uses_date: whether a rendering may hold the date of the day.
+      sha256: the digest of the templates' text.
+      uses_date: true where a rendering may hold the date of the day.
     """
 
     def __init__(self, templates: str | Mapping[str, str], special_tokens: Mapping[str, str]):
@@ -53,10 +55,10 @@ class ChatTemplate:
         date: str | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The text of a dialogue.
+        """Renders a dialogue.
 
         Args:
-          generation_prompt: whether the template is to open the assistant's next turn.
+          generation_prompt: the template is to open the assistant's next turn.
           date: the day that `strftime_now` tells, YYYY-MM-DD.
           variables: what else the template sees; `tools` selects the template `tool_use`, if there is one.
 
@@ -79,7 +81,7 @@ class ChatTemplate:
             raise TemplateFailed(problem) from error
 
     def render_open(self, messages: list[Message], **options: Any) -> str:
-        """The text of a dialogue up to the end of its last message's content (`continue_final_message`).
+        """Renders a dialogue up to the end of its last message's content (transformers' `continue_final_message`).
 
         Raises:
           TemplateFailed: as `render`, or the content does not stand in the text.
@@ -95,7 +97,7 @@ class ChatTemplate:
             return text[:at]
         return text[:at].rstrip()  # the template trims the content
 
-    def _select(self, *, with_tools: bool) -> jinja2.Template:
+    def _select(self, *, with_tools: bool) -> "jinja2.Template":
         name = "tool_use" if with_tools and "tool_use" in self._templates else "default"
         if name not in self._templates:
             names = ", ".join(sorted(self._templates))
@@ -103,15 +105,14 @@ class ChatTemplate:
                 f"the tokenizer has several chat templates ({names}) and no default; name one by --chat_template"
             )
         if name not in self._compiled:
-            try:
-                self._compiled[name] = _environment().from_string(self._templates[name])
-            except jinja2.TemplateError as error:
-                raise Refused(f"the chat template does not compile: {error}") from error
+            from oddsmill.schemas.chat.sandbox import compile_template
+
+            self._compiled[name] = compile_template(self._templates[name])
         return self._compiled[name]
 
 
 def read_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, str] | None:
-    """The templates of a tokenizer's folder: `chat_template.jinja` and the files beside it, or its settings.
+    """Reads the templates of a tokenizer's folder: `chat_template.jinja` and the files beside it, or its settings.
 
     Args:
       config: the content of tokenizer_config.json.
@@ -129,7 +130,7 @@ def read_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, s
 
 
 def given_template(setting: str, templates: str | Mapping[str, str] | None) -> str:
-    """The text that `--chat_template` means: a file, the name of one of the tokenizer's templates, or itself.
+    """Returns the template that `--chat_template` means: a file, the name of one of the tokenizer's, or its own text.
 
     Raises:
       Refused: it is none of these.
@@ -149,74 +150,6 @@ def given_template(setting: str, templates: str | Mapping[str, str] | None) -> s
         raise Refused(f"--chat_template={setting}: not a file that can be read ({error}){names}") from error
 
 
-class _Generation(Extension):
-    """`{% generation %}`: marks what the assistant said. Here it renders what is inside."""
-
-    tags = {"generation"}  # noqa: RUF012  (the interface of Jinja)
-
-    def parse(self, parser: Any) -> Any:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_inside"), [], [], body).set_lineno(line)
-
-    def _inside(self, caller: Callable[[], str]) -> str:
-        return caller()
-
-
-class _Namespace(jinja2.utils.Namespace):
-    """Refuses names that begin with an underscore, as transformers does."""
-
-    def __init__(*args: Any, **kwargs: Any):
-        self, args = args[0], args[1:]
-        values = dict(*args, **kwargs)
-        for name in values:
-            _check_name(name)
-        jinja2.utils.Namespace.__init__(self, values)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _check_name(name)
-        jinja2.utils.Namespace.__setitem__(self, name, value)
-
-
-class _Dict:
-    """`dict` in a template, without the attributes of the type."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
-
-    def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*args)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": _raise, "dict": _Dict(), "namespace": _Namespace}
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _check_name(name: Any) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise jinja2.exceptions.SecurityError(f"a namespace cannot store {name!r}")
-
-
 def _clock(date: str | None) -> Callable[[str], str]:
     def strftime_now(form: str) -> str:
         if date is None:
@@ -230,6 +163,6 @@ def _clock(date: str | None) -> Callable[[str], str]:
 
 
 def _with_reasoning(message: Message) -> Message:
-    """The reasoning of a turn under the names that templates read."""
+    """Gives the reasoning of a turn all the names that templates read."""
     reasoning = next((message[name] for name in _REASONING_FIELDS if message.get(name) is not None), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}

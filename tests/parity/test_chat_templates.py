@@ -10,7 +10,7 @@ import jinja2
 import pytest
 import transformers
 
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.template import TemplateFailed
 
 Messages = list[dict[str, Any]]
@@ -52,7 +52,7 @@ def conversations(data: Path) -> Iterator[tuple[Messages, list[Messages]]]:
 @pytest.mark.parametrize("name", ["minimind-chatml", "qwen2", "llama-3", "phi-3-mini", "phi-3-vision-bos"])
 def test_every_conversation_is_rendered_as_transformers_renders_it(shared, name):
     folder = shared / "data/tokenizers" / name
-    ours, live = TextTokenizer(folder).chat_template, transformers.AutoTokenizer.from_pretrained(folder)
+    ours, live = load_tokenizer(folder).chat_template, transformers.AutoTokenizer.from_pretrained(folder)
     assert ours is not None
 
     def ours_or_failed(messages: Messages, generation_prompt: bool) -> str:

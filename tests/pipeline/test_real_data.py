@@ -11,7 +11,7 @@ from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.pairs import PreferencePair
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 
 HH = "data/hh-rlhf-harmless/test.rows0-1599.jsonl.gz"
 
@@ -46,7 +46,7 @@ def test_ids_equal_trl_where_no_merge_crosses_the_boundary_and_nothing_is_cut(sh
     outs = [
         json.loads(line) for line in gzip.decompress((golden / f"{name}.jsonl.gz").read_bytes()).split(b"\n") if line
     ]
-    tokenizer = TextTokenizer(shared / ("data" if name in REAL else "golden") / "tokenizers" / name)
+    tokenizer = load_tokenizer(shared / ("data" if name in REAL else "golden") / "tokenizers" / name)
     config = PreprocessConfig(source=SourceConfig(path="a"), tokenizer="t", output="o", max_length=4096)
     usable = [
         (row, out["out"]["C6"])

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.errors import Refused
 
 GOOD = {"prompt": "Tell me", "chosen": " a story", "rejected": " no"}
@@ -106,7 +106,7 @@ def test_parquet_gives_the_ids_of_the_same_rows_in_json(
 def test_ids_are_those_of_the_texts_and_name_their_row(
     run: Callable, write_rows: Callable, triples: Callable, tokenizer_folder: Path, capsys
 ):
-    rows, tokenizer = triples(40), TextTokenizer(tokenizer_folder)
+    rows, tokenizer = triples(40), load_tokenizer(tokenizer_folder)
     path = write_rows("rows.jsonl", rows)
     for pair in run("out", path, eval_share=0.3, max_length=512).pairs(capsys):
         file, _, number = pair["source"].rpartition(":")

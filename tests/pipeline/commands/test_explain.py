@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_every_pair_of_a_run_is_explained_as_it_is_stored(
     path = write_rows("rows.jsonl", rows)
     result = run("out", path, num_shards=2, eval_share=0.3)
     pairs = result.pairs(capsys)
-    tokenizer = TextTokenizer(result.folder / "tokenizer")
+    tokenizer = load_tokenizer(result.folder / "tokenizer")
     assert any(pair["truncated"] for pair in pairs)
     for pair in pairs:
         number = pair["source"].rpartition(":")[2]

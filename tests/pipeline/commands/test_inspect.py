@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_split_and_number_of_rows_choose_what_is_shown(dataset: Path, command: C
 def test_eyes_see_the_text_of_each_side_and_a_legend(dataset: Path, command: Callable):
     code, out, _ = command("inspect", dataset, "--split=train")
     pair = json.loads(command("inspect", dataset, "--json", "--split=train", "--num_rows=1")[1].splitlines()[0])
-    tokenizer = TextTokenizer(dataset / "tokenizer")
+    tokenizer = load_tokenizer(dataset / "tokenizer")
     assert code == 0
     assert out.startswith("branches: prompt  chosen  rejected")
     assert f"chosen {len(pair['chosen_ids'])}: {tokenizer.decode(pair['chosen_ids'])}" in out

@@ -11,7 +11,7 @@ import pytest
 
 from oddsmill.pipeline.commands.charts import length_bias
 from oddsmill.pipeline.commands.report import ReportConfig, prompts_in_both, read_split
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.manifest import read_manifest
 
 
@@ -112,7 +112,7 @@ def test_length_bias_is_that_of_each_pair():
 
 
 def test_a_prompt_in_both_splits_is_counted(dataset: Path):
-    manifest, tokenizer = read_manifest(dataset), TextTokenizer(dataset / "tokenizer")
+    manifest, tokenizer = read_manifest(dataset), load_tokenizer(dataset / "tokenizer")
     config = ReportConfig(dataset=str(dataset))
     contents = {name: read_split(config, manifest, name, tokenizer) for name in manifest.splits}
     assert prompts_in_both(contents) == 0

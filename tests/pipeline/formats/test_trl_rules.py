@@ -15,7 +15,8 @@ from oddsmill.pipeline.formats.trl_rules import fit_as_trl, split_as_trl
 from oddsmill.pipeline.input.sources import RawRow
 from oddsmill.pipeline.tokens.rendering import render_as_trl
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import Refused
 
 TRAINED = ["llama3ish-bos", "qwen2ish-nobos", "gpt2ish-boseqeos", "spmish-bos"]
@@ -28,8 +29,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).split(b"\n") if line]
 
 
-def load(shared: Path, name: str) -> TextTokenizer:
-    return TextTokenizer(shared / ("data" if name in REAL else "golden") / "tokenizers" / name)
+def load(shared: Path, name: str) -> Tokenizer:
+    return load_tokenizer(shared / ("data" if name in REAL else "golden") / "tokenizers" / name)
 
 
 def config(max_length: int = 1024) -> PreprocessConfig:
@@ -41,7 +42,7 @@ def parse(row: dict[str, Any]) -> Pair:
     return pair
 
 
-def tokenize(row: dict[str, Any], tokenizer: TextTokenizer, max_length: int) -> PairIds | Dropped:
+def tokenize(row: dict[str, Any], tokenizer: Tokenizer, max_length: int) -> PairIds | Dropped:
     try:
         (ids,) = tokenize_batch([parse(row)], tokenizer, config(max_length))
         return ids

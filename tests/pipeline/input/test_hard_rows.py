@@ -12,7 +12,8 @@ from oddsmill.pipeline.formats.formats import parse_row
 from oddsmill.pipeline.formats.pairs import PairIds
 from oddsmill.pipeline.input.sources import RawRow
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 
 CHAT = (
     "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '</s>\n' }}{% endfor %}"
@@ -25,20 +26,20 @@ FORMATS = {str: "triple", list: "messages"}
 
 
 @pytest.fixture(scope="module")
-def make(make_tokenizer: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TextTokenizer]:
-    def load(**config: Any) -> TextTokenizer:
+def make(make_tokenizer: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tokenizer]:
+    def load(**config: Any) -> Tokenizer:
         folder = tmp_path_factory.mktemp("tokenizer")
-        return TextTokenizer(make_tokenizer(folder, **{"chat_template": CHAT} | config))
+        return load_tokenizer(make_tokenizer(folder, **{"chat_template": CHAT} | config))
 
     return load
 
 
 @pytest.fixture(scope="module")
-def tokenizer(make: Callable[..., TextTokenizer]) -> TextTokenizer:
+def tokenizer(make: Callable[..., Tokenizer]) -> Tokenizer:
     return make()
 
 
-def outcome(tokenizer: TextTokenizer, row: dict[str, Any], format_name: str | None = None, **settings: Any) -> Any:
+def outcome(tokenizer: Tokenizer, row: dict[str, Any], format_name: str | None = None, **settings: Any) -> Any:
     """The pair's prompt and answers as text, or the reason why there is none."""
     ids = tokenized(tokenizer, row, format_name, **settings)
     if isinstance(ids, Dropped):
@@ -47,7 +48,7 @@ def outcome(tokenizer: TextTokenizer, row: dict[str, Any], format_name: str | No
 
 
 def tokenized(
-    tokenizer: TextTokenizer, row: dict[str, Any], format_name: str | None = None, **settings: Any
+    tokenizer: Tokenizer, row: dict[str, Any], format_name: str | None = None, **settings: Any
 ) -> PairIds | Dropped:
     source = SourceConfig(path="a")
     config = PreprocessConfig(source=source, tokenizer="t", output="o", **settings)
@@ -64,12 +65,12 @@ def row(prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-def test_01_equal_answers_are_dropped(tokenizer: TextTokenizer):
+def test_01_equal_answers_are_dropped(tokenizer: Tokenizer):
     assert outcome(tokenizer, row("p", "c", "c")) == "identical_answers"
     assert outcome(tokenizer, row([USER], [YES], [YES])) == "identical_answers"
 
 
-def test_02_an_answer_may_begin_with_the_other(tokenizer: TextTokenizer):
+def test_02_an_answer_may_begin_with_the_other(tokenizer: Tokenizer):
     assert outcome(tokenizer, row("p:", " One two", " One two three")) == (
         "<s>p:",
         " One two</s>",
@@ -77,30 +78,30 @@ def test_02_an_answer_may_begin_with_the_other(tokenizer: TextTokenizer):
     )
 
 
-def test_03_answers_may_differ_at_once_and_end_in_a_space(tokenizer: TextTokenizer):
+def test_03_answers_may_differ_at_once_and_end_in_a_space(tokenizer: Tokenizer):
     assert outcome(tokenizer, row("p:", "Abc ", "Xbc")) == ("<s>p:", "Abc </s>", "Xbc</s>")
 
 
-def test_04_empty_and_blank_answers_are_dropped(tokenizer: TextTokenizer):
+def test_04_empty_and_blank_answers_are_dropped(tokenizer: Tokenizer):
     for blank in ("", " \n\t"):
         assert outcome(tokenizer, row("p", blank, "r")) == "empty_answer"
         assert outcome(tokenizer, row("p", "c", blank)) == "empty_answer"
         assert outcome(tokenizer, row([USER], [YES | {"content": blank}], [NO])) == "empty_answer"
 
 
-def test_05_what_both_answers_begin_with_stays_in_them(tokenizer: TextTokenizer):
+def test_05_what_both_answers_begin_with_stays_in_them(tokenizer: Tokenizer):
     paris, prague = "The capital is Paris", "The capital is Prague"
     assert outcome(tokenizer, row("p:", paris, prague)) == ("<s>p:", paris + "</s>", prague + "</s>")
     whole = {"chosen": f"{H} q{A} {paris}", "rejected": f"{H} q{A} {prague}"}
     assert outcome(tokenizer, whole, "transcript") == (f"<s>{H} q{A}", f" {paris}</s>", f" {prague}</s>")
 
 
-def test_06_dialogues_that_differ_before_their_last_turn_are_dropped(tokenizer: TextTokenizer):
+def test_06_dialogues_that_differ_before_their_last_turn_are_dropped(tokenizer: Tokenizer):
     sides = {"chosen": f"{H} a{A} b{H} c{A} d", "rejected": f"{H} a{A} x{H} c{A} d"}
     assert outcome(tokenizer, sides, "transcript") == "no_common_prompt"
 
 
-def test_07_a_budget_is_used_to_the_last_token(tokenizer: TextTokenizer):
+def test_07_a_budget_is_used_to_the_last_token(tokenizer: Tokenizer):
     prompt, answer = "?" * 20, "!" * 5  # a token each, and BOS and EOS
     pair = row(prompt, answer, "~")
     for max_length, expected in (
@@ -114,7 +115,7 @@ def test_07_a_budget_is_used_to_the_last_token(tokenizer: TextTokenizer):
     assert cut == ("<s>" + prompt[:14], answer + "</s>", "~</s>")
 
 
-def test_08_a_long_answer_takes_nothing_from_a_short_one(tokenizer: TextTokenizer):
+def test_08_a_long_answer_takes_nothing_from_a_short_one(tokenizer: Tokenizer):
     prompt, short, long = "?" * 20, "!" * 3, "~" * 300
     assert outcome(tokenizer, row(prompt, short, long), max_length=50, max_prompt_length=21) == (
         "<s>" + prompt,
@@ -157,22 +158,22 @@ def test_10_templates_of_every_kind(make: Callable, template: str, expected: Any
     assert outcome(make(chat_template=template), row(prompt, [YES], [NO])) == expected
 
 
-def test_11_a_prompt_beside_whole_dialogues_is_not_repeated(tokenizer: TextTokenizer):
+def test_11_a_prompt_beside_whole_dialogues_is_not_repeated(tokenizer: Tokenizer):
     expected = ("<s>[user]q</s>\n[assistant]", "yes</s>\n", "no</s>\n")
     for prompt in ("q", [USER]):
         assert outcome(tokenizer, row(prompt, [USER, YES], [USER, NO])) == expected
 
 
-def test_12_a_prompt_that_is_a_string_is_the_users_turn(tokenizer: TextTokenizer):
+def test_12_a_prompt_that_is_a_string_is_the_users_turn(tokenizer: Tokenizer):
     assert outcome(tokenizer, row("q", [YES], [NO])) == outcome(tokenizer, row([USER], [YES], [NO]))
 
 
-def test_13_a_system_turn_in_one_side_only_is_no_common_prompt(tokenizer: TextTokenizer):
+def test_13_a_system_turn_in_one_side_only_is_no_common_prompt(tokenizer: Tokenizer):
     system = {"role": "system", "content": "s"}
     assert outcome(tokenizer, {"chosen": [system, USER, YES], "rejected": [USER, NO]}) == "no_common_prompt"
 
 
-def test_14_dialogues_must_lead_to_an_answer(tokenizer: TextTokenizer):
+def test_14_dialogues_must_lead_to_an_answer(tokenizer: Tokenizer):
     assert outcome(tokenizer, {"chosen": [USER, YES, USER], "rejected": [USER, NO, USER]}) == "bad_roles"
     assert outcome(tokenizer, row([USER, YES], [YES], [NO])) == "bad_roles"
     tool = {"role": "tool", "content": "42"}
@@ -180,7 +181,7 @@ def test_14_dialogues_must_lead_to_an_answer(tokenizer: TextTokenizer):
     assert outcome(tokenizer, with_tool)[0] == "<s>[user]q</s>\n[assistant]yes</s>\n[tool]42</s>\n[assistant]"
 
 
-def test_15_texts_of_every_kind(tokenizer: TextTokenizer):
+def test_15_texts_of_every_kind(tokenizer: Tokenizer):
     assert outcome(tokenizer, row("p:", "\ud800", "r")) == "unreadable"
     for text in ("a\x00b", "\u05e9\u05dc\u05d5\u05dd \u202eabc", "<|eot_id|>", "a<s>b"):
         assert outcome(tokenizer, row("p:", text, "r"))[1] == text + "</s>"
@@ -192,7 +193,7 @@ def test_15_texts_of_every_kind(tokenizer: TextTokenizer):
     assert len(megabyte.prompt) + len(megabyte.chosen) == 64
 
 
-def test_16_ties_and_swapped_scores_are_dropped(tokenizer: TextTokenizer):
+def test_16_ties_and_swapped_scores_are_dropped(tokenizer: Tokenizer):
     scored = row("p:", "c", "r") | {"score_rejected": 1}
     assert outcome(tokenizer, scored | {"score_chosen": 1}) == "tie"
     assert outcome(tokenizer, scored | {"score_chosen": 0}) == "swapped_scores"
@@ -208,7 +209,7 @@ def test_17_duplicates_are_dropped_and_a_prompt_is_in_one_split(run: Callable, w
     assert all(count and count % 3 == 0 for count in pairs)  # the three pairs of a prompt are together
 
 
-def test_18_fields_of_every_kind(tokenizer: TextTokenizer):
+def test_18_fields_of_every_kind(tokenizer: Tokenizer):
     good = row("p:", "c", "r")
     assert outcome(tokenizer, {"prompt": "p", "chosen": "c"}) == "missing_field"
     assert outcome(tokenizer, good | {"rejected": None}) == "wrong_type"

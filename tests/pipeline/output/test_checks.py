@@ -12,7 +12,7 @@ from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.formats.pairs import PairIds, chat_pair
 from oddsmill.pipeline.output.checks import MEANINGS, STORED, count_stored, describe
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer, summarize_tokenizer
 from oddsmill.schemas.manifest import TokenizerSummary
 from oddsmill.schemas.record import Pair, Truncated, make_row
 
@@ -147,7 +147,7 @@ def test_tokens_that_mark_turns_are_not_misread(tokenizer: TokenizerSummary, pai
 @pytest.mark.parametrize("name", ["llama-3", "minimind-chatml", "phi-3-mini", "phi-3-vision-bos", "qwen2"])
 def test_an_answer_of_a_real_template_ends_unless_it_was_cut(shared: Path, name: str):
     folder = shared / "data" / "tokenizers" / name
-    tokenizer = TextTokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     config = PreprocessConfig(source=SourceConfig(path="x"), tokenizer=str(folder), output="x", max_length=64)
     turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
     answers = [[turns[1] | {"content": "word " * count}] for count in (1, 3, 99)]
@@ -157,7 +157,7 @@ def test_an_answer_of_a_real_template_ends_unless_it_was_cut(shared: Path, name:
         assert isinstance(ids, PairIds)
         stored = Pair(prompt=ids.prompt, chosen=ids.chosen, rejected=ids.rejected, id=1)
         row = make_row([stored], row_length=256, pad_id=0, vocab_size=tokenizer.vocab_size)
-        found = count_stored(row, tokenizer.summary())
+        found = count_stored(row, summarize_tokenizer(tokenizer))
         assert found["chosen_ends_in_eos"] == (Truncated.CHOSEN not in ids.truncated)
         assert (found["rejected_ends_in_eos"], found["eos_inside_answer"], found["bos_not_once"]) == (1, 0, 0)
 

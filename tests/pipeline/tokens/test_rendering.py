@@ -13,8 +13,9 @@ from oddsmill.pipeline.formats.pairs import ChatPair, Notes, PairIds, Preference
 from oddsmill.pipeline.tokens.length_rules import shorter_prompts
 from oddsmill.pipeline.tokens.rendering import check_rendering, render_pair
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.template import ChatTemplate
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.record import Truncated
 
@@ -106,8 +107,8 @@ def chat_tokenizers(make_tokenizer: Callable[..., Path], tmp_path_factory: pytes
     """Two tokenizers, with BOS and without, whose templates write EOS and a line break after a turn."""
     folder = tmp_path_factory.mktemp("chat")
     return {
-        "bos": TextTokenizer(make_tokenizer(folder / "bos", chat_template="{{ bos_token }}" + CHAT)),
-        "no_bos": TextTokenizer(make_tokenizer(folder / "none", chat_template=THINKING, bos_token=None)),
+        "bos": load_tokenizer(make_tokenizer(folder / "bos", chat_template="{{ bos_token }}" + CHAT)),
+        "no_bos": load_tokenizer(make_tokenizer(folder / "none", chat_template=THINKING, bos_token=None)),
     }
 
 
@@ -121,7 +122,7 @@ LONG = (
 )
 
 
-def tokenized(tokenizer: TextTokenizer, pair: ChatPair, **changes: Any) -> PairIds | Dropped:
+def tokenized(tokenizer: Tokenizer, pair: ChatPair, **changes: Any) -> PairIds | Dropped:
     (ids,) = tokenize_batch([pair], tokenizer, config(**changes))
     return ids
 

@@ -14,7 +14,8 @@ from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from oddsmill.pipeline.formats.pairs import PreferencePair
 from oddsmill.pipeline.tokens.safe_cut import cuts_are_safe, last_safe_cut
 from oddsmill.pipeline.tokens.tokenization import encode_sides
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ["gpt2ish-boseqeos", "llama3ish-bos", "qwen2ish-nobos", "tiny-bos", "tiny-nobos", "spmish-bos"]
@@ -50,8 +51,8 @@ def test_the_cut_is_after_a_letter_or_digit_and_before_white_space(text, head):
 
 @pytest.mark.parametrize("name", GOLDEN + REAL)
 def test_on_real_text_the_ids_are_those_of_the_definition(shared, name):
-    tokenizer = TextTokenizer(folder_of(shared, name))
-    assert tokenizer.cuts_are_safe == (name not in NOT_SAFE)
+    tokenizer = load_tokenizer(folder_of(shared, name))
+    assert cuts_are_safe(tokenizer.core) == (name not in NOT_SAFE)
     lines = gzip.decompress((shared / "golden" / "tokenization" / "rows.jsonl.gz").read_bytes()).decode().split("\n")
     rows = [json.loads(line) for line in lines if line]
     pairs = [PreferencePair(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
@@ -61,8 +62,8 @@ def test_on_real_text_the_ids_are_those_of_the_definition(shared, name):
 
 
 @cache
-def tiny() -> TextTokenizer:
-    return TextTokenizer(ROOT / "recipes" / "tiny" / "tokenizer")
+def tiny() -> Tokenizer:
+    return load_tokenizer(ROOT / "recipes" / "tiny" / "tokenizer")
 
 
 PIECES = st.sampled_from(
@@ -76,13 +77,13 @@ TEXTS = st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=20)
 @given(prompt=TEXTS, chosen=TEXTS, rejected=TEXTS)
 def test_on_any_text_the_ids_are_those_of_the_definition(prompt, chosen, rejected):
     pair = PreferencePair(prompt, chosen, rejected)
-    assert tiny().cuts_are_safe
+    assert cuts_are_safe(tiny().core)
     assert next(iter(encode_sides([pair], tiny()))) == whole(pair, tiny())
 
 
 @pytest.mark.parametrize("name", ["llama-3", "qwen2"])
 def test_on_any_text_the_patterns_of_llama_and_qwen_hold_too(shared, name):
-    tokenizer = TextTokenizer(folder_of(shared, name))
+    tokenizer = load_tokenizer(folder_of(shared, name))
 
     @settings(max_examples=1500, deadline=None)
     @given(prompt=TEXTS, chosen=TEXTS, rejected=TEXTS)

@@ -11,7 +11,8 @@ from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.pairs import PairIds, PreferencePair
 from oddsmill.pipeline.tokens.length_rules import fit
 from oddsmill.pipeline.tokens.tokenization import add_special_tokens, split_at_boundary, tokenize_batch
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.record import Truncated
 
 B, E, S, T = 1, 2, 3, 4  # BOS, EOS, a token of white space, the end of a turn
@@ -21,9 +22,11 @@ def config(**changes: Any) -> PreprocessConfig:
     return PreprocessConfig(source=SourceConfig(path="a"), tokenizer="t", output="o", **changes)
 
 
-def specials(bos_id: int | None = B) -> TextTokenizer:
-    ids = {"bos_id": bos_id, "eos_id": E, "end_of_turn_id": T}
-    return cast(TextTokenizer, SimpleNamespace(**ids, is_space=lambda token: token == S))
+def specials(bos_id: int | None = B) -> Tokenizer:
+    ids = {"bos_id": bos_id, "eos_id": E, "answer_ends": frozenset({E, T})}
+    tokenizer = SimpleNamespace(**ids, is_space=lambda token: token == S)
+    tokenizer.with_bos = lambda prompt: Tokenizer.with_bos(cast(Tokenizer, tokenizer), prompt)
+    return cast(Tokenizer, tokenizer)
 
 
 def sides(ids: PairIds) -> tuple[list[int], list[int], list[int]]:
@@ -184,7 +187,7 @@ TEXT = st.text(alphabet=st.sampled_from("ab .\n?é漢👍"), min_size=1, max_siz
     truncation_side=st.sampled_from(["keep_end", "keep_start"]),
 )
 def test_what_holds_of_every_pair(tokenizer_folder: Path, pair: PreferencePair, **limits: Any):
-    tokenizer = TextTokenizer(tokenizer_folder)
+    tokenizer = load_tokenizer(tokenizer_folder)
     rules = config(**limits)
     (ids,) = tokenize_batch([pair], tokenizer, rules)
     if isinstance(ids, Dropped):
@@ -212,7 +215,7 @@ def test_what_holds_of_every_pair(tokenizer_folder: Path, pair: PreferencePair, 
 
 
 def test_a_text_that_spells_a_special_token_is_that_token(tokenizer_folder: Path):
-    tokenizer = TextTokenizer(tokenizer_folder)
+    tokenizer = load_tokenizer(tokenizer_folder)
     pair = PreferencePair("<s>Tell me", " yes</s>", " no</s> ")
     (ids,) = tokenize_batch([pair], tokenizer, config())
     assert isinstance(ids, PairIds)

@@ -3,83 +3,40 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import tokenizers
 from huggingface_hub import constants
 
-from oddsmill.pipeline.tokens.tokenizer import TextTokenizer, find_tokenizer
+from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, find_tokenizer, load_tokenizer, summarize_tokenizer
 from oddsmill.schemas.errors import Refused
 from tests.pipeline.hub_server import COMMIT, FakeHub
 
 
-def test_special_tokens_come_from_the_configuration(make_tokenizer: Callable[..., Path], tmp_path: Path):
-    tokenizer = TextTokenizer(make_tokenizer(tmp_path, bos_token={"content": "<s>", "lstrip": False}))
-    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
-    assert tokenizer.encode_batch(["<s>"]) == [[1]]
-
-
-def test_special_tokens_may_stand_in_the_map_alone(make_tokenizer: Callable[..., Path], tmp_path: Path):
-    make_tokenizer(tmp_path)
-    (tmp_path / "tokenizer_config.json").rename(tmp_path / "special_tokens_map.json")
-    assert TextTokenizer(tmp_path).eos_id == 2
-
-
 def test_no_bos_is_none_and_no_pad_is_eos(make_tokenizer: Callable[..., Path], tmp_path: Path):
-    tokenizer = TextTokenizer(make_tokenizer(tmp_path, bos_token=None, pad_token=None))
-    assert tokenizer.bos_id is None
-    assert tokenizer.pad_id == tokenizer.eos_id == 2
-
-
-def test_a_null_of_the_configuration_is_not_overruled_by_the_map(make_tokenizer: Callable[..., Path], tmp_path: Path):
-    make_tokenizer(tmp_path, bos_token=None)
-    (tmp_path / "special_tokens_map.json").write_text('{"bos_token": "<s>"}')
-    assert TextTokenizer(tmp_path).bos_id is None
-
-
-def test_the_vocabulary_reaches_to_the_highest_id(tmp_path: Path):
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "</s>": 50, "b": 99}, unk_token="a"))
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
-    assert tokenizer.get_vocab_size() == 3
-    assert TextTokenizer(tmp_path).vocab_size == 100
-
-
-def test_truncation_padding_and_templates_of_the_file_have_no_effect(
-    make_tokenizer: Callable[..., Path], tmp_path: Path
-):
-    path = make_tokenizer(tmp_path) / "tokenizer.json"
-    plain = TextTokenizer(tmp_path).encode_batch(["What is", "What is the capital of France?"])
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    tokenizer.enable_truncation(3)
-    tokenizer.enable_padding(length=64)
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    tokenizer.save(str(path))
-    assert TextTokenizer(tmp_path).encode_batch(["What is", "What is the capital of France?"]) == plain
-
-
-def test_white_space_is_known_token_by_token(tokenizer_folder: Path):
-    tokenizer = TextTokenizer(tokenizer_folder)
-    (ids,) = tokenizer.encode_batch([" \n"])
-    assert all(map(tokenizer.is_space, ids))
-    (ids,) = tokenizer.encode_batch(["a."])
-    assert not any(map(tokenizer.is_space, [*ids, tokenizer.eos_id, tokenizer.pad_id]))
+    tokenizer = load_tokenizer(make_tokenizer(tmp_path, bos_token=None, pad_token=None))
+    summary = summarize_tokenizer(tokenizer)
+    assert summary.bos_id is None
+    assert summary.pad_id == summary.eos_id == 2
 
 
 def test_the_digest_of_the_template_follows_the_file_where_there_is_one(
     make_tokenizer: Callable[..., Path], tmp_path: Path
 ):
     folder = make_tokenizer(tmp_path, chat_template="{{ one }}")
-    first = TextTokenizer(folder).summary()
+    first = summarize_tokenizer(load_tokenizer(folder))
     (folder / "chat_template.jinja").write_text("{{ two }}")
-    second = TextTokenizer(folder).summary()
+    second = summarize_tokenizer(load_tokenizer(folder))
     assert first.chat_template_sha256 != second.chat_template_sha256
     assert set(second.sha256) == {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates/rag.jinja").write_text("three")
+    third = summarize_tokenizer(load_tokenizer(folder))
+    assert third.sha256.keys() - second.sha256.keys() == {"additional_chat_templates/rag.jinja"}
 
 
 def test_a_copy_is_the_same_tokenizer(tokenizer_folder: Path, tmp_path: Path):
-    TextTokenizer(tokenizer_folder).copy(tmp_path / "copy")
-    assert TextTokenizer(tmp_path / "copy").summary() == TextTokenizer(tokenizer_folder).summary()
+    copy_tokenizer(load_tokenizer(tokenizer_folder), tmp_path / "copy")
+    assert summarize_tokenizer(load_tokenizer(tmp_path / "copy")) == summarize_tokenizer(
+        load_tokenizer(tokenizer_folder)
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,15 +51,7 @@ def test_a_tokenizer_that_cannot_be_used_is_refused(
     make_tokenizer: Callable[..., Path], tmp_path: Path, change: dict, message: str
 ):
     with pytest.raises(Refused, match=message):
-        TextTokenizer(make_tokenizer(tmp_path, **change))
-
-
-def test_a_folder_without_or_with_a_broken_tokenizer_is_refused(tmp_path: Path):
-    with pytest.raises(Refused, match=r"has no tokenizer\.json\. Save it with transformers"):
-        TextTokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(Refused, match=r"not a tokenizer\.json"):
-        TextTokenizer(tmp_path)
+        load_tokenizer(make_tokenizer(tmp_path, **change))
 
 
 def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path):
@@ -133,7 +82,7 @@ def hub(tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_model_of_the_hub_gives_the_tokenizer_of_one_commit(hub: FakeHub):
     folder = find_tokenizer("org/name", None)
-    assert TextTokenizer(folder).summary() == TextTokenizer(hub.folder).summary()
+    assert summarize_tokenizer(load_tokenizer(folder)) == summarize_tokenizer(load_tokenizer(hub.folder))
     names = {path.removeprefix(f"/org/name/resolve/{COMMIT}/") for path in (line.split()[1] for line in hub.asked)}
     assert {name for name in names if not name.startswith("/api/")} == {
         "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "additional_chat_templates/tool_use.jinja",
@@ -142,14 +91,14 @@ def test_a_model_of_the_hub_gives_the_tokenizer_of_one_commit(hub: FakeHub):
 
 @pytest.mark.parametrize("gone", ["offline", "unreachable"])
 def test_what_was_downloaded_once_serves_without_a_connection(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, gone: str):
-    online = TextTokenizer(find_tokenizer("org/name", None)).summary()
+    online = summarize_tokenizer(load_tokenizer(find_tokenizer("org/name", None)))
     hub.asked.clear()
     if gone == "offline":
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     else:
         monkeypatch.setattr(constants, "ENDPOINT", "http://localhost:1")
     folder = find_tokenizer("org/name", None)
-    assert TextTokenizer(folder).summary() == online
+    assert summarize_tokenizer(load_tokenizer(folder)) == online
     assert (folder / "additional_chat_templates" / "tool_use.jinja").is_file()
     assert not hub.asked
 
@@ -165,3 +114,18 @@ def test_a_model_or_a_revision_that_the_hub_lacks_is_refused(hub: FakeHub, monke
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(Refused, match=r"--tokenizer=org/never: .*the hub does not give it"):
         find_tokenizer("org/never", None)
+
+
+def test_a_given_template_takes_the_place_of_the_tokenizers(make_tokenizer: Callable[..., Path], tmp_path: Path):
+    folder = make_tokenizer(tmp_path / "a", chat_template="own {{ eos_token }}")
+    file = tmp_path / "mine.jinja"
+    file.write_text("mine {{ eos_token }}")
+    for setting in (str(file), "mine {{ eos_token }}"):
+        tokenizer = load_tokenizer(folder, chat_template=setting)
+        copy_tokenizer(tokenizer, tmp_path / "copy")
+        copy = load_tokenizer(tmp_path / "copy")
+        assert copy.chat_template is not None and copy.chat_template.render([]) == "mine </s>"
+        assert summarize_tokenizer(copy) == summarize_tokenizer(tokenizer)
+        assert summarize_tokenizer(copy) != summarize_tokenizer(load_tokenizer(folder))
+    with pytest.raises(Refused, match=r"--chat_template=absent\.jinja: not a file that can be read"):
+        load_tokenizer(folder, chat_template="absent.jinja")

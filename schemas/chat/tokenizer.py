@@ -1,0 +1,170 @@
+"""The tokenizer of a folder, for both stages: text to token ids and back, BOS and EOS, chat template, ends of turns.
+
+Importing this module needs neither `tokenizers` nor Jinja: they are imported when a tokenizer is loaded.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG, read_json_object, read_special_tokens
+from oddsmill.schemas.chat.template import ChatTemplate, given_template, read_templates
+from oddsmill.schemas.errors import Refused
+
+if TYPE_CHECKING:
+    import tokenizers
+
+TOKENIZER_JSON = "tokenizer.json"
+
+
+class TurnMarkers(NamedTuple):
+    """The added tokens by which the chat template ends an answer's turn and begins the next one.
+
+    Attributes:
+      end: the ids that follow an answer, from the token that ends its turn on; empty where text ends it.
+      start_id: the token that begins the next turn; None where text begins it.
+    """
+
+    end: list[int]
+    start_id: int | None
+
+
+class Tokenizer:
+    """A `tokenizer.json` with the special tokens and the chat templates that stand beside it.
+
+    Attributes:
+      folder: where its files lie.
+      special_tokens: texts by name (`bos_token`, …), as the files beside tokenizer.json give them.
+      bos_id: None where the tokenizer has no BOS.
+      given_template: the text of the template that replaces the tokenizer's own, if one was given.
+      chat_template: None where the tokenizer has none and none is given.
+      core: the tokenizer of the `tokenizers` library, without truncation and padding.
+    """
+
+    def __init__(self, folder: str | Path, *, chat_template: str | None = None):
+        """Loads a folder.
+
+        Args:
+          chat_template: a file, the name of one of the tokenizer's templates, or the text of one; it replaces the
+            tokenizer's own.
+
+        Raises:
+          Refused: no tokenizer.json, a broken one, or no such template.
+        """
+        self.folder = Path(folder)
+        path = self.folder / TOKENIZER_JSON
+        if not path.is_file():
+            raise Refused(
+                f"{folder} has no {TOKENIZER_JSON}: copy the model's there, or save it with transformers: "
+                "AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER)"
+            )
+        try:
+            self.core = _parse(path.read_bytes())
+        except Exception as error:  # the binding raises plain Exception
+            raise Refused(f"{path}: not a tokenizer.json ({error})") from error
+        self.special_tokens = read_special_tokens(self.folder)
+        self.bos_id = self.special_id("bos_token")
+        templates = read_templates(self.folder, read_json_object(self.folder / TOKENIZER_CONFIG))
+        self.given_template = given_template(chat_template, templates) if chat_template else None
+        templates = self.given_template or templates
+        self.chat_template = ChatTemplate(templates, self.special_tokens) if templates else None
+        self._is_space = cache(lambda token: not self.decode([token]).strip())
+
+    def special_id(self, name: str) -> int | None:
+        """The id of a special token (`eos_token`, …); None where there is none, or the vocabulary lacks it."""
+        token = self.special_tokens.get(name)
+        return None if token is None else self.core.token_to_id(token)
+
+    @cached_property
+    def eos_id(self) -> int:
+        """The id of the end of sequence.
+
+        Raises:
+          Refused: the tokenizer has none.
+        """
+        eos_id = self.special_id("eos_token")
+        if eos_id is None:
+            raise Refused(
+                f"{self.folder}: the tokenizer names no eos_token, so an answer could not end. "
+                f'Write "eos_token": "…" into its {TOKENIZER_CONFIG}'
+            )
+        return eos_id
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """The highest id + 1, added tokens included: there may be more ids than tokens."""
+        return max(self.core.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, with no special token added."""
+        ids: list[int] = self.core.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, with no special token added; one call spreads its texts over the cores."""
+        return [encoding.ids for encoding in self.core.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def with_bos(self, ids: list[int]) -> list[int]:
+        """The ids with BOS at their head, if the tokenizer has one; it is added where it does not stand already."""
+        return ids if self.bos_id is None or ids[:1] == [self.bos_id] else [self.bos_id, *ids]
+
+    def token_starts(self, text: str) -> list[int]:
+        """The character at which each token of a text begins, ascending."""
+        return [start for start, _ in self.core.encode(text, add_special_tokens=False).offsets]
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of ids."""
+        text: str = self.core.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token(self, token_id: int) -> str:
+        """The token as it stands in the vocabulary."""
+        return self.core.id_to_token(token_id) or f"<{token_id}>"
+
+    def is_space(self, token_id: int) -> bool:
+        """Says whether the token stands for white space alone."""
+        return self._is_space(token_id)
+
+    @cached_property
+    def answer_ends(self) -> frozenset[int]:
+        """The tokens that end an answer: EOS, and the one that the chat template writes after an answer."""
+        eos_id = self.special_id("eos_token")
+        return frozenset(self.turn_markers.end[:1]) | (frozenset() if eos_id is None else {eos_id})
+
+    @cached_property
+    def turn_markers(self) -> TurnMarkers:
+        """How the chat template ends and begins turns, read off a dialogue that it renders."""
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+        end: list[int] = []
+        following: list[int] = []
+        # A template that fails on these turns, or cannot be used, says so when it is needed; some take two turns alone.
+        with suppress(Refused):
+            end = self._ids_after_answer(turns)
+            following = self._ids_after_answer([*turns, {"role": "user", "content": "next"}])
+        start = next((token for token in following[1:] if not self.is_space(token)), None)
+        return TurnMarkers(end, start if start in self._added_tokens and start not in end else None)
+
+    def _ids_after_answer(self, turns: list[dict[str, str]]) -> list[int]:
+        """The ids between `answer` and `next` in the rendered turns, from the first added token on."""
+        if self.chat_template is None:
+            return []
+        text = self.chat_template.render(turns, date="2000-01-01").rpartition("answer")[2].partition("next")[0]
+        ids = self.encode(text)
+        return ids[next((place for place, token in enumerate(ids) if token in self._added_tokens), len(ids)) :]
+
+    @cached_property
+    def _added_tokens(self) -> frozenset[int]:
+        return frozenset(self.core.get_added_tokens_decoder())
+
+
+@lru_cache(maxsize=1)
+def _parse(content: bytes) -> "tokenizers.Tokenizer":
+    """Parses a tokenizer.json once a process: that takes a third of a second, and loaders often ask for the same."""
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
