@@ -39,6 +39,8 @@ PACKAGES_easydel := easydel==0.3.0 jax==0.9.2 flax==0.12.3 torch==2.13.0 pillow
 PACKAGES_tunix := google-tunix==0.1.7 jax==0.12.0.1 flax==0.12.12
 # Each begins with a half of the tests, of whole files: their fixtures are made once
 TWO_WORKERS := --numprocesses=2 --dist=worksteal
+# A link or an anchor that leads nowhere fails it. MkDocs advertises its second version at every build, unless told not to
+BUILD_SITE = NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 # Further settings of a benchmark: make bench-peers BENCH="--data=hh --rounds=1"; what FILE=1 makes is filed
 BENCH ?=
 FILED = $(if $(FILE),--file)
@@ -93,13 +95,17 @@ test-slow: $(DATAFLOW_INSTALLED) $(TPU_INSTALLED)  ## The slow proofs
 test-parity: $(PARITY_INSTALLED)  ## Beside live torch, transformers and peft, in an environment of their own
 	@$(PARITY_PYTHON) -m pytest -m parity tests/parity
 
-check: $(INSTALLED)  ## Format, lint and types
+check: $(INSTALLED)  ## Format, lint, types, and the links of the documentation
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
+	@$(BUILD_SITE)
+	@$(RUN_PYTHON) -m pytest tests/docs/test_links.py
 
-docs: $(INSTALLED)  ## Write the generated pages of docs/ anew
+docs: $(INSTALLED)  ## Write the generated pages of docs/ anew, and the site to build/site
 	@$(RUN_PYTHON) -m docs.make_reference
+	@$(BUILD_SITE)
+	@echo "build/site/index.html"
 
 plans: $(TPU_INSTALLED)  ## Compile the plans of docs/howto/plan_a_run.md anew: half an hour
 	@TPU_LIBRARY_PATH=$(VENV)/tpu/libtpu/libtpu.so $(RUN_PYTHON) -m docs.make_plans
@@ -121,8 +127,8 @@ bench-gpu: $(INSTALLED) .venv-peers-trl/.installed  ## On a machine with a GPU a
 	@rm -rf build/bench-gpu
 	@$(RUN_PYTHON) -m bench.gpu both $(FILED) $(BENCH)
 
-RESOLVE := uv pip compile pyproject.toml --extra pipeline --extra train --extra dev --python-version 3.11 --quiet \
-  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --upgrade
+RESOLVE := uv pip compile pyproject.toml --extra pipeline --extra train --extra dev --extra docs \
+  --python-version 3.11 --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --upgrade
 
 lock:  ## Resolve the three lock files anew (needs uv)
 	$(RESOLVE) --extra dataflow --output-file requirements-dataflow.lock
