@@ -11,8 +11,9 @@ Markdown; exits with 1 where a mechanism is wrong.
 import argparse
 import sys
 import time
+from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +21,12 @@ import numpy as np
 
 from oddsmill.schemas.layout import derive
 from oddsmill.schemas.record import Pair, make_row
-from oddsmill.train.attention import mechanisms as module
-from oddsmill.train.attention.choice import obstacle
+from oddsmill.train.attention.attention import attention
+from oddsmill.train.attention.choice import MECHANISMS
 from oddsmill.train.attention.mask import Keys
-from oddsmill.train.attention.mechanisms import attention
-from oddsmill.train.config.compute import AttentionMechanism
-from oddsmill.train.model.hf_config import DecoderConfig, parse_config
+from oddsmill.train.attention.mechanism import Mechanism, Workload
+from oddsmill.train.attention.vanilla import VANILLA
 from tests.datasets import packed
-
-MECHANISMS = [name for name in get_args(AttentionMechanism) if name != "auto"]
 
 
 def packed_rows(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,15 +40,15 @@ def packed_rows(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([array.position for array in arrays]), np.stack([array.end for array in arrays])
 
 
-def both_passes(mechanism: Any, query: Any, key: Any, value: Any, slope: Any, position: Any, end: Any) -> Any:
-    """Output and the gradients of its product with `slope`."""
+def both_passes(mechanism: Mechanism, query: Any, key: Any, value: Any, d_output: Any, position: Any, end: Any) -> Any:
+    """Output and the gradients of its product with `d_output`."""
 
     def output(query: Any, key: Any, value: Any) -> Any:
         scale = query.shape[-1] ** -0.5
         return attention(query, key, value, position, Keys(position, end), scale=scale, mechanism=mechanism)
 
-    mixed, backward = jax.vjp(output, query, key, value)
-    return mixed, *backward(slope.astype(mixed.dtype))
+    found, backward = jax.vjp(output, query, key, value)
+    return found, *backward(d_output.astype(found.dtype))
 
 
 def error(found: Any, reference: Any, real: np.ndarray) -> float:
@@ -65,8 +63,8 @@ def error(found: Any, reference: Any, real: np.ndarray) -> float:
 def inputs(rng: np.random.Generator, rows: int, length: int, heads: int, key_heads: int, dim: int, dtype: Any) -> Any:
     position, end = packed_rows(rows, length)
     shapes = [(rows, length, count, dim) for count in (heads, key_heads, key_heads, heads)]
-    query, key, value, slope = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
-    return query, key, value, slope * (end > 0)[..., None, None].astype(dtype), position, end
+    query, key, value, d_output = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
+    return query, key, value, d_output * (end > 0)[..., None, None].astype(dtype), position, end
 
 
 def seconds(run: Any, arguments: Any, repeats: int) -> float:
@@ -88,21 +86,15 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     chosen = parser.parse_args()
     device, dtype = jax.devices()[0], jnp.dtype(chosen.dtype)
-    module.INTERPRET = device.platform == "cpu"
-    config: DecoderConfig = parse_config(
-        {
-            "model_type": "llama", "vocab_size": 2, "intermediate_size": 1, "num_hidden_layers": 1,
-            "hidden_size": chosen.heads * chosen.head_dim, "num_attention_heads": chosen.heads,
-            "num_key_value_heads": chosen.key_heads, "head_dim": chosen.head_dim,
-        },
-        path="bench",
-    )[0]  # fmt: skip
+    workload = Workload(
+        platform=device.platform, dtype=chosen.dtype, row_lengths=(chosen.length,), head_dim=chosen.head_dim
+    )
 
-    def cannot(name: Any) -> str | None:
-        platform = {"cudnn": "gpu", "pallas": "gpu", "splash": "tpu"}.get(name) if module.INTERPRET else None
-        return obstacle(
-            name, config, platform=platform or device.platform, dtype=chosen.dtype, row_lengths=[chosen.length]
-        )
+    def here(mechanism: Mechanism) -> tuple[Mechanism, bool]:
+        """The mechanism as it runs on this device, and whether it is interpreted: a kernel is on a CPU."""
+        if device.platform != "cpu" or mechanism.platform is None:
+            return mechanism, False
+        return replace(mechanism, platform=None, compute=partial(mechanism.compute, interpret=True)), True
 
     rng = np.random.default_rng(0)
     # One row and one group of heads: the dense form in float64 holds all scores, on the host.
@@ -110,7 +102,7 @@ def main() -> None:
     sample = inputs(rng, 1, chosen.length, groups, 1, chosen.head_dim, dtype)
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         wide = [np.asarray(array, np.float64) for array in sample[:4]]
-        exact = jax.jit(partial(both_passes, "vanilla"))(*wide, *map(np.asarray, sample[4:]))
+        exact = jax.jit(partial(both_passes, VANILLA))(*wide, *map(np.asarray, sample[4:]))
         exact = jax.tree.map(np.asarray, exact)
     real = sample[-1] > 0
     whole = inputs(rng, chosen.rows, chosen.length, chosen.heads, chosen.key_heads, chosen.head_dim, dtype)
@@ -120,20 +112,21 @@ def main() -> None:
     )
     print("| mechanism | largest error | dense form's | right | both passes, ms | times xla's speed |")
     print("|---|---|---|---|---|---|")
-    limit = error(jax.jit(partial(both_passes, "vanilla"))(*sample), exact, real)
+    limit = error(jax.jit(partial(both_passes, VANILLA))(*sample), exact, real)
     right, xla = True, None
     for name in ["xla", *(name for name in MECHANISMS if name != "xla")]:
-        problem = cannot(name)
+        mechanism, is_interpreted = here(MECHANISMS[name])
+        problem = mechanism.obstacle(workload)
         if problem:
             print(f"| {name} | not here: {problem} | | | | |")
             continue
-        run = jax.jit(partial(both_passes, name))
+        run = jax.jit(partial(both_passes, mechanism))
         found = error(run(*sample), exact, real)
         # Cast inputs make all forms about as wrong; float32 itself is exact to a few units in its last place.
         is_right = found <= 2 * limit + 1e-5
         right &= is_right
         row = f"| {name} | {found:.2e} | {limit:.2e} | {'yes' if is_right else '**no**'} |"
-        if module.INTERPRET and name in ("pallas", "splash", "cudnn"):
+        if is_interpreted:
             print(f"{row} interpreted | |", flush=True)
             continue
         try:

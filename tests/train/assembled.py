@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from oddsmill.pipeline.tokens.packing import pack
-from oddsmill.train.attention.blocks import BLOCK
 from oddsmill.train.attention.mask import seen_blocks
+from oddsmill.train.attention.xla import BLOCK
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.hf_config import parse_config

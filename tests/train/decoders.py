@@ -1,6 +1,7 @@
 """Small decoders, batches and the dense two-row reference that the one-row layout must equal."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,8 @@ from flax import nnx
 
 from oddsmill.schemas.layout import derive
 from oddsmill.schemas.record import Pair, make_row
+from oddsmill.train.attention.choice import MECHANISMS
+from oddsmill.train.attention.mechanism import Mechanism
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.loss import NllScope
 from oddsmill.train.loss.orpo import Denominators, Sums, denominators, log_odds, row_loss
@@ -30,6 +33,20 @@ TINY = {
     "num_key_value_heads": 2,
     "initializer_range": 0.4,
 }
+
+
+# Whose device programs can be interpreted on any device.
+KERNELS = ("cudnn", "pallas", "splash")
+
+
+def mechanism_of(name: str, *, block: int | None = None) -> Mechanism:
+    """A mechanism as tests on a CPU run it: kernels interpreted, and with blocks of another size if they are given."""
+    mechanism = MECHANISMS[name]
+    compute = partial(mechanism.compute, interpret=True) if name in KERNELS else mechanism.compute
+    if block is None:
+        return replace(mechanism, compute=compute)
+    blocks = mechanism.shortest_row // mechanism.length_multiple or 1
+    return replace(mechanism, compute=partial(compute, block=block), length_multiple=block, shortest_row=blocks * block)
 
 
 def decoder_config(**changes: Any) -> DecoderConfig:

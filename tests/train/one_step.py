@@ -19,9 +19,6 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from oddsmill.schemas.manifest import read_manifest
-from oddsmill.train.attention import blocks as attention_blocks
-from oddsmill.train.attention import mechanisms as attention
-from oddsmill.train.attention import triton as attention_triton
 from oddsmill.train.config.devices import DistributedConfig, MeshConfig
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
@@ -32,7 +29,7 @@ from oddsmill.train.parallel.sharding import batch_sharding, make_mesh, param_sh
 from oddsmill.train.parallel.sharding import state_shardings as shardings_of
 from oddsmill.train.step.optimizer import make_optimizer
 from oddsmill.train.step.step import Objective, train_step
-from tests.train.decoders import decoder_config
+from tests.train.decoders import decoder_config, mechanism_of
 
 ROWS, STEPS = 64, 2
 
@@ -53,7 +50,7 @@ def state_after(
         rngs=nnx.Rngs(0),
         param_dtype=dtype,
         compute_dtype=dtype,
-        attn_mechanism=mechanism,
+        attn_mechanism=mechanism_of(mechanism, block=8),  # rows are short
         remat=True,
         constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
     )
@@ -109,10 +106,9 @@ def main() -> None:
                 coordinator_address=f"localhost:{port}", num_processes=int(count), process_id=int(process)
             )
         )
-    attention.INTERPRET, attention_triton.BLOCK, attention_blocks.BLOCK = True, 8, 8  # rows are short
     jax.config.update("jax_enable_x64", dtype == "float64")
     for variant in variants:
-        *numbers, mechanism = (variant if variant.count(",") == 4 else f"{variant},auto").split(",")
+        *numbers, mechanism = (variant if variant.count(",") == 4 else f"{variant},xla").split(",")
         micro_batches, data, fsdp, tensor = map(int, numbers)
         axes = MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
         found = state_after(folder, jnp.dtype(dtype), micro_batches, axes, mechanism)

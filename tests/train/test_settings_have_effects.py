@@ -121,7 +121,7 @@ ELSEWHERE = {
     "mesh.fsdp": "test_run.py::test_devices_and_micro_batches_do_not_change_the_run",
     "mesh.tensor": "test_run.py::test_devices_and_micro_batches_do_not_change_the_run",
     "attn_mechanism": (
-        "attention/test_mechanisms.py::test_every_mechanism_gives_the_same_and_only_vanilla_holds_all_scores"
+        "attention/test_attention.py::test_every_mechanism_gives_the_same_and_only_vanilla_holds_all_scores"
     ),
     "gradient_checkpointing": "test_settings_have_effects.py::test_what_is_computed_again_is_a_setting",
     "distributed.coordinator_address": TWO_PROCESSES,

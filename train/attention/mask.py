@@ -1,9 +1,9 @@
-"""The mask of attention over one-row layouts, and what a kernel can know of it beforehand.
+"""The mask of attention over one-row layouts: the function that defines it, and what block kernels derive from it.
 
-A query sees a key where `key <= query and query < end[key]` (schemas/layout.py), and the sliding window where a layer
-has one.
+A query sees a key where `key <= query and query < end[key]` (schemas/layout.py), within the sliding window where a
+layer has one.
 
-Axes: B = rows, L = queries, M = keys (both the positions of a row in training).
+Axes: B = rows, L = queries, M = keys (both the positions of a row in training), S = blocks of a row.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 class Keys(NamedTuple):
-    """Where the keys of a row stand; what the mask is made of.
+    """The keys of a row, as far as the mask needs them.
 
     Attributes:
       position: [B, M] int32, position in the pair's prompt + branch; sliding windows count in these.
@@ -25,28 +25,46 @@ class Keys(NamedTuple):
 
 
 def visible(
+    query_index: jax.Array,
+    key_index: jax.Array,
+    key_end: jax.Array,
+    *,
+    distance: jax.Array | None = None,
+    window: jax.Array | None = None,
+) -> jax.Array:
+    """The mask of some queries and keys, bool: every mechanism calls this function. Arguments broadcast.
+
+    Args:
+      query_index, key_index: int32, indices in the row.
+      key_end: int32, `Keys.end` of each key.
+      distance: int32, the query's position minus the key's; needed with a window.
+      window: int32 scalar, a query sees keys less than this many positions back; None: all.
+    """
+    mask = (key_index <= query_index) & (query_index < key_end)
+    return mask if distance is None or window is None else mask & (distance < window)
+
+
+def mask_of_rows(
     query_index_L: jax.Array,
     query_position_BL: jax.Array,
     key_index_M: jax.Array,
     keys: Keys,
     window: jax.Array | None,
 ) -> jax.Array:
-    """The mask, [B, L, M] bool.
-
-    Args:
-      window: int32 scalar, a query sees keys less than this many positions back; None: all.
-    """
-    query_index, key_index = query_index_L[None, :, None], key_index_M[None, None, :]
-    mask = (key_index <= query_index) & (query_index < keys.end[:, None, :])
-    if window is not None:
-        mask &= query_position_BL[:, :, None] - keys.position[:, None, :] < window
-    return mask
+    """The mask of whole rows, [B, L, M] bool; `window` as in `visible`."""
+    return visible(
+        query_index_L[None, :, None],
+        key_index_M[None, None, :],
+        keys.end[:, None, :],
+        distance=query_position_BL[:, :, None] - keys.position[:, None, :],
+        window=window,
+    )
 
 
 def seen_blocks(position_L: jax.Array, end_L: jax.Array, window: jax.Array | None, block: int) -> jax.Array:
-    """Of a row, [L / block queries, L / block keys] bool: whether a query of the one may see a key of the other.
+    """[L / block queries, L / block keys] bool of one row: a query of the one block may see a key of the other.
 
-    Exact but for the window, which leaves out what is too far for all of a block.
+    It is exact but for the window, which leaves out only blocks whose every key is too far back.
     """
     block_S = jnp.arange(end_L.shape[0] // block, dtype=jnp.int32)
     seen_SS = (block_S <= block_S[:, None]) & (end_L.reshape(-1, block).max(-1) > block_S[:, None] * block)
@@ -73,10 +91,10 @@ def after_query_blocks(end_BL: jax.Array, block: int) -> jax.Array:
 def branch_views(end_BL: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The mask by segments, for kernels that know causal order and segments alone.
 
-    A token of prompt or rejected answer ends where its pair does, one of the chosen answer before. With whole pairs for
-    segments, a prompt or chosen token sees what it may, as the rejected answer comes later; with what ends together
-    for segments, a prompt or rejected token does. (A pair whose prompt is one token has no position of its own for
-    it: its answers share nothing, and are two pairs here.)
+    A token of the prompt or the rejected answer ends where its pair does, one of the chosen answer earlier. The first
+    view has whole pairs for segments: there a prompt or chosen token sees exactly what it may, as the rejected answer
+    comes later. The second has tokens with the same end for segments: there a prompt or rejected token does. (A pair
+    whose prompt is one token has no position of its own for it: its answers share nothing, and are two pairs here.)
 
     Returns: segments of the two views, [B, L] int32 each, and which queries take the first, [B, L] bool.
     """

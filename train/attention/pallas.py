@@ -1,11 +1,12 @@
-"""Attention by Triton kernels of our own, on GPUs, with the rule of the one-row layout inside.
+"""Attention by Triton kernels of our own, on GPUs, with the mask of the one-row layout inside.
 
-Blocks that the rule empties are passed over. Source of the scheme: Dao 2023 (FlashAttention-2, arXiv:2307.08691),
-Algorithms 1 and 2; gradients of a block of queries and of a block of keys are made by two kernels, so that none adds to
-what another one writes.
+Blocks that the mask empties are passed over. The gradients of a block of queries and of a block of keys are made by two
+kernels, so that none adds to what another one writes. Sources and the names `m`, `l`, `acc`, `lse` and `delta`: as in
+xla.py.
 
 Axes: B = rows, L = positions of a row, N = query heads, K = key-value heads, G = N / K, H = head dimension, a power of
-two; Q = queries of a block, P = keys of a block, both `BLOCK` of train/attention/triton.py; C = L / `BLOCK`.
+two; Q = queries of a block, P = keys of a block; C = L / block. A kernel is one program for each element of a grid
+[B, N or K, C]. Its arguments are references to memory, in the shapes that `_Layout` gives them.
 """
 
 from collections.abc import Callable
@@ -17,38 +18,159 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from oddsmill.train.attention import triton as attention_triton
-from oddsmill.train.attention.mask import Keys, after_query_blocks, first_key_blocks
-from oddsmill.train.attention.triton import (
-    KernelMask,
-    Scoring,
-    forward_kernel,
-    key_gradients_kernel,
-    query_gradient_kernel,
-)
+from oddsmill.train.attention.mask import after_query_blocks, first_key_blocks, visible
+from oddsmill.train.attention.mechanism import Mechanism, WholeRows, Workload, older_gpu
+from oddsmill.train.attention.vanilla import softcap_vjp, softcapped
+
+BLOCK = 64
 
 
-def _call(
-    kernel: Callable[..., None], inputs: Any, in_specs: Any, out_specs: Any, out_shape: Any, grid: Any, interpret: bool
-) -> Any:
-    call = pl.pallas_call(
-        kernel,
-        grid=grid,
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        interpret=interpret,
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
+class _Settings(NamedTuple):
+    scale: float
+    softcap: float | None
+    block: int
+    interpret: bool
+
+
+class _Inputs(NamedTuple):
+    query_BLNH: jax.Array
+    key_BLKH: jax.Array
+    value_BLKH: jax.Array
+
+
+class _KernelMask(NamedTuple):
+    """[B, L] int32 each, and `window` [1] int32; positions and window are None where no layer has a window."""
+
+    end: Any
+    position: Any
+    window: Any
+
+
+def _dot(a: jax.Array, b: jax.Array, contracted: tuple[int, int]) -> jax.Array:
+    acc_dtype = jnp.promote_types(a.dtype, jnp.float32)
+    # Triton would round float32 to tf32.
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    dims = (((contracted[0],), (contracted[1],)), ((), ()))
+    return jax.lax.dot_general(a, b, dims, precision=precision, preferred_element_type=acc_dtype)
+
+
+def _scores(query_QH: jax.Array, key_PH: jax.Array, settings: _Settings) -> jax.Array:
+    scores_QP = _dot(query_QH, key_PH, (1, 1)) * settings.scale
+    return softcapped(scores_QP, settings.softcap)
+
+
+def _visible(mask: _KernelMask, query_block: Any, key_block: Any, block: int) -> jax.Array:
+    """[Q, P] bool."""
+    within = jax.lax.broadcasted_iota(jnp.int32, (block,), 0)
+    queries, keys = pl.ds(query_block * block, block), pl.ds(key_block * block, block)
+    distance = window = None
+    if mask.position is not None:
+        distance, window = mask.position[queries][:, None] - mask.position[keys][None, :], mask.window[0]
+    return visible(
+        (query_block * block + within)[:, None],
+        (key_block * block + within)[None, :],
+        mask.end[keys][None, :],
+        distance=distance,
+        window=window,
     )
-    return call(*inputs)
+
+
+def _forward_kernel(
+    query: Any, key: Any, value: Any, mask: _KernelMask, first: Any, output: Any, lse: Any, *, settings: _Settings
+) -> None:
+    block, query_block, query_QH = settings.block, pl.program_id(2), query[...]
+    acc_dtype = lse.dtype
+    mask_value = float(jnp.finfo(acc_dtype).min)
+
+    def one_key_block(key_block: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        m_Q, l_Q, acc_QH = carry
+        keys = pl.ds(key_block * block, block)
+        mask_QP = _visible(mask, query_block, key_block, block)
+        scores_QP = jnp.where(mask_QP, _scores(query_QH, key[keys], settings), mask_value)
+        new_m_Q = jnp.maximum(m_Q, jnp.max(scores_QP, axis=1))
+        weights_QP = jnp.where(mask_QP, jnp.exp(scores_QP - new_m_Q[:, None]), 0.0)
+        rescale_Q = jnp.exp(m_Q - new_m_Q)
+        value_PH = value[keys]
+        acc_QH = acc_QH * rescale_Q[:, None] + _dot(weights_QP.astype(value_PH.dtype), value_PH, (1, 0))
+        return new_m_Q, l_Q * rescale_Q + jnp.sum(weights_QP, axis=1), acc_QH
+
+    start = (
+        jnp.full((block,), mask_value, acc_dtype),
+        jnp.zeros((block,), acc_dtype),
+        jnp.zeros(query_QH.shape, acc_dtype),
+    )
+    m_Q, l_Q, acc_QH = jax.lax.fori_loop(first[query_block], query_block + 1, one_key_block, start)
+    has_seen_Q = l_Q > 0
+    l_Q = jnp.where(has_seen_Q, l_Q, 1.0)
+    output[...] = (acc_QH / l_Q[:, None]).astype(output.dtype)
+    lse[...] = jnp.where(has_seen_Q, m_Q + jnp.log(l_Q), 0.0)
+
+
+def _weights_and_d_scores(
+    query_QH: jax.Array, key_PH: jax.Array, value_PH: jax.Array, d_output_QH: jax.Array, lse_Q: jax.Array,
+    delta_Q: jax.Array, mask_QP: jax.Array, settings: _Settings,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """The softmax's weights, and the gradient in the dot products of queries and keys; [Q, P] each."""
+    scores_QP = _scores(query_QH, key_PH, settings)
+    weights_QP = jnp.where(mask_QP, jnp.exp(scores_QP - lse_Q[:, None]), 0.0)
+    d_scores_QP = weights_QP * (_dot(d_output_QH, value_PH, (1, 1)) - delta_Q[:, None])
+    d_scores_QP = softcap_vjp(d_scores_QP, scores_QP, settings.softcap) * settings.scale
+    return weights_QP.astype(query_QH.dtype), d_scores_QP.astype(query_QH.dtype)
+
+
+def _d_query_kernel(
+    query: Any, key: Any, value: Any, d_output: Any, lse: Any, delta: Any, mask: _KernelMask, first: Any, d_query: Any,
+    *, settings: _Settings,
+) -> None:  # fmt: skip
+    block, query_block = settings.block, pl.program_id(2)
+    query_QH, d_output_QH, lse_Q, delta_Q = query[...], d_output[...], lse[...], delta[...]
+
+    def one_key_block(key_block: Any, total_QH: jax.Array) -> jax.Array:
+        keys = pl.ds(key_block * block, block)
+        key_PH, value_PH = key[keys], value[keys]
+        mask_QP = _visible(mask, query_block, key_block, block)
+        _, d_scores_QP = _weights_and_d_scores(
+            query_QH, key_PH, value_PH, d_output_QH, lse_Q, delta_Q, mask_QP, settings
+        )
+        return total_QH + _dot(d_scores_QP, key_PH, (1, 0))
+
+    start = jnp.zeros(query_QH.shape, lse_Q.dtype)
+    total_QH = jax.lax.fori_loop(first[query_block], query_block + 1, one_key_block, start)
+    d_query[...] = total_QH.astype(d_query.dtype)
+
+
+def _d_key_value_kernel(
+    query: Any, key: Any, value: Any, d_output: Any, lse: Any, delta: Any, mask: _KernelMask, after: Any, d_key: Any,
+    d_value: Any, *, settings: _Settings,
+) -> None:  # fmt: skip
+    block, key_block = settings.block, pl.program_id(2)
+    key_PH, value_PH = key[...], value[...]
+
+    def one_query_block(head: Any, query_block: Any, totals: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        queries = pl.ds(query_block * block, block)
+        query_QH, d_output_QH = query[queries, head], d_output[queries, head]
+        mask_QP = _visible(mask, query_block, key_block, block)
+        weights_QP, d_scores_QP = _weights_and_d_scores(
+            query_QH, key_PH, value_PH, d_output_QH, lse[head, queries], delta[head, queries], mask_QP, settings
+        )
+        return totals[0] + _dot(d_scores_QP, query_QH, (0, 0)), totals[1] + _dot(weights_QP, d_output_QH, (0, 0))
+
+    def one_head(head: Any, totals: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        return jax.lax.fori_loop(key_block, after[key_block], partial(one_query_block, head), totals)
+
+    zeros_PH = jnp.zeros(key_PH.shape, lse.dtype)
+    d_key_PH, d_value_PH = jax.lax.fori_loop(0, query.shape[1], one_head, (zeros_PH, zeros_PH))
+    d_key[...] = d_key_PH.astype(d_key.dtype)
+    d_value[...] = d_value_PH.astype(d_value.dtype)
 
 
 class _Layout(NamedTuple):
-    """Which part of an array a program sees: that of row b, head n and block c of the grid [B, heads, C]."""
+    """The part of an array that a program sees: that of row b, head n and block c of the grid [B, heads, C]."""
 
     length: int
     groups: int
     dim: int
+    block: int
 
     @property
     def by_row(self) -> pl.BlockSpec:
@@ -56,15 +178,15 @@ class _Layout(NamedTuple):
 
     @property
     def bounds(self) -> pl.BlockSpec:
-        return pl.BlockSpec((None, self.length // attention_triton.BLOCK), lambda b, n, c: (b, 0))
+        return pl.BlockSpec((None, self.length // self.block), lambda b, n, c: (b, 0))
 
     @property
     def block_of_head(self) -> pl.BlockSpec:
-        return pl.BlockSpec((None, attention_triton.BLOCK, None, self.dim), lambda b, n, c: (b, c, n, 0))
+        return pl.BlockSpec((None, self.block, None, self.dim), lambda b, n, c: (b, c, n, 0))
 
     @property
     def number_of_head(self) -> pl.BlockSpec:
-        return pl.BlockSpec((None, None, attention_triton.BLOCK), lambda b, n, c: (b, n, c))
+        return pl.BlockSpec((None, None, self.block), lambda b, n, c: (b, n, c))
 
     @property
     def row_of_key_head(self) -> pl.BlockSpec:
@@ -78,67 +200,65 @@ class _Layout(NamedTuple):
     def numbers_of_groups(self) -> pl.BlockSpec:
         return pl.BlockSpec((None, self.groups, self.length), lambda b, k, c: (b, k, 0))
 
-    def mask(self, mask: KernelMask) -> KernelMask:
+    def mask(self, mask: _KernelMask) -> _KernelMask:
         has_window = mask.position is not None
         window = pl.BlockSpec((1,), lambda b, n, c: (0,))
-        return KernelMask(self.by_row, self.by_row if has_window else None, window if has_window else None)
+        return _KernelMask(self.by_row, self.by_row if has_window else None, window if has_window else None)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def pallas_attention(
-    query_BLNH: jax.Array,
-    key_BLKH: jax.Array,
-    value_BLKH: jax.Array,
-    keys: Keys,
-    window: jax.Array | None,
-    scale: float,
-    softcap: float | None,
-    interpret: bool,
-) -> jax.Array:
-    """`attention.mechanisms.attention` of whole rows, L a multiple of `attention_triton.BLOCK`; [B, L, N, H].
-
-    Args:
-      interpret: runs the kernel's program on any device, slowly.
-    """
-    return _forward(query_BLNH, key_BLKH, value_BLKH, keys, window, scale, softcap, interpret)[0]
-
-
-def _layout(query: jax.Array, key: jax.Array) -> _Layout:
-    return _Layout(query.shape[1], query.shape[2] // key.shape[2], query.shape[3])
+def _call(
+    kernel: Callable[..., None],
+    settings: _Settings,
+    inputs: Any,
+    in_specs: Any,
+    out_specs: Any,
+    out_shape: Any,
+    grid: Any,
+) -> Any:
+    call = pl.pallas_call(
+        partial(kernel, settings=settings),
+        grid=grid,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        out_shape=out_shape,
+        interpret=settings.interpret,
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
+    )
+    return call(*inputs)
 
 
-def _mask(keys: Keys, window: jax.Array | None) -> KernelMask:
-    return KernelMask(keys.end, *((None, None) if window is None else (keys.position, window.reshape(1))))
+def _layout(inputs: _Inputs, block: int) -> _Layout:
+    (_, length, heads, dim), key_heads = inputs.query_BLNH.shape, inputs.key_BLKH.shape[2]
+    return _Layout(length, heads // key_heads, dim, block)
 
 
-def _forward(
-    query: jax.Array, key: jax.Array, value: jax.Array, keys: Keys, window: jax.Array | None, scale: float,
-    softcap: float | None, interpret: bool,
-) -> tuple[jax.Array, Any]:  # fmt: skip
+def _forward(inputs: _Inputs, mask: _KernelMask, settings: _Settings) -> tuple[jax.Array, Any]:
+    query, _, value = inputs
     batch, length, heads, _ = query.shape
-    layout, mask = _layout(query, key), _mask(keys, window)
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    layout = _layout(inputs, settings.block)
+    acc_dtype = jnp.promote_types(query.dtype, jnp.float32)
     output, lse = _call(
-        partial(forward_kernel, scoring=Scoring(scale, softcap)),
-        (query, key, value, mask, first_key_blocks(keys.end, attention_triton.BLOCK)),
+        _forward_kernel,
+        settings,
+        (*inputs, mask, first_key_blocks(mask.end, settings.block)),
         [layout.block_of_head, layout.row_of_key_head, layout.row_of_key_head, layout.mask(mask), layout.bounds],
         (layout.block_of_head, layout.number_of_head),
-        (jax.ShapeDtypeStruct(query.shape, value.dtype), jax.ShapeDtypeStruct((batch, heads, length), wide)),
-        (batch, heads, length // attention_triton.BLOCK),
-        interpret,
+        (jax.ShapeDtypeStruct(query.shape, value.dtype), jax.ShapeDtypeStruct((batch, heads, length), acc_dtype)),
+        (batch, heads, length // settings.block),
     )
-    return output, (query, key, value, keys, window, output, lse)
+    return output, (inputs, mask, output, lse)
 
 
-def _backward(scale: float, softcap: float | None, interpret: bool, saved: Any, slope: jax.Array) -> Any:
-    query, key, value, keys, window, output, lse = saved
-    batch, length, heads, _ = query.shape
-    layout, mask, scoring = _layout(query, key), _mask(keys, window), Scoring(scale, softcap)
-    dot = jnp.einsum("blnh,blnh->bnl", slope.astype(lse.dtype), output.astype(lse.dtype))
-    inputs, blocks = (query, key, value, slope, lse, dot, mask), length // attention_triton.BLOCK
-    query_gradient = _call(
-        partial(query_gradient_kernel, scoring=scoring),
-        (*inputs, first_key_blocks(keys.end, attention_triton.BLOCK)),
+def _backward(settings: _Settings, saved: Any, d_output: jax.Array) -> tuple[_Inputs, None]:
+    inputs, mask, output, lse = saved
+    query, key, value = inputs
+    (batch, _, heads, _), key_heads, blocks = query.shape, key.shape[2], query.shape[1] // settings.block
+    layout = _layout(inputs, settings.block)
+    delta = jnp.einsum("blnh,blnh->bnl", d_output.astype(lse.dtype), output.astype(lse.dtype))
+    d_query = _call(
+        _d_query_kernel,
+        settings,
+        (*inputs, d_output, lse, delta, mask, first_key_blocks(mask.end, settings.block)),
         [
             layout.block_of_head, layout.row_of_key_head, layout.row_of_key_head, layout.block_of_head,
             layout.number_of_head, layout.number_of_head, layout.mask(mask), layout.bounds,
@@ -146,21 +266,51 @@ def _backward(scale: float, softcap: float | None, interpret: bool, saved: Any, 
         layout.block_of_head,
         jax.ShapeDtypeStruct(query.shape, query.dtype),
         (batch, heads, blocks),
-        interpret,
     )  # fmt: skip
-    key_gradient, value_gradient = _call(
-        partial(key_gradients_kernel, scoring=scoring),
-        (*inputs, after_query_blocks(keys.end, attention_triton.BLOCK)),
+    d_key, d_value = _call(
+        _d_key_value_kernel,
+        settings,
+        (*inputs, d_output, lse, delta, mask, after_query_blocks(mask.end, settings.block)),
         [
             layout.row_of_groups, layout.block_of_head, layout.block_of_head, layout.row_of_groups,
             layout.numbers_of_groups, layout.numbers_of_groups, layout.mask(mask), layout.bounds,
         ],
         (layout.block_of_head, layout.block_of_head),
         (jax.ShapeDtypeStruct(key.shape, key.dtype), jax.ShapeDtypeStruct(value.shape, value.dtype)),
-        (batch, key.shape[2], blocks),
-        interpret,
+        (batch, key_heads, blocks),
     )  # fmt: skip
-    return query_gradient, key_gradient, value_gradient, None, None
+    return _Inputs(d_query, d_key, d_value), None
 
 
-pallas_attention.defvjp(_forward, _backward)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _blockwise(inputs: _Inputs, mask: _KernelMask, settings: _Settings) -> jax.Array:
+    return _forward(inputs, mask, settings)[0]
+
+
+_blockwise.defvjp(_forward, _backward)
+
+
+def pallas_attention(
+    rows: WholeRows, scale: float, softcap: float | None, *, block: int = BLOCK, interpret: bool = False
+) -> jax.Array:
+    """`Mechanism.compute`, for rows whose length is a multiple of `block`.
+
+    Args:
+      interpret: runs the kernel's program on any device, slowly.
+    """
+    query, key, value, keys, window = rows
+    by_window = (None, None) if window is None else (keys.position, window.reshape(1))
+    mask = _KernelMask(keys.end, *by_window)
+    return _blockwise(_Inputs(query, key, value), mask, _Settings(scale, softcap, block, interpret))
+
+
+def _limits(workload: Workload) -> str | None:
+    dim = workload.head_dim
+    if problem := older_gpu(workload):
+        return problem
+    if dim & (dim - 1) or not 16 <= dim <= 256:
+        return f"heads have {dim} dimensions; it wants a power of two from 16 to 256"
+    return None
+
+
+PALLAS = Mechanism(name="pallas", compute=pallas_attention, platform="gpu", length_multiple=BLOCK, limits=_limits)

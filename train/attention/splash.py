@@ -1,6 +1,6 @@
 """Attention by JAX's splash kernel, on TPUs.
 
-The kernel knows causal order and segments, not the rule of the one-row layout: it is called for two views of the same
+The kernel knows causal order and segments, not the mask of the one-row layout: it is called for two views of the same
 row, and each query takes the one that is right for it (`oddsmill.train.attention.mask.branch_views`).
 
 Axes: B = rows, L = positions of a row, N = query heads, K = key-value heads, H = head dimension.
@@ -11,27 +11,19 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from oddsmill.train.attention.mask import branch_views
+from oddsmill.train.attention.mechanism import Mechanism, WholeRows, Workload
 
-# Row lengths are a multiple of the least; a kernel's block is the largest that divides them.
+# A kernel's block is the largest of these that divides the row.
 BLOCKS = (1024, 512, 256, 128)
 
 
-def splash_attention(
-    query_BLNH: jax.Array,
-    key_BLKH: jax.Array,
-    value_BLKH: jax.Array,
-    end_BL: jax.Array,
-    *,
-    scale: float,
-    softcap: float | None,
-    interpret: bool,
-) -> jax.Array:
-    """`oddsmill.train.attention.mechanisms.attention` of whole rows, without a sliding window; [B, L, N, H].
+def splash_attention(rows: WholeRows, scale: float, softcap: float | None, *, interpret: bool = False) -> jax.Array:
+    """`Mechanism.compute`, without a sliding window.
 
     Args:
       interpret: runs the kernel's program on any device, slowly.
     """
-    length, heads = query_BLNH.shape[1:3]
+    length, heads = rows.query_BLNH.shape[1:3]
     block = next(size for size in BLOCKS if length % size == 0)
     kernel = splash.make_splash_mha_single_device(
         splash.MultiHeadMask([splash.CausalMask((length, length))] * heads),
@@ -45,11 +37,20 @@ def splash_attention(
         attn_logits_soft_cap=softcap,
         interpret=interpret,
     )
-    query, key, value = (jnp.moveaxis(x, 1, 2) for x in (query_BLNH * scale, key_BLKH, value_BLKH))
+    query, key, value = (jnp.moveaxis(x, 1, 2) for x in (rows.query_BLNH * scale, rows.key_BLKH, rows.value_BLKH))
 
     def view(segment_BL: jax.Array) -> jax.Array:
         return jax.vmap(kernel)(query, key, value, splash.SegmentIds(segment_BL, segment_BL))
 
-    pair_BL, together_BL, is_chosen_BL = branch_views(end_BL)
-    mixed = jnp.where(is_chosen_BL[:, None, :, None], view(pair_BL), view(together_BL))
-    return jnp.moveaxis(mixed, 1, 2).astype(value_BLKH.dtype)
+    pair_BL, same_end_BL, is_chosen_BL = branch_views(rows.keys.end)
+    output = jnp.where(is_chosen_BL[:, None, :, None], view(pair_BL), view(same_end_BL))
+    return jnp.moveaxis(output, 1, 2).astype(rows.value_BLKH.dtype)
+
+
+def _limits(workload: Workload) -> str | None:
+    if workload.has_window:
+        return "it has no sliding window that counts from a pair's own beginning (sliding_window in config.json)"
+    return None
+
+
+SPLASH = Mechanism(name="splash", compute=splash_attention, platform="tpu", length_multiple=BLOCKS[-1], limits=_limits)

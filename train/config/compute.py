@@ -2,6 +2,6 @@
 
 from typing import Literal
 
-# xla: block by block in plain JAX; vanilla: all scores at once. Names as in EasyDeL. In a Decoder, auto is xla where
-# rows are blocks, else vanilla; a run takes a kernel for it where it can (train/attention/choice.py).
+# The names of the table in train/attention/choice.py; auto takes what suits the devices and the model. xla is block by
+# block in plain JAX, vanilla holds all scores at once. Names as in EasyDeL.
 AttentionMechanism = Literal["auto", "xla", "cudnn", "pallas", "splash", "vanilla"]

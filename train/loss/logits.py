@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from oddsmill.train.attention.softcap import softcapped, through_softcap
+from oddsmill.train.attention.vanilla import softcap_vjp, softcapped
 
 
 class HeadShard(NamedTuple):
@@ -74,7 +74,7 @@ def logits_gradients(logits: LabelLogits, slope_S: jax.Array, head: HeadShard) -
     """
     is_label_SV = jnp.arange(head.weight_VD.shape[0]) == logits.labels_S[:, None]
     slope_SV = slope_S[:, None] * (is_label_SV - jnp.exp(logits.logits_SV - logits.lse_S[:, None]))
-    slope_SV = through_softcap(slope_SV, logits.logits_SV, head.softcap)
+    slope_SV = softcap_vjp(slope_SV, logits.logits_SV, head.softcap)
     slope_SV = slope_SV.astype(logits.hidden_SD.dtype)
     hidden_gradient_SD = jnp.einsum("sv,vd->sd", slope_SV, head.weight_VD)
     if head.vocab_axis is not None:

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from oddsmill.train.attention.attention import attention
 from oddsmill.train.attention.mask import Keys
-from oddsmill.train.attention.mechanisms import attention
-from oddsmill.train.attention.softcap import softcapped
-from oddsmill.train.config.compute import AttentionMechanism
+from oddsmill.train.attention.mechanism import Mechanism
+from oddsmill.train.attention.vanilla import softcapped
+from oddsmill.train.attention.xla import XLA
 from oddsmill.train.model.dropout import AFTER_ATTENTION, AFTER_MLP, ATTENTION, drop
 from oddsmill.train.model.hf_config import DecoderConfig, Rope
 
@@ -147,9 +148,7 @@ def empty_cache(config: DecoderConfig, *, batch: int, slots: int, dtype: jnp.dty
 
 
 class Attention(nnx.Module):
-    def __init__(
-        self, config: DecoderConfig, *, mechanism: AttentionMechanism = "auto", dtype: jnp.dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: DecoderConfig, *, mechanism: Mechanism, dtype: jnp.dtype, rngs: nnx.Rngs):
         hidden, std, dim = config.hidden_size, config.initializer_range, config.head_dim
         query, key_value = config.num_attention_heads * dim, config.num_key_value_heads * dim
         bias = config.query_key_value_bias
@@ -234,9 +233,7 @@ class MLP(nnx.Module):
 
 
 class Layer(nnx.Module):
-    def __init__(
-        self, config: DecoderConfig, *, attn_mechanism: AttentionMechanism = "auto", dtype: jnp.dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: DecoderConfig, *, attn_mechanism: Mechanism, dtype: jnp.dtype, rngs: nnx.Rngs):
         def norm() -> RMSNorm:
             return RMSNorm(config.hidden_size, config, dtype=dtype)
 
@@ -276,7 +273,7 @@ class Decoder(nnx.Module):
       config: the decoder's fields.
       param_dtype: what weights are stored in.
       compute_dtype: what matrix products take; reductions are float32 or wider.
-      attn_mechanism: how the attention of whole rows is computed; see train/attention/mechanisms.py.
+      attn_mechanism: computes the attention of whole rows (train/attention/attention.py).
       remat: recompute each layer in the backward pass instead of keeping its activations; all of it, or all but what
         a policy of jax.checkpoint_policies keeps.
       constrain: called on the hidden states between layers, to pin their sharding.
@@ -289,7 +286,7 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
         param_dtype: jnp.dtype = jnp.float32,
         compute_dtype: jnp.dtype = jnp.float32,
-        attn_mechanism: AttentionMechanism = "auto",
+        attn_mechanism: Mechanism = XLA,
         remat: bool | str = False,
         constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
     ):

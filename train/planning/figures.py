@@ -119,7 +119,7 @@ def compile_step(assembly: Assembly, batch: dict[str, Any]) -> jax.stages.Compil
 def _attention_flops(assembly: Assembly, rows: StepRows) -> float:
     """Forward alone: over the keys that each token sees; by splash over all before it, for two views of each row."""
     config, position, branch = assembly.decoder_config, rows.position, rows.branch
-    if assembly.attn_mechanism != "splash":
+    if assembly.attn_mechanism.name != "splash":
         return attention_flops(config, position, branch)
     whole_rows = np.broadcast_to(np.arange(position.shape[1]), position.shape)
     return 2 * attention_flops(config, whole_rows, np.ones_like(branch))

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.attention.choice import choose_mechanism
+from oddsmill.train.attention.mechanism import Mechanism, Workload
 from oddsmill.train.checkpoint.checkpoints import abstract
-from oddsmill.train.config.compute import AttentionMechanism
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.frozen import frozen_paths, split_params
@@ -43,7 +43,7 @@ class Assembly:
       abstract_model: every weight, adapters and frozen ones included, as shapes, dtypes and shardings.
       frozen_paths: the weights that are not trained.
       abstract_state: the training state likewise, and its shardings alone.
-      attn_mechanism: what is taken for `auto`; that again where no kernel suits (train/attention/mechanisms.py).
+      attn_mechanism: computes the attention of whole rows.
       random_weights: a key -> every weight, for `jax.jit`.
       with_optimizer: trained weights -> the state of step 0, for `jax.jit`.
       generator: the decoder's definition for generation, where a batch is not spread over the mesh.
@@ -61,7 +61,7 @@ class Assembly:
     frozen_paths: set[WeightPath]
     abstract_state: State
     state_shardings: Any
-    attn_mechanism: AttentionMechanism
+    attn_mechanism: Mechanism
     random_weights: Callable[[jax.Array], dict[str, Any]]
     with_optimizer: Callable[[Any], State]
     generator: nnx.GraphDef
@@ -122,14 +122,17 @@ def assemble(
                 "that rows are spread over"
             )
     device = mesh.devices.flat[0]
-    attn_mechanism = choose_mechanism(
-        config.attn_mechanism,
-        decoder_config,
+    workload = Workload(
         platform=device.platform,
         compute_capability=getattr(device, "compute_capability", None),
         dtype=config.compute_dtype,
-        row_lengths=row_lengths,
+        row_lengths=tuple(row_lengths),
+        head_dim=decoder_config.head_dim,
+        windows=decoder_config.windows,
+        softcap=decoder_config.attn_logit_softcapping,
+        dropout=decoder_config.attention_dropout,
     )
+    attn_mechanism = choose_mechanism(config.attn_mechanism, workload)
     rows, layers = batch_sharding(mesh), decoder_config.num_hidden_layers
     param_dtype, compute_dtype = jnp.dtype(config.param_dtype), jnp.dtype(config.compute_dtype)
 

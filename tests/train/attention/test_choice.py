@@ -5,44 +5,37 @@ from typing import get_args
 import pytest
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.attention.choice import choose_mechanism, obstacle
+from oddsmill.train.attention.choice import MECHANISMS, choose_mechanism
+from oddsmill.train.attention.mechanism import Workload
 from oddsmill.train.config.compute import AttentionMechanism
-from tests.train.decoders import decoder_config
 
 
-def chosen(requested, platform, *, dtype="bfloat16", row_lengths=(2048,), compute_capability=None, **model):
-    return choose_mechanism(
-        requested,
-        decoder_config(**{"head_dim": 64, **model}),
-        platform=platform,
-        dtype=dtype,
-        row_lengths=row_lengths,
-        compute_capability=compute_capability,
-    )
+def chosen(requested, platform, **changes):
+    fitting = {"dtype": "bfloat16", "row_lengths": (2048,), "head_dim": 64}
+    return choose_mechanism(requested, Workload(platform=platform, **fitting | changes)).name
 
 
-WINDOW = {"model_type": "mistral", "sliding_window": 512}
-SOFTCAP = {"model_type": "gemma2", "query_pre_attn_scalar": 64, "sliding_window": 4096, "attn_logit_softcapping": 50.0}
+WINDOW, SOFTCAP = {"windows": (512, 512)}, {"windows": (4096, None), "softcap": 50.0}
 
 
 @pytest.mark.parametrize(
     ("platform", "case", "expected"),
     [
-        ("cpu", {}, "auto"),
+        ("cpu", {}, "xla"),
         ("gpu", {}, "cudnn"),
         ("gpu", {"compute_capability": "9.0"}, "cudnn"),
         ("gpu", {"compute_capability": "10.0"}, "cudnn"),
-        ("gpu", {"compute_capability": "7.5"}, "auto"),
-        ("gpu", {"compute_capability": "gfx942"}, "auto"),
-        ("gpu", {"dtype": "float32"}, "auto"),
-        ("gpu", SOFTCAP, "auto"),
+        ("gpu", {"compute_capability": "7.5"}, "xla"),
+        ("gpu", {"compute_capability": "gfx942"}, "xla"),
+        ("gpu", {"dtype": "float32"}, "xla"),
+        ("gpu", SOFTCAP, "xla"),
         ("gpu", WINDOW, "cudnn"),
-        ("gpu", {"head_dim": 256}, "auto"),
+        ("gpu", {"head_dim": 256}, "xla"),
         ("tpu", {}, "splash"),
         ("tpu", {"dtype": "float32"}, "splash"),
         ("tpu", SOFTCAP, "splash"),  # its window is longer than a row
-        ("tpu", WINDOW, "auto"),
-        ("tpu", {"row_lengths": (2048, 1000)}, "auto"),
+        ("tpu", WINDOW, "xla"),
+        ("tpu", {"row_lengths": (2048, 1000)}, "xla"),
     ],
 )
 def test_auto_takes_the_kernel_of_the_platform_that_can_do_it(platform, case, expected):
@@ -63,7 +56,7 @@ def test_auto_takes_the_kernel_of_the_platform_that_can_do_it(platform, case, ex
         ("cudnn", "gpu", {"head_dim": 256}, "heads have 256 dimensions"),
         ("pallas", "gpu", {"head_dim": 96}, "heads have 96 dimensions; it wants a power of two"),
         ("xla", "cpu", {"row_lengths": (64,)}, "it wants a multiple of 64 above it"),
-        ("xla", "cpu", {"attention_dropout": 0.1}, "it has no attention dropout"),
+        ("xla", "cpu", {"dropout": 0.1}, "it has no attention dropout"),
     ],
 )
 def test_a_mechanism_that_cannot_do_it_is_refused_by_name(mechanism, platform, case, problem):
@@ -74,15 +67,18 @@ def test_a_mechanism_that_cannot_do_it_is_refused_by_name(mechanism, platform, c
 
 
 def test_what_is_asked_for_and_possible_is_taken():
-    possible = {
-        platform: {
-            mechanism
-            for mechanism in get_args(AttentionMechanism)
-            if obstacle(mechanism, decoder_config(head_dim=64), platform=platform, dtype="bfloat16", row_lengths=[512])
-            is None
-        }
-        for platform in ("cpu", "gpu", "tpu")
-    }
-    everywhere = {"auto", "xla", "vanilla"}
+    everywhere = {"xla", "vanilla"}
     kernels = {"cpu": set(), "gpu": {"cudnn", "pallas"}, "tpu": {"splash"}}
-    assert possible == {platform: everywhere | kernels[platform] for platform in possible}
+
+    def is_possible(name, platform):
+        try:
+            return chosen(name, platform, row_lengths=(512,)) == name
+        except Refused:
+            return False
+
+    possible = {platform: {name for name in MECHANISMS if is_possible(name, platform)} for platform in kernels}
+    assert possible == {platform: everywhere | kernels[platform] for platform in kernels}
+
+
+def test_the_setting_knows_the_names_of_the_table():
+    assert set(get_args(AttentionMechanism)) == {"auto", *MECHANISMS}

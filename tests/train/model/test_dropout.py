@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from oddsmill.train.attention.attention import attention
 from oddsmill.train.attention.mask import Keys
-from oddsmill.train.attention.mechanisms import attention
+from oddsmill.train.attention.xla import XLA
 from oddsmill.train.model.dropout import drop
 from tests.datasets import packed, random_pairs
 from tests.train.decoders import VOCAB_SIZE, batch_of, decoder_config, objective_of, split_decoder
@@ -34,7 +35,7 @@ def test_attention_weights_are_dropped_after_the_softmax():
     keys = Keys(position=position, end=jnp.full((1, length), length))
 
     def mixed(drop=None, value=value):
-        return attention(query, key, value, position, keys, scale=0.5, drop=drop)
+        return attention(query, key, value, position, keys, scale=0.5, drop=drop, mechanism=XLA)
 
     without_key = mixed(value=value.at[:, 5].set(0))
     np.testing.assert_allclose(mixed(lambda weights: 2 * weights.at[..., 5].set(0)), 2 * without_key, atol=1e-5)
