@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from oddsmill.pipeline.input.filesystems import check_access, is_remote
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.stores import check_access, is_remote
 
 _PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 _EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")

@@ -13,12 +13,12 @@ from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.formats import check_source, detect_format, parse_row
 from oddsmill.pipeline.formats.pairs import Pair
-from oddsmill.pipeline.input.filesystems import check_access, is_remote
 from oddsmill.pipeline.input.sources import Input, RawRow, find_inputs, read_in_order
 from oddsmill.pipeline.tokens.rendering import check_rendering
 from oddsmill.pipeline.tokens.tokenizer import find_tokenizer, load_tokenizer, summarize_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Split, TokenizerSummary
+from oddsmill.schemas.stores import check_access, is_remote
 from oddsmill.schemas.version import tool_version
 
 SHARD_TEXT_BYTES = 64 << 20

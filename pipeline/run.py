@@ -13,13 +13,13 @@ from typing import Any
 from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.dataflow import check_launch, names_dataflow
 from oddsmill.pipeline.drops import DropReason
-from oddsmill.pipeline.input.filesystems import check_access
 from oddsmill.pipeline.output import checks, output
 from oddsmill.pipeline.resolved_plan import Plan, differences, flat, make_plan
 from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
 from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
+from oddsmill.schemas.stores import check_access
 
 
 def preprocess(

@@ -18,7 +18,6 @@ from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.formats.formats import parse_row
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.readers import Part
-from oddsmill.pipeline.input.remote import fetch_folder
 from oddsmill.pipeline.input.sources import Input, RawRow, count_part, divide, number_parts, read_batches
 from oddsmill.pipeline.output.ledger import RejectBlocks, write_rejects
 from oddsmill.pipeline.output.output import publishing, shard_name
@@ -29,6 +28,7 @@ from oddsmill.pipeline.resolved_plan import Plan
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Split
+from oddsmill.schemas.stores import fetch_folder
 
 Parsed = list[tuple[RawRow, Pair]]
 ShardKey = tuple[Split, int]

@@ -13,8 +13,6 @@ from rich.console import Console
 from oddsmill.pipeline.commands.explain import Explainer
 from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, side_text
 from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.input.filesystems import open_file
-from oddsmill.pipeline.input.remote import fetch_folder
 from oddsmill.pipeline.input.sampling import find_row
 from oddsmill.pipeline.output.output import RUN_NAME, load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_shard
@@ -23,6 +21,7 @@ from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
 from oddsmill.schemas.record import Pair
+from oddsmill.schemas.stores import fetch_folder, open_file
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from oddsmill.pipeline.input.remote import fetch_folder
 from oddsmill.pipeline.output.output import load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_shard
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
@@ -19,6 +18,7 @@ from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, Split
 from oddsmill.schemas.record import Pair, Row, Truncated
+from oddsmill.schemas.stores import fetch_folder
 
 ROWS_FOR_EYES = 3
 # Two shades a branch, in turn, so that each token can be told from the next.

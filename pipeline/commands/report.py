@@ -12,8 +12,6 @@ import numpy as np
 from oddsmill.pipeline.commands.charts import bar_shares, histogram, length_bias
 from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, shown_token
 from oddsmill.pipeline.drops import DropReason
-from oddsmill.pipeline.input.filesystems import is_remote
-from oddsmill.pipeline.input.remote import fetch_folder
 from oddsmill.pipeline.output.checks import MEANINGS, STORED
 from oddsmill.pipeline.output.output import REPORT_NAME, load_manifest, publishing
 from oddsmill.pipeline.output.reading import Provenance, Rejected, read_provenance, read_rejects, read_shard
@@ -23,6 +21,7 @@ from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, SplitSummary
 from oddsmill.schemas.record import Pair, Truncated
+from oddsmill.schemas.stores import fetch_folder, is_remote
 
 SIDES = tuple(BRANCH_STYLES)
 _EXAMPLES_OF_A_REASON = 2

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from oddsmill.pipeline.input.filesystems import is_file, size_of
-from oddsmill.pipeline.input.remote import fetch_folder, files_under, local_file
 from oddsmill.pipeline.output.checks import STORED
 from oddsmill.pipeline.output.output import REJECTS_FOLDER, load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_records, read_rejects
 from oddsmill.pipeline.output.tally import Tally
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, Shard, SplitSummary, file_sha256
+from oddsmill.schemas.stores import fetch_folder, files_under, is_file, local_file, size_of
 
 
 @dataclass(frozen=True, kw_only=True)

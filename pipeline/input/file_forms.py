@@ -9,9 +9,9 @@ from typing import BinaryIO, Literal, NamedTuple, cast
 
 import pyarrow as pa
 
-from oddsmill.pipeline.input.filesystems import open_file
 from oddsmill.pipeline.input.json_array import LONGEST_ROW
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.stores import open_file
 
 Kind = Literal["lines", "array", "csv", "parquet", "arrow", "arrow_stream"]
 Compression = Literal["gzip", "zstd"]

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from oddsmill.pipeline.input.filesystems import is_file, is_remote, open_file
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.stores import is_file, is_remote, open_file
 
 _HUB = re.compile(r"^hf://(?!datasets/)(?P<dataset>[^/@]+/[^/@]+)(?:/(?P<name>[^/]+))?/?$")
 _BOUND = re.compile(r"(-?\d+)\s*(%?)")

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 
 from oddsmill.pipeline.input.csv_records import BrokenTable, read_records
 from oddsmill.pipeline.input.file_forms import BYTE_ORDER_MARK, DAMAGE, FileForm, open_stream, read_line
-from oddsmill.pipeline.input.filesystems import is_remote, open_file, size_of
 from oddsmill.pipeline.input.json_array import BrokenArray, iterate_array
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.stores import is_remote, open_file, size_of
 
 BATCH_ROWS = 256
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.drops import Dropped, DropReason, Origin
 from oddsmill.pipeline.input.file_forms import FileForm, recognize
-from oddsmill.pipeline.input.filesystems import digest_of, find_matches, is_file, is_remote, size_of
 from oddsmill.pipeline.input.hub import find_hub_splits, find_saved_splits, is_hub_dataset, is_saved_dataset, slice_rows
 from oddsmill.pipeline.input.readers import (
     BATCH_ROWS,
@@ -27,6 +26,7 @@ from oddsmill.pipeline.input.readers import (
     read_part,
 )
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.stores import digest_of, find_matches, is_file, is_remote, size_of
 
 PART_BYTES = 32 << 20
 # Text of a compressed file, in bytes a byte: HH's .jsonl.gz has 3.6. For the number of shards, a guess does.

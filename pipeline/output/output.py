@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from oddsmill.pipeline.input.filesystems import check_access, is_file, is_remote, open_file, size_of
-from oddsmill.pipeline.input.remote import files_under, remove, upload
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import (
     MANIFEST_NAME,
@@ -24,6 +22,7 @@ from oddsmill.schemas.manifest import (
     read_manifest,
 )
 from oddsmill.schemas.provenance import PROVENANCE_FOLDER
+from oddsmill.schemas.stores import check_access, files_under, is_file, is_remote, open_file, remove, size_of, upload
 
 RUN_NAME = "run.json"
 REPORT_NAME = "report.html"

@@ -9,13 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader
 
-from oddsmill.pipeline.input.filesystems import is_file, open_file
-from oddsmill.pipeline.input.remote import files_under, local_file
 from oddsmill.pipeline.output.output import REJECTS_FOLDER
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Shard
 from oddsmill.schemas.provenance import provenance_path
 from oddsmill.schemas.record import Row, check_row, decode_row
+from oddsmill.schemas.stores import files_under, is_file, local_file, open_file
 
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 

@@ -5,14 +5,13 @@ import os
 import shutil
 from pathlib import Path
 
-from oddsmill.pipeline.input.filesystems import is_remote
-from oddsmill.pipeline.input.remote import fetch_folder
 from oddsmill.schemas.chat.special_tokens import SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG
 from oddsmill.schemas.chat.template import TEMPLATE_FILE, TEMPLATE_FOLDER
 from oddsmill.schemas.chat.tokenizer import TOKENIZER_JSON, Tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.hub import find_folder
 from oddsmill.schemas.manifest import TokenizerSummary, file_sha256
+from oddsmill.schemas.stores import fetch_folder, is_remote
 
 TOKENIZER_FILES = (TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, TEMPLATE_FILE)
 

@@ -28,6 +28,7 @@ from oddsmill.pipeline.input.sources import (
     read_in_order,
 )
 from oddsmill.schemas.errors import Refused
+from tests import disk_store  # noqa: F401 - serves store://
 
 
 def read(*paths: Path | str, part_bytes: int = 32 << 20, **settings: Any) -> list[RawRow]:
@@ -108,6 +109,27 @@ def test_every_kind_of_file_has_the_same_rows(tmp_path: Path, nasty: list, name:
         assert [row.origin for row in rows] == [Origin(0, number) for number in range(50)]
         assert [row.values() for row in rows] == nasty
         assert {row.as_bytes() for row in rows} == {json.dumps(n, sort_keys=True).encode() for n in nasty}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_file_is_read_from_a_store(tmp_path: Path, nasty: list, name: str):
+    (tmp_path / name).write_bytes(KINDS[name](nasty))
+    (source,) = find_inputs(SourceConfig(path=f"store:/{tmp_path}/*"))
+    assert (source.path, source.bytes) == (f"store:/{tmp_path}/{name}", (tmp_path / name).stat().st_size)
+    rows = read(f"store:/{tmp_path}/*", part_bytes=300)
+    assert [(row.origin.row, row.values()) for row in rows] == list(enumerate(nasty))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("store://nowhere/rows.jsonl", r"--source\.path=store://nowhere/rows\.jsonl: no such file"),
+        ("store://nowhere/*.jsonl", r"--source\.path=store://nowhere/\*\.jsonl: no file matches"),
+    ],
+)
+def test_a_path_of_a_store_that_names_no_file_is_refused(path: str, message: str):
+    with pytest.raises(Refused, match=message):
+        find_files([path])
 
 
 @pytest.mark.parametrize("name", ["array.json.zst", "rows.csv", "rows.parquet", "file.arrow", "stream.arrow"])

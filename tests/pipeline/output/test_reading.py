@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
-from oddsmill.pipeline.input import remote
-from tests.pipeline.input.test_filesystems import Store
+from oddsmill.schemas import stores
+from tests import disk_store  # noqa: F401 - serves store://
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +55,7 @@ def test_of_a_store_the_same_is_said_as_of_the_disk(
     assert (code, out.replace("store:/", ""), err) == local
 
 
-def test_the_page_of_a_store_is_that_of_the_disk_and_lies_beside_it(
-    dataset: Path, command: Callable, scratch: Path, monkeypatch: pytest.MonkeyPatch
-):
-    create = Store.create
-    monkeypatch.setattr(Store, "create", lambda self, path, *rest: create(self, path.removeprefix("store:/"), *rest))
+def test_the_page_of_a_store_is_that_of_the_disk_and_lies_beside_it(dataset: Path, command: Callable, scratch: Path):
     assert command("report", dataset)[0] == 0
     page = dataset / "report.html"
     local = page.read_text()
@@ -72,13 +68,13 @@ def test_one_shard_is_copied_at_a_time(
     dataset: Path, command: Callable, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ):
     copied: list[list[str]] = []
-    download = remote._download
+    download = stores._download
 
     def watch(path: str, target: str) -> None:
         download(path, target)
         copied.append([file.name for file in scratch.rglob("*.arrayrecord")])
 
-    monkeypatch.setattr(remote, "_download", watch)
+    monkeypatch.setattr(stores, "_download", watch)
     assert command("verify", f"store:/{dataset}")[0] == 0
     shards = [names for names in copied if names]
     assert all(len(names) == 1 for names in shards)
