@@ -18,8 +18,9 @@ from jax.sharding import NamedSharding
 from oddsmill.train.attention.mask import Keys
 from oddsmill.train.config.sampling import SamplingConfig
 from oddsmill.train.generation.sampling import choose
-from oddsmill.train.model.decoder import Cache, Decoder, empty_cache
+from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import DecoderConfig
+from oddsmill.train.model.layers import Cache, empty_cache
 
 _SHORTEST_BUCKET = 32
 

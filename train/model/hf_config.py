@@ -17,7 +17,7 @@ class DecoderConfig:
     Attributes:
       ropes, windows: one entry a layer; a window of w lets a token see itself and the w - 1 before it.
       query_key_norm: RMSNorm on every head of queries and keys, before the rotation.
-      gemma_norm: RMSNorm multiplies by 1 + weight, in float32.
+      norm_offset: RMSNorm multiplies by 1 + weight, in float32.
       post_norms: a further RMSNorm after attention and after the MLP, before each is added.
       scaled_embedding: embeddings times sqrt(hidden_size).
       fused_projections: one weight for q, k, v and one for gate, up.
@@ -49,7 +49,7 @@ class DecoderConfig:
     attn_logit_softcapping: float | None
     final_logit_softcapping: float | None
     query_key_norm: bool
-    gemma_norm: bool
+    norm_offset: bool
     post_norms: bool
     scaled_embedding: bool
     fused_projections: bool
@@ -219,7 +219,7 @@ def parse_config(config: dict[str, Any], *, path: str) -> tuple[DecoderConfig, l
         attn_logit_softcapping=config.get("attn_logit_softcapping"),
         final_logit_softcapping=config.get("final_logit_softcapping"),
         query_key_norm=family in ("qwen3", "gemma3_text"),
-        gemma_norm=gemma,
+        norm_offset=gemma,
         post_norms=later_gemma,
         scaled_embedding=gemma,
         fused_projections=family == "phi3",

@@ -18,8 +18,9 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from oddsmill.train.config.model import LoraConfig
-from oddsmill.train.model.decoder import Adapter, Decoder, Linear
+from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.frozen import join_params, select
+from oddsmill.train.model.layers import Linear, LoRA
 from oddsmill.train.model.names import WeightPath, hf_names
 
 ADAPTER = "adapter"  # the attribute of a linear layer
@@ -54,7 +55,7 @@ def add_adapters(decoder: Decoder, lora: LoraConfig, *, param_dtype: jnp.dtype, 
         layers, out_dim, in_dim = linears[path].weight.shape
         bound = in_dim**-0.5
         shape = (layers, lora.rank, in_dim)
-        adapter = Adapter(
+        adapter = LoRA(
             jax.random.uniform(rngs.params(), shape, param_dtype, minval=-bound, maxval=bound),
             jnp.zeros((layers, out_dim, lora.rank), param_dtype),
             scaling=adapter_scaling(lora),
@@ -110,12 +111,12 @@ def merge_lora(
 def _merge(
     weight: jax.Array, lora_A: jax.Array, lora_B: jax.Array, scaling: jax.Array, *, dtype: jnp.dtype
 ) -> jax.Array:
-    wide = jnp.promote_types(lora_A.dtype, jnp.float32)
+    acc_dtype = jnp.promote_types(lora_A.dtype, jnp.float32)
 
     def one_layer(_: None, layer: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         W, A, B = layer
-        change = jnp.einsum("or,ri->oi", B.astype(wide), A.astype(wide), precision="highest")
-        return None, (W.astype(wide) + scaling * change).astype(dtype)
+        change = jnp.einsum("or,ri->oi", B.astype(acc_dtype), A.astype(acc_dtype), precision="highest")
+        return None, (W.astype(acc_dtype) + scaling * change).astype(dtype)
 
     # A layer at a time: of all at once, the change in float32 would take twice what bfloat16 weights do.
     return jax.lax.scan(one_layer, None, (weight, lora_A, lora_B))[1]

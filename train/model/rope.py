@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from oddsmill.schemas.errors import Refused
 
 
@@ -23,6 +25,23 @@ class Rope:
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
     partial_rotary_factor: float = 1.0
+
+
+def rope_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
+    """Frequencies of the rotary embedding, [rotary_dim / 2] float64 in radians a position.
+
+    Source: ROPE_INIT_FUNCTIONS of transformers (default, linear, llama3).
+    """
+    rotary_dim = int(head_dim * rope.partial_rotary_factor)
+    frequencies = rope.theta ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
+    if rope.kind == "linear":
+        return frequencies / rope.factor
+    if rope.kind == "llama3":
+        rotations = rope.original_max_position_embeddings * frequencies / (2 * np.pi)
+        ramp = (rotations - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        keep = np.clip(ramp, 0.0, 1.0)
+        return keep * frequencies + (1 - keep) * frequencies / rope.factor
+    return frequencies
 
 
 # The settings that each type needs.

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.model.decoder import rope_frequencies
 from oddsmill.train.model.hf_config import num_parameters, parse_config
+from oddsmill.train.model.rope import rope_frequencies
 from tests.train.decoders import TINY
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

@@ -10,7 +10,7 @@ import pytest
 from oddsmill.train.attention.attention import attention
 from oddsmill.train.attention.mask import Keys
 from oddsmill.train.attention.xla import XLA
-from oddsmill.train.model.dropout import drop
+from oddsmill.train.model.layers import drop
 from tests.datasets import packed, random_pairs
 from tests.train.decoders import VOCAB_SIZE, batch_of, decoder_config, objective_of, split_decoder
 
