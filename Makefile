@@ -46,7 +46,7 @@ BENCH ?=
 FILED = $(if $(FILE),--file)
 
 .DEFAULT_GOAL := help
-.PHONY: help preprocess train test test-slow test-parity check docs plans bench bench-peers bench-gpu clean lock
+.PHONY: help setup preprocess train test test-slow test-parity check docs plans bench bench-peers bench-gpu clean lock
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(RUN_PYTHON) $(PINNED) requirements.lock
 	@$(RUN_PYTHON) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+setup: $(INSTALLED)  ## Set up .venv: what every other target does first
 
 # Eighty packages of Google's that only Dataflow and gs:// need
 $(DATAFLOW_INSTALLED): requirements-dataflow.lock $(INSTALLED)
