@@ -110,7 +110,6 @@ def main() -> int:
                     max_length=MAX_LENGTH,
                     row_length=length,
                 ),
-                say=lambda line: None,
             )
             vocab_size = manifest.tokenizer.vocab_size
             write_model_config(folder, SMALL, vocab_size)

@@ -108,7 +108,6 @@ def main() -> None:
                 max_prompt_length=128,
                 eval_share=0,
             ),
-            say=lambda line: None,
         )
         (folder / "config.json").write_text(json.dumps({**MODEL, "vocab_size": manifest.tokenizer.vocab_size}))
         runs = {beta: run(folder, str(folder / "data"), beta=beta, steps=arguments.steps) for beta in BETAS}

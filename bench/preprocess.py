@@ -82,7 +82,7 @@ def run(folder: Path) -> float:
         config = PreprocessConfig(source=source, tokenizer=str(TOKENIZER), output=f"{output}/rows")
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
             started = time.perf_counter()
-            preprocess(config, say=lambda line: None)
+            preprocess(config)
             return time.perf_counter() - started
 
 

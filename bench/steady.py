@@ -93,7 +93,6 @@ def main() -> None:
                 max_length=64,
                 max_prompt_length=32,
             ),
-            say=lambda line: None,
         )
         common = [
             f"--data={data}", f"--model.config={TINY / 'config.json'}", f"--max_steps={given.steps}",

@@ -29,7 +29,7 @@ def preprocess_texts(
         eval_share=0,
         **settings,
     )
-    return preprocess(config, say=lambda line: None)
+    return preprocess(config)
 
 
 def write_model_config(folder: Path, shape: Shape, vocab_size: int) -> Path:

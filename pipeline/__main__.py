@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.schemas.console import show_messages
 from oddsmill.schemas.errors import Refused, run_command
 from oddsmill.schemas.settings import load_settings
 
@@ -25,7 +26,8 @@ oddsmill pipeline VERB --help lists the settings of a verb."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one verb; returns the exit code of the command."""
+    """Runs one verb and shows its messages on the console; returns the exit code of the command."""
+    show_messages()
     return run_command(lambda: run_verb(arguments))
 
 

@@ -3,7 +3,7 @@
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
-from oddsmill.pipeline.resolved_plan import Plan
+from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.transforms import (
     BlockRejects,
     CountRows,
@@ -20,7 +20,7 @@ from oddsmill.pipeline.transforms import (
 )
 
 
-def build(p: beam.Pipeline, plan: Plan, spill: int | None = None) -> None:
+def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None) -> None:
     """Adds the graph of a run to a pipeline.
 
     Rows travel in batches up to the tokenizer, then as blocks of pairs keyed by shard. What a pair's shard and
@@ -31,44 +31,48 @@ def build(p: beam.Pipeline, plan: Plan, spill: int | None = None) -> None:
     """
     rows = (
         p
-        | "Inputs" >> beam.Create(list(enumerate(plan.inputs)), reshuffle=True)
+        | "Inputs" >> beam.Create(list(enumerate(resolved.inputs)), reshuffle=True)
         | "Divide" >> beam.ParDo(DivideInputs())
         | "SpreadParts" >> beam.Reshuffle()
         | "CountRows" >> beam.ParDo(CountRows())
         | "ByInput" >> beam.GroupByKey()
-        | "NumberRows" >> beam.ParDo(NumberRows(plan))  # a row's number needs the counts of all parts before its own
+        | "NumberRows"
+        >> beam.ParDo(NumberRows(resolved))  # a row's number needs the counts of all parts before its own
         | "SpreadNumbered" >> beam.Reshuffle()
         | "Read" >> beam.ParDo(ReadRows()).with_outputs("seen", main="rows")
     )
-    pairs = rows.rows | "Parse" >> beam.ParDo(ParseRows(plan)).with_outputs("rejects", "seen", main="pairs")
-    placed = pairs.pairs | "Tokenize" >> beam.ParDo(TokenizePairs(plan, spill)).with_outputs("rejects", main="placed")
+    pairs = rows.rows | "Parse" >> beam.ParDo(ParseRows(resolved)).with_outputs("rejects", "seen", main="pairs")
+    placed = pairs.pairs | "Tokenize" >> beam.ParDo(TokenizePairs(resolved, spill)).with_outputs(
+        "rejects", main="placed"
+    )
 
     shards = (
         placed.placed
         | "ByShard" >> beam.GroupByKey()
-        | "WriteShard" >> beam.ParDo(WriteShard(plan)).with_outputs("rejects", main="reports")
+        | "WriteShard" >> beam.ParDo(WriteShard(resolved)).with_outputs("rejects", main="reports")
     )
     # A shard that no pair fell to exists too. Not by a Flatten before the GroupByKey: the embedded runner would hold
     # all pairs twice.
     empty = (
         p
-        | "EveryShard" >> beam.Create([(split, index) for split, n in plan.num_shards.items() for index in range(n)])
-        | "WriteEmptyShard" >> beam.ParDo(WriteEmptyShard(plan), AsList(shards.reports))
+        | "EveryShard"
+        >> beam.Create([(split, index) for split, n in resolved.num_shards.items() for index in range(n)])
+        | "WriteEmptyShard" >> beam.ParDo(WriteEmptyShard(resolved), AsList(shards.reports))
     )
     reports = (shards.reports, empty) | "Reports" >> beam.Flatten()
     drops = (
         (
-            pairs.rejects | "BlockUnparsed" >> beam.ParDo(BlockRejects(plan)),
-            placed.rejects | "BlockUnusable" >> beam.ParDo(BlockRejects(plan)),
+            pairs.rejects | "BlockUnparsed" >> beam.ParDo(BlockRejects(resolved)),
+            placed.rejects | "BlockUnusable" >> beam.ParDo(BlockRejects(resolved)),
             shards.rejects,
         )
         | "Rejects" >> beam.Flatten()
         | "ByFile" >> beam.GroupByKey()
-        | "WriteRejects" >> beam.ParDo(WriteRejects(plan))
+        | "WriteRejects" >> beam.ParDo(WriteRejects(resolved))
     )
     seen = (rows.seen, pairs.seen) | "AllSeen" >> beam.Flatten() | "Seen" >> beam.CombineGlobally(add_seen)
     _ = (
         p
         | "Last" >> beam.Create([None])
-        | "WriteManifest" >> beam.ParDo(WriteManifest(plan), AsSingleton(seen), AsList(reports), AsList(drops))
+        | "WriteManifest" >> beam.ParDo(WriteManifest(resolved), AsSingleton(seen), AsList(reports), AsList(drops))
     )

@@ -12,7 +12,7 @@ from oddsmill.pipeline import progress
 from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.dataflow import dataflow_defaults, names_dataflow
 from oddsmill.pipeline.output.spill import spilling
-from oddsmill.pipeline.resolved_plan import Plan
+from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.schemas.errors import Refused, find_refusal
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "b
         raise Refused(f"Beam: {' '.join(str(error).split())}") from error
 
 
-def run_graph(p: "beam.Pipeline", plan: Plan) -> None:
-    """Runs a plan to its end on a pipeline of `make_pipeline`.
+def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
+    """Runs the graph of a resolved run to its end on a pipeline of `make_pipeline`.
 
     Raises:
       Refused: what a worker refused.
@@ -74,7 +74,7 @@ def run_graph(p: "beam.Pipeline", plan: Plan) -> None:
                     console.enter_context(progress.shown())
                 console.enter_context(_quiet())
             with p:
-                build(p, plan, spill)
+                build(p, resolved, spill)
     except Exception as error:
         message = find_refusal(error)
         if message is None:

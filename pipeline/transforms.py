@@ -19,12 +19,12 @@ from oddsmill.pipeline.formats.formats import parse_row
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.readers import Part
 from oddsmill.pipeline.input.sources import Input, RawRow, count_part, divide, number_parts, read_batches
-from oddsmill.pipeline.output.ledger import RejectBlocks, write_rejects
-from oddsmill.pipeline.output.output import publishing, shard_name
+from oddsmill.pipeline.output.folder import publishing, shard_name
+from oddsmill.pipeline.output.manifest import Seen, make_manifest
+from oddsmill.pipeline.output.rejects import RejectBlocks, write_rejects
 from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, freeze_pairs, write_shard
 from oddsmill.pipeline.output.spill import Travelling, fetch, put_away
-from oddsmill.pipeline.output.summary import Seen, make_manifest
-from oddsmill.pipeline.resolved_plan import Plan
+from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Split
@@ -53,8 +53,8 @@ class CountRows(beam.DoFn):
 class NumberRows(beam.DoFn):
     """All parts of an input -> those with a row that is wanted, each with the number of its first row."""
 
-    def __init__(self, plan: Plan):
-        self._inputs = plan.inputs
+    def __init__(self, resolved: ResolvedRun):
+        self._inputs = resolved.inputs
 
     def process(self, element: tuple[int, Iterable[Part]]) -> Iterator[Any]:
         number, parts = element
@@ -82,8 +82,12 @@ def add_seen(parts: Iterable[Seen]) -> Seen:
 class ParseRows(beam.DoFn):
     """A batch of rows -> their pairs; tags `rejects`, and `seen`: the pairs of a row beyond its first."""
 
-    def __init__(self, plan: Plan):
-        self._format_name, self._source, self._compat = plan.format_name, plan.config.source, plan.config.compat
+    def __init__(self, resolved: ResolvedRun):
+        self._format_name, self._source, self._compat = (
+            resolved.format_name,
+            resolved.config.source,
+            resolved.config.compat,
+        )
 
     def process(self, batch: list[RawRow]) -> Iterator[Any]:
         parsed: Parsed = []
@@ -108,9 +112,14 @@ class TokenizePairs(beam.DoFn):
     interpreter lock, has the cores.
     """
 
-    def __init__(self, plan: Plan, spill: int | None):
-        self._config, self._num_shards, self._shared, self._spill = plan.config, plan.num_shards, Shared(), spill
-        self._vocab_size = plan.tokenizer.vocab_size
+    def __init__(self, resolved: ResolvedRun, spill: int | None):
+        self._config, self._num_shards, self._shared, self._spill = (
+            resolved.config,
+            resolved.num_shards,
+            Shared(),
+            spill,
+        )
+        self._vocab_size = resolved.tokenizer.vocab_size
 
     def setup(self) -> None:
         # Where nothing else is said there is a process for each core, so a call must not spread over the cores.
@@ -182,15 +191,15 @@ class TokenizePairs(beam.DoFn):
 class WriteShard(beam.DoFn):
     """All blocks of a shard -> its file and a `ShardReport`; tag `rejects`: duplicates, in blocks."""
 
-    def __init__(self, plan: Plan):
-        self._plan = plan
+    def __init__(self, resolved: ResolvedRun):
+        self._resolved = resolved
 
     def setup(self) -> None:
-        check_libraries(self._plan.libraries)
+        check_libraries(self._resolved.libraries)
 
     def process(self, element: tuple[ShardKey, Iterable[Travelling]]) -> Iterator[Any]:
         shard, blocks = element
-        report, rejects = _write_shard(self._plan, shard, map(fetch, blocks))
+        report, rejects = _write_shard(self._resolved, shard, map(fetch, blocks))
         yield report
         for block in rejects:
             yield TaggedOutput("rejects", block)
@@ -199,36 +208,36 @@ class WriteShard(beam.DoFn):
 class WriteEmptyShard(beam.DoFn):
     """A shard -> its file without a row and a `ShardReport`, where no report says that it is written."""
 
-    def __init__(self, plan: Plan):
-        self._plan = plan
+    def __init__(self, resolved: ResolvedRun):
+        self._resolved = resolved
 
     def setup(self) -> None:
-        check_libraries(self._plan.libraries)
+        check_libraries(self._resolved.libraries)
 
     def process(self, shard: ShardKey, reports: list[ShardReport]) -> Iterator[ShardReport]:
         split, index = shard
-        if shard_name(split, index, self._plan.num_shards[split]) not in {report.shard.name for report in reports}:
-            yield _write_shard(self._plan, shard, [])[0]
+        if shard_name(split, index, self._resolved.num_shards[split]) not in {report.shard.name for report in reports}:
+            yield _write_shard(self._resolved, shard, [])[0]
 
 
-def _write_shard(plan: Plan, shard: ShardKey, blocks: Iterable[bytes]) -> tuple[ShardReport, Iterable[Any]]:
+def _write_shard(resolved: ResolvedRun, shard: ShardKey, blocks: Iterable[bytes]) -> tuple[ShardReport, Iterable[Any]]:
     split, index = shard
     return write_shard(
         blocks,
         split=split,
         index=index,
-        count=plan.num_shards[split],
-        config=plan.config,
-        tokenizer=plan.tokenizer,
-        paths=plan.paths,
+        count=resolved.num_shards[split],
+        config=resolved.config,
+        tokenizer=resolved.tokenizer,
+        paths=resolved.paths,
     )
 
 
 class BlockRejects(beam.DoFn):
     """Rejects -> (number of their file, block of them), so that the shuffle holds no raw text as it is."""
 
-    def __init__(self, plan: Plan):
-        self._paths = plan.paths
+    def __init__(self, resolved: ResolvedRun):
+        self._paths = resolved.paths
 
     def start_bundle(self) -> None:
         self._blocks = RejectBlocks(self._paths)
@@ -244,8 +253,8 @@ class BlockRejects(beam.DoFn):
 class WriteRejects(beam.DoFn):
     """The rejects of an input file -> a file of them, and how many of each reason."""
 
-    def __init__(self, plan: Plan):
-        self._output, self._paths = plan.config.output, plan.paths
+    def __init__(self, resolved: ResolvedRun):
+        self._output, self._paths = resolved.config.output, resolved.paths
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[dict[str, int]]:
         file, blocks = element
@@ -255,12 +264,12 @@ class WriteRejects(beam.DoFn):
 class WriteManifest(beam.DoFn):
     """What all others report -> manifest.json."""
 
-    def __init__(self, plan: Plan):
-        self._plan = plan
+    def __init__(self, resolved: ResolvedRun):
+        self._resolved = resolved
 
     def process(self, _: None, seen: Seen, reports: list[ShardReport], drops: list[dict[str, int]]) -> Iterator[None]:
-        manifest = make_manifest(self._plan, seen, reports, drops)
-        target = os.path.join(self._plan.config.output, MANIFEST_NAME)
+        manifest = make_manifest(self._resolved, seen, reports, drops)
+        target = os.path.join(self._resolved.config.output, MANIFEST_NAME)
         with publishing(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(manifest.to_json())
         yield from ()

@@ -17,8 +17,8 @@ from oddsmill.pipeline.formats.formats import parse_row
 from oddsmill.pipeline.formats.pairs import ChatPair, Notes, PairIds
 from oddsmill.pipeline.input.sampling import find_row
 from oddsmill.pipeline.input.sources import RawRow
-from oddsmill.pipeline.output.output import shard_name
-from oddsmill.pipeline.resolved_plan import Plan, make_plan
+from oddsmill.pipeline.output.folder import shard_name
+from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
 from oddsmill.pipeline.tokens.tokenization import Encoded, add_special_tokens, encode_pairs, finish, split_at_boundary
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
@@ -59,31 +59,31 @@ def print_explanation(config: ExplainConfig, console: Console | None = None) -> 
     Raises:
       Refused: as `run` refuses settings and input; no such file or row.
     """
-    plan = make_plan(config)
-    tokenizer = load_tokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
-    raw = find_row(plan.inputs, config.row, config.file)
+    resolved = resolve_run(config)
+    tokenizer = load_tokenizer(resolved.tokenizer_folder, chat_template=config.chat_template)
+    raw = find_row(resolved.inputs, config.row, config.file)
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 140  # a pipe has no width of its own, and a rule's name is to stay in one line
-    Explainer(plan, tokenizer, console).explain(raw)
+    Explainer(resolved, tokenizer, console).explain(raw)
 
 
 class Explainer:
     """Runs one row through the functions that a run uses, and prints what each of them decides."""
 
-    def __init__(self, plan: Plan, tokenizer: Tokenizer, console: Console):
-        self._plan, self._config, self._tokenizer, self._console = plan, plan.config, tokenizer, console
+    def __init__(self, resolved: ResolvedRun, tokenizer: Tokenizer, console: Console):
+        self._resolved, self._config, self._tokenizer, self._console = resolved, resolved.config, tokenizer, console
 
     def explain(self, raw: RawRow) -> None:
         """Prints the whole way of a row, or the way to where it is dropped."""
-        self._head(f"row {raw.origin.row} of {self._plan.paths[raw.origin.file]}")
+        self._head(f"row {raw.origin.row} of {self._resolved.paths[raw.origin.file]}")
         text = raw.as_text()
         self._say("raw", text[:_RAW_CHARACTERS] + (f" … ({len(text):,} characters)" if text[_RAW_CHARACTERS:] else ""))
         detected = "" if self._config.source.format else " (detected)"
-        self._say("format", f"{self._plan.format_name}{detected}")
+        self._say("format", f"{self._resolved.format_name}{detected}")
         try:
             pairs = parse_row(
-                raw, format_name=self._plan.format_name, source=self._config.source, compat=self._config.compat
+                raw, format_name=self._resolved.format_name, source=self._config.source, compat=self._config.compat
             )
         except Dropped as dropped:
             return self._dropped("when parsed", dropped)
@@ -174,14 +174,14 @@ class Explainer:
         self._say("cut", ", ".join(after.truncated.names()) or "nothing")
 
     def _explain_place(self, pair: "SourcePair", ids: PairIds, raw: RawRow) -> None:
-        config, plan = self._config, self._plan
+        config, resolved = self._config, self._resolved
         identity = keys.pair_id(pair)
-        place = keys.place(pair, identity, raw.origin, config, plan.num_shards)
+        place = keys.place(pair, identity, raw.origin, config, resolved.num_shards)
         self._head("place")
         self._say("id", f"{identity:016x}")
         why = "by the prompt's hash" if config.shuffle else "shuffle is off: one split, source order"
         self._say("split", f"{place.split} ({why})")
-        self._say("shard", shard_name(place.split, place.shard, plan.num_shards[place.split]))
+        self._say("shard", shard_name(place.split, place.shard, resolved.num_shards[place.split]))
         self._say("rank", f"{place.rank:016x}: its place in the order there")
         if config.dedup == "exact":
             self._say("dedup", "exact: kept if no other row has its texts, which only a run can tell")
@@ -196,7 +196,10 @@ class Explainer:
     def _print_layout(self, pair: Pair, slots: int) -> None:
         """Inputs and labels by position; of long branches the two ends."""
         row = make_row(
-            [pair], row_length=slots, pad_id=self._plan.tokenizer.pad_id, vocab_size=self._plan.tokenizer.vocab_size
+            [pair],
+            row_length=slots,
+            pad_id=self._resolved.tokenizer.pad_id,
+            vocab_size=self._resolved.tokenizer.vocab_size,
         )
         arrays = derive(row)
         table = Table(box=None, pad_edge=False)

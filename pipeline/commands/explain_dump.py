@@ -14,9 +14,9 @@ from oddsmill.pipeline.commands.explain import Explainer
 from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, side_text
 from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.input.sampling import find_row
-from oddsmill.pipeline.output.output import RUN_NAME, load_manifest
+from oddsmill.pipeline.output.folder import RUN_NAME, load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_shard
-from oddsmill.pipeline.resolved_plan import make_plan
+from oddsmill.pipeline.resolved_run import resolve_run
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
@@ -78,9 +78,9 @@ class _RowsOf:
             settings["source"] = SourceConfig(**settings["source"])
             if isinstance(settings["num_shards"], dict):
                 settings["num_shards"] = settings["num_shards"]["train"]
-            self._plan = make_plan(PreprocessConfig(**settings))
-            text_tokenizer = load_tokenizer(self._plan.tokenizer_folder, chat_template=settings["chat_template"])
-            self._explainer = Explainer(self._plan, text_tokenizer, console)
+            self._resolved = resolve_run(PreprocessConfig(**settings))
+            text_tokenizer = load_tokenizer(self._resolved.tokenizer_folder, chat_template=settings["chat_template"])
+            self._explainer = Explainer(self._resolved, text_tokenizer, console)
         except (Refused, OSError, KeyError, TypeError) as error:
             console.print(f"the source is not read: {error}", style="dim")
 
@@ -88,7 +88,7 @@ class _RowsOf:
         if self._explainer is None or source is None:
             return
         try:
-            self._explainer.explain(find_row(self._plan.inputs, source, None))
+            self._explainer.explain(find_row(self._resolved.inputs, source, None))
         except Refused as refusal:
             self._console.print(f"the source is not read: {refusal}", style="dim")
 

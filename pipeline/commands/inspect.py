@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from oddsmill.pipeline.output.output import load_manifest
+from oddsmill.pipeline.output.folder import load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_shard
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.formats import parse_row
 from oddsmill.pipeline.input.sampling import sample_rows
 from oddsmill.pipeline.input.sources import RawRow
-from oddsmill.pipeline.resolved_plan import make_plan
+from oddsmill.pipeline.resolved_run import resolve_run
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.pipeline.tokens.tokenization import Encoded, encode_pairs, finish
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
@@ -88,10 +88,10 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
     Raises:
       Refused: as `run` refuses settings and input, or no sampled row becomes a pair.
     """
-    plan = make_plan(config)
-    tokenizer = load_tokenizer(plan.tokenizer_folder, chat_template=config.chat_template)
-    sample = sample_rows(plan.inputs, config.sample_rows)
-    pairs, drops = prepare(sample.rows, tokenizer, config, format_name=plan.format_name)
+    resolved = resolve_run(config)
+    tokenizer = load_tokenizer(resolved.tokenizer_folder, chat_template=config.chat_template)
+    sample = sample_rows(resolved.inputs, config.sample_rows)
+    pairs, drops = prepare(sample.rows, tokenizer, config, format_name=resolved.format_name)
     if not pairs:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in drops.items()) or "there are none"
         raise Refused(f"none of the {len(sample.rows):,} sampled rows becomes a pair ({reasons})")
@@ -104,7 +104,7 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
     whole = len(sample.rows) == sample.total_rows
     size = "all of them" if whole else "spread evenly; rows and tokens are estimates for the whole input"
     console.print(f"input      {sample.total_rows:,} rows; {len(sample.rows):,} looked at, {size}", soft_wrap=True)
-    console.print(f"format     {plan.format_name}{'' if config.source.format else ' (detected)'}")
+    console.print(f"format     {resolved.format_name}{'' if config.source.format else ' (detected)'}")
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(drops.items())) or "none"
     console.print(f"sample     {len(pairs):,} pairs; dropped before the length rules: {dropped}", soft_wrap=True)
     console.print(_length_table(budgets, config, scale))

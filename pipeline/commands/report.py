@@ -1,7 +1,7 @@
 """`report`: one self-contained HTML page of a dataset, made from its folder alone."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +13,12 @@ from oddsmill.pipeline.commands.charts import bar_shares, histogram, length_bias
 from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, shown_token
 from oddsmill.pipeline.drops import DropReason
 from oddsmill.pipeline.output.checks import MEANINGS, STORED
-from oddsmill.pipeline.output.output import REPORT_NAME, load_manifest, publishing
+from oddsmill.pipeline.output.folder import REPORT_NAME, load_manifest, publishing
 from oddsmill.pipeline.output.reading import Provenance, Rejected, read_provenance, read_rejects, read_shard
-from oddsmill.pipeline.resolved_plan import flat
+from oddsmill.pipeline.resolved_run import flat
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, SplitSummary
 from oddsmill.schemas.record import Pair, Truncated
@@ -79,7 +80,7 @@ class SplitContents(NamedTuple):
     prompt_ids: np.ndarray | None
 
 
-def write_report(config: ReportConfig, *, say: Callable[[str], None] = print) -> None:
+def write_report(config: ReportConfig) -> None:
     """Writes the page.
 
     Raises:
@@ -101,7 +102,7 @@ def write_report(config: ReportConfig, *, say: Callable[[str], None] = print) ->
             file.write(page)
     except OSError as error:
         raise Refused(f"{target}: cannot write there ({error.strerror})") from error
-    say(f"report     {target}")
+    log.info(f"report     {target}")
 
 
 def read_split(config: ReportConfig, manifest: Manifest, name: str, tokenizer: Tokenizer) -> SplitContents:

@@ -2,15 +2,16 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from oddsmill.pipeline.output.checks import STORED
-from oddsmill.pipeline.output.output import REJECTS_FOLDER, load_manifest
+from oddsmill.pipeline.output.folder import REJECTS_FOLDER, load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_records, read_rejects
 from oddsmill.pipeline.output.tally import Tally
+from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, Shard, SplitSummary, file_sha256
 from oddsmill.schemas.stores import fetch_folder, files_under, is_file, local_file, size_of
@@ -44,7 +45,7 @@ class Contents:
     checks: Counter[str] = field(default_factory=Counter)
 
 
-def verify_dataset(config: VerifyConfig, *, say: Callable[[str], None] = print) -> None:
+def verify_dataset(config: VerifyConfig) -> None:
     """Checks everything that can be checked without the source.
 
     Raises:
@@ -57,11 +58,11 @@ def verify_dataset(config: VerifyConfig, *, say: Callable[[str], None] = print) 
         named = list(found)
         problems.extend(named)
         if not named:
-            say(f"ok  {what}")
+            log.info(f"ok  {what}")
         return not named
 
     if manifest.ledger.drops and not files_under(os.path.join(folder, REJECTS_FOLDER)):
-        say(f"--  dropped rows: not checked, {REJECTS_FOLDER}/ is not there")
+        log.info(f"--  dropped rows: not checked, {REJECTS_FOLDER}/ is not there")
     else:
         check(f"{REJECTS_FOLDER}/ holds each dropped row of the ledger", _reject_problems(folder, manifest))
     contents = _read_all(folder, manifest)
@@ -78,13 +79,13 @@ def verify_dataset(config: VerifyConfig, *, say: Callable[[str], None] = print) 
             problems.append(str(error))
         else:
             if prompts is None:
-                say("--  prompts in two splits: not checked, provenance/ is not there")
+                log.info("--  prompts in two splits: not checked, provenance/ is not there")
             else:
                 check("no prompt is in two splits", _shared("prompt", prompts))
     if problems:
         raise Refused(f"{folder} has {len(problems)} problems:\n" + "\n".join(f"  {line}" for line in problems))
     pairs = sum(split.pairs for split in manifest.splits.values())
-    say(f"{folder} holds {pairs:,} pairs, as its manifest says ({manifest.sha256[:12]})")
+    log.info(f"{folder} holds {pairs:,} pairs, as its manifest says ({manifest.sha256[:12]})")
 
 
 def _damaged_tokenizer(folder: str, manifest: Manifest) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader
 
-from oddsmill.pipeline.output.output import REJECTS_FOLDER
+from oddsmill.pipeline.output.folder import REJECTS_FOLDER
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Shard
 from oddsmill.schemas.provenance import provenance_path

@@ -17,8 +17,8 @@ from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.drops import DropReason, Origin, Reject
 from oddsmill.pipeline.formats.pairs import Notes
 from oddsmill.pipeline.output.blocks import Items, freeze, thawing
-from oddsmill.pipeline.output.ledger import RejectBlocks
-from oddsmill.pipeline.output.output import publishing, shard_name
+from oddsmill.pipeline.output.folder import publishing, shard_name
+from oddsmill.pipeline.output.rejects import RejectBlocks
 from oddsmill.pipeline.output.tally import SIDES, Tally
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.schemas.errors import Refused, RunFailed

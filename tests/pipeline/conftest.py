@@ -1,9 +1,11 @@
 """Fixtures of the pipeline's tests: runs in this process, and what a run left on disk."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
 from oddsmill.pipeline.__main__ import main, run_verb
+from oddsmill.schemas.console import log
 
 
 @dataclasses.dataclass
@@ -46,6 +49,22 @@ class Result:
         return [json.loads(line) for line in capsys.readouterr().out.split("\n") if line]
 
 
+@contextlib.contextmanager
+def messages() -> Iterator[list[str]]:
+    """Yields the list to which the messages of the body are added."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
 @pytest.fixture
 def run(tmp_path: Path, tokenizer_folder: Path) -> Callable[..., Result]:
     """Preprocesses: `run("out", path, max_length=64, beam=["--direct_num_workers=2"])`."""
@@ -53,11 +72,11 @@ def run(tmp_path: Path, tokenizer_folder: Path) -> Callable[..., Result]:
     def call(
         output: str, *paths: Path, beam: tuple[str, ...] = (), source: dict | None = None, **changes: Any
     ) -> Result:
-        lines: list[str] = []
         settings = {"tokenizer": str(tokenizer_folder), "output": str(tmp_path / output), "max_length": 64} | changes
         settings.setdefault("max_prompt_length", 32)
         config = PreprocessConfig(source=SourceConfig(path=[str(path) for path in paths], **(source or {})), **settings)
-        preprocess(config, beam_arguments=beam, say=lines.append)
+        with messages() as lines:
+            preprocess(config, beam_arguments=beam)
         return Result(tmp_path / output, lines)
 
     return call

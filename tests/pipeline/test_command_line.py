@@ -29,7 +29,7 @@ def arguments(write_rows: Callable, triples: Callable, tokenizer_folder: Path, t
         ("--max_length=many", "--max_length=many: expected int"),
         ("--max_length=1", "--max_length=1: must hold a prompt and an answer: at least 2"),
         ("--source.format=csv", "--source.format=csv: must be one of triple, transcript, messages"),
-        ("--tokenizer=.", ". has no tokenizer.json. Save it with transformers"),
+        ("--tokenizer=.", ". has no tokenizer.json: copy the model"),
         ("--tokenizer=nowhere", "--tokenizer=nowhere: no such folder, and not a hub id"),
         ("--output=/proc/out", "--output=/proc/out: cannot write there"),
         ("--config=nowhere.yaml", "nowhere.yaml"),
@@ -97,7 +97,7 @@ def test_a_rerun_does_not_import_beam(command: Callable, arguments: list[str]):
     assert command("run", *arguments)[0] == 0
     code = (
         "import sys; sys.modules['apache_beam'] = None\n"
-        f"from oddsmill.pipeline.__main__ import run_verb; run_verb(['run', *{arguments}])"
+        f"from oddsmill.pipeline.__main__ import main; sys.exit(main(['run', *{arguments}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.dataflow import check_libraries, worker_requirements
-from oddsmill.pipeline.resolved_plan import make_plan
+from oddsmill.pipeline.resolved_run import resolve_run
 from oddsmill.pipeline.runner import make_pipeline, run_graph
 from oddsmill.schemas.errors import Refused
 
@@ -40,7 +40,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> tup
         f"--temp_location={folder}",
         f"--template_location={folder / 'job.json'}",
     ]
-    run_graph(make_pipeline(config, arguments), make_plan(config))
+    run_graph(make_pipeline(config, arguments), resolve_run(config))
     return json.loads((folder / "job.json").read_text()), staging
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
 from tests.cloud_storage import FakeStorage
+from tests.pipeline.conftest import messages
 
 # Needs [dataflow], which make test-slow has.
 pytestmark = pytest.mark.slow
@@ -42,7 +43,7 @@ def test_on_the_store_bytes_are_those_on_the_disk(
         output="gs://bucket/out",
         **settings,
     )
-    preprocess(config, say=lambda line: None)
+    preprocess(config)
     stored = {
         key.removeprefix("bucket/out/"): hashlib.sha256(content).hexdigest()
         for key, content in storage.objects.items()
@@ -61,14 +62,14 @@ def test_on_the_store_bytes_are_those_on_the_disk(
         assert sources == here[1]
     assert storage.objects["bucket/out/report.html"].startswith(b"<!DOCTYPE html>")
 
-    lines: list[str] = []
-    preprocess(config, say=lines.append)
+    with messages() as lines:
+        preprocess(config)
     assert any("nothing changed" in line for line in lines)
 
     del storage.objects["bucket/out/manifest.json"]
     storage.objects["bucket/out/unfinished.json"] = b"{}"
     storage.objects["bucket/out/train-00000-of-00009.arrayrecord"] = b"of an earlier run"
-    preprocess(config, say=lambda line: None)
+    preprocess(config)
     assert hashlib.sha256(storage.objects["bucket/out/manifest.json"]).hexdigest() == local.digests["manifest.json"]
     assert "bucket/out/train-00000-of-00009.arrayrecord" not in storage.objects
     assert "bucket/out/unfinished.json" not in storage.objects

@@ -61,7 +61,7 @@ def undisturbed(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory
     def run(output: Path, *beam: str) -> Result:
         source = SourceConfig(path=str(folder / "*.jsonl"))
         config = PreprocessConfig(source=source, tokenizer=str(tokenizer_folder), output=str(output), **SETTINGS)
-        preprocess(config, beam_arguments=beam, say=lambda line: None)
+        preprocess(config, beam_arguments=beam)
         return Result(output, [])
 
     return Run(run, run(folder / "out"))

@@ -12,7 +12,7 @@ import pytest
 
 from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.dataflow import names_dataflow
-from oddsmill.pipeline.output import output
+from oddsmill.pipeline.output import folder as output_folder
 
 # Of every setting the values that no run can have.
 BAD = {
@@ -112,7 +112,7 @@ def test_messages_need_a_chat_template(
     assert not (tmp_path / "out").exists()
 
 
-# What a run publishes, in this order; its shards' data is written by a library: tests/pipeline/output/test_output.py.
+# What a run publishes, in this order; its shards' data is written by a library: tests/pipeline/output/test_folder.py.
 PUBLISHED = ["unfinished.json", "tokenizer/tokenizer.json", "provenance/", "rejects/", "manifest.json", "run.json"]
 
 
@@ -129,7 +129,7 @@ def test_a_disk_that_is_full_at_any_file_is_one_refusal_and_leaves_nothing_half_
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
 
-    monkeypatch.setattr(output.os, "fsync", fill)
+    monkeypatch.setattr(output_folder.os, "fsync", fill)
     code, _, err = command("run", *settings)
     assert code == 2, err
     assert f"{tmp_path}/out/{name}" in err
@@ -138,7 +138,7 @@ def test_a_disk_that_is_full_at_any_file_is_one_refusal_and_leaves_nothing_half_
     left = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     kept = {"unfinished.json", "rejects/00000-rows.jsonl.jsonl"}  # whole, and they say why rows were dropped
     assert left == (kept if PUBLISHED.index(name) > PUBLISHED.index("rejects/") else set())
-    monkeypatch.setattr(output.os, "fsync", sync)
+    monkeypatch.setattr(output_folder.os, "fsync", sync)
     assert command("run", *settings)[0] == 0
     assert command("verify", tmp_path / "out")[0] == 0
 

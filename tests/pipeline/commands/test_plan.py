@@ -10,7 +10,7 @@ import pytest
 from oddsmill.pipeline.commands.plan import RowLength, measure, prepare, row_lengths, scaled, suggest
 from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.input.sampling import sample_rows
-from oddsmill.pipeline.resolved_plan import make_plan
+from oddsmill.pipeline.resolved_run import resolve_run
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 
 
@@ -48,8 +48,8 @@ def test_the_numbers_of_a_max_length_are_those_of_a_run_with_it(
     path = write_rows("rows.jsonl", rows)
     base = make_config(path, eval_share=0.0, **changes)
     config = scaled(base, max_length)
-    plan, tokenizer = make_plan(base), load_tokenizer(base.tokenizer)
-    pairs, drops = prepare(sample_rows(plan.inputs, 1000).rows, tokenizer, base, format_name=plan.format_name)
+    resolved, tokenizer = resolve_run(base), load_tokenizer(base.tokenizer)
+    pairs, drops = prepare(sample_rows(resolved.inputs, 1000).rows, tokenizer, base, format_name=resolved.format_name)
     assert drops == {"missing_field": 1, "unreadable": 1}
     budget = measure(pairs, tokenizer, config)
 
@@ -79,8 +79,8 @@ def test_proportions_are_kept_at_other_lengths(write_rows: Callable, rows: list[
 
 def test_row_lengths_are_tiles_that_hold_what_they_say(write_rows: Callable, rows: list[Any], make_config: Callable):
     base = make_config(write_rows("rows.jsonl", rows), max_length=250, max_prompt_length=125)
-    plan, tokenizer = make_plan(base), load_tokenizer(base.tokenizer)
-    pairs, _ = prepare(sample_rows(plan.inputs, 1000).rows, tokenizer, base, format_name=plan.format_name)
+    resolved, tokenizer = resolve_run(base), load_tokenizer(base.tokenizer)
+    pairs, _ = prepare(sample_rows(resolved.inputs, 1000).rows, tokenizer, base, format_name=resolved.format_name)
     candidates = row_lengths(pairs, tokenizer, base)
     assert [each.row_length for each in candidates] == [256, 384, 512, 768, 1024]
     tokens = measure(pairs, tokenizer, base).tokens

@@ -24,7 +24,6 @@ def made(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     output = str(folder / "out")
     preprocess(
         PreprocessConfig(source=source, tokenizer=str(tokenizer_folder), output=output, num_shards=2, eval_share=0.3),
-        say=lambda line: None,
     )
     return folder / "out"
 

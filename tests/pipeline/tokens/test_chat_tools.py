@@ -10,7 +10,7 @@ import pytest
 from oddsmill.pipeline.commands.plan import measure, prepare, scaled
 from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.input.sampling import sample_rows
-from oddsmill.pipeline.resolved_plan import make_plan
+from oddsmill.pipeline.resolved_run import resolve_run
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 
 TEMPLATE = (
@@ -79,11 +79,11 @@ def test_of_a_whole_input_the_plan_is_the_ledger_of_a_run(
 ):
     path = write_rows("rows.jsonl", rows)
     base = PreprocessConfig(source=SourceConfig(path=str(path), **source), output="x", **settings | changes)
-    config, plan = scaled(base, max_length), make_plan(base)
+    config, resolved = scaled(base, max_length), resolve_run(base)
     tokenizer = load_tokenizer(base.tokenizer, chat_template=base.chat_template)
-    sample = sample_rows(plan.inputs, len(rows))
+    sample = sample_rows(resolved.inputs, len(rows))
     assert sample.total_rows == len(sample.rows) == len(rows)
-    pairs, drops = prepare(sample.rows, tokenizer, base, format_name=plan.format_name)
+    pairs, drops = prepare(sample.rows, tokenizer, base, format_name=resolved.format_name)
     budget = measure(pairs, tokenizer, config)
 
     names = ("max_length", "max_prompt_length", "row_length")

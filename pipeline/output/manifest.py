@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from oddsmill.pipeline.output.checks import STORED
-from oddsmill.pipeline.output.output import REJECTS_FOLDER
+from oddsmill.pipeline.output.folder import REJECTS_FOLDER
 from oddsmill.pipeline.output.shards import ShardReport
 from oddsmill.pipeline.output.tally import Tally
-from oddsmill.pipeline.resolved_plan import Plan
+from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.manifest import Ledger, Manifest, SplitSummary
 
@@ -21,7 +21,9 @@ class Seen(NamedTuple):
     extra_pairs: int = 0
 
 
-def make_manifest(plan: Plan, seen: Seen, reports: Iterable[ShardReport], drops: Iterable[dict[str, int]]) -> Manifest:
+def make_manifest(
+    resolved: ResolvedRun, seen: Seen, reports: Iterable[ShardReport], drops: Iterable[dict[str, int]]
+) -> Manifest:
     """Adds up the reports.
 
     Raises:
@@ -34,24 +36,24 @@ def make_manifest(plan: Plan, seen: Seen, reports: Iterable[ShardReport], drops:
         dropped.update(reasons)
     splits: dict[str, SplitSummary] = {}
     checks = dict.fromkeys(STORED, 0)
-    for split in plan.num_shards:
+    for split in resolved.num_shards:
         own = [report for report in reports if report.split == split]
         tally = Tally()
         for report in own:
             tally.merge(report.tally)
         checks = {name: number + tally.checks[name] for name, number in checks.items()}
-        splits[split] = tally.summary([report.shard for report in own], row_length=plan.config.slots)
+        splits[split] = tally.summary([report.shard for report in own], row_length=resolved.config.slots)
     pairs = sum(split.pairs for split in splits.values())
     ledger = Ledger(
         rows_in=seen.rows, extra_pairs=seen.extra_pairs, pairs_out=pairs, drops=dict(sorted(dropped.items()))
     )
-    _check(ledger, splits, plan)
+    _check(ledger, splits, resolved)
     return Manifest(
-        tool_version=plan.tool_version,
-        settings=plan.settings,
-        tokenizer=plan.tokenizer,
+        tool_version=resolved.tool_version,
+        settings=resolved.settings,
+        tokenizer=resolved.tokenizer,
         source_fingerprint=f"{seen.digest:032x}",
-        row_length=plan.config.slots,
+        row_length=resolved.config.slots,
         splits=splits,
         ledger=ledger,
         counts=checks
@@ -60,11 +62,11 @@ def make_manifest(plan: Plan, seen: Seen, reports: Iterable[ShardReport], drops:
             "exact_duplicates": sum(report.exact_duplicates for report in reports),
         },
         writer_options=reports[0].writer_options,
-        libraries=plan.libraries,
+        libraries=resolved.libraries,
     )
 
 
-def _check(ledger: Ledger, splits: dict[str, SplitSummary], plan: Plan) -> None:
+def _check(ledger: Ledger, splits: dict[str, SplitSummary], resolved: ResolvedRun) -> None:
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in ledger.drops.items())
     if not ledger.balances():
         raise RunFailed(
@@ -74,12 +76,12 @@ def _check(ledger: Ledger, splits: dict[str, SplitSummary], plan: Plan) -> None:
     if ledger.rows_in == 0:
         raise Refused("the input has no rows")
     dropped = sum(ledger.drops.values())
-    where = f"{plan.config.output}/{REJECTS_FOLDER}/ holds each row with its reason"
+    where = f"{resolved.config.output}/{REJECTS_FOLDER}/ holds each row with its reason"
     candidates = ledger.rows_in + ledger.extra_pairs
-    if dropped > plan.config.max_drop_share * candidates:
+    if dropped > resolved.config.max_drop_share * candidates:
         raise Refused(
             f"{dropped:,} of {candidates:,} {'pairs' if ledger.extra_pairs else 'rows'} were dropped ({reasons}), "
-            f"more than --max_drop_share={plan.config.max_drop_share} allows; {where}"
+            f"more than --max_drop_share={resolved.config.max_drop_share} allows; {where}"
         )
     if ledger.pairs_out == 0:
         raise Refused(f"no pair is left: all {ledger.rows_in:,} rows were dropped ({reasons}); {where}")

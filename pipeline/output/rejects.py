@@ -9,7 +9,7 @@ import numpy as np
 
 from oddsmill.pipeline.drops import DropReason, Reject
 from oddsmill.pipeline.output.blocks import freeze, thawing
-from oddsmill.pipeline.output.output import REJECTS_FOLDER, publishing
+from oddsmill.pipeline.output.folder import REJECTS_FOLDER, publishing
 
 _COLUMNS = ("row", "reason")
 _REASONS = list(DropReason)

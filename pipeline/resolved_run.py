@@ -1,4 +1,7 @@
-"""What is settled before a worker starts: files, format, tokenizer, shards. Without Beam, so it is quick."""
+"""A run with every open setting resolved before a worker starts: files, format, tokenizer, shards.
+
+It needs no Beam, so it is quick.
+"""
 
 import dataclasses
 import importlib.metadata
@@ -23,18 +26,18 @@ from oddsmill.schemas.version import tool_version
 
 SHARD_TEXT_BYTES = 64 << 20
 _DETECTION_ROWS = 64
-# What a dataset does not depend on, or what the manifest holds by digest.
+# The manifest leaves out settings that the dataset does not depend on, and those that it holds by digest.
 _NOT_IN_MANIFEST = ("tokenizer", "tokenizer_revision", "chat_template", "output", "overwrite", "beam_options")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A run, resolved. Holds plain values only: workers get it whole.
+class ResolvedRun:
+    """A run with its inputs found and its open settings resolved. It holds plain values only: workers get it whole.
 
     Attributes:
-      settings: what the manifest says of the settings.
-      num_shards: of each split that the dataset has.
-      libraries: versions of what makes the bytes.
+      settings: the settings as the manifest gives them.
+      num_shards: the number of shards of each split that the dataset has.
+      libraries: the versions of the libraries that make the bytes.
     """
 
     config: PreprocessConfig
@@ -52,8 +55,8 @@ class Plan:
         return [file.path for file in self.inputs]
 
 
-def make_plan(config: PreprocessConfig) -> Plan:
-    """Looks at the input and the tokenizer and resolves every setting that was left open.
+def resolve_run(config: PreprocessConfig) -> ResolvedRun:
+    """Looks at the input and the tokenizer, and resolves every setting that was left open.
 
     Raises:
       Refused: a file is missing or unreadable, the format cannot be told, the tokenizer cannot be used.
@@ -73,7 +76,7 @@ def make_plan(config: PreprocessConfig) -> Plan:
     settings["source"] = {"format": format_name} | {name: getattr(config.source, name) for name in names}
     settings["row_length"] = config.slots
     settings["num_shards"] = num_shards
-    return Plan(
+    return ResolvedRun(
         config=config,
         format_name=format_name,
         inputs=inputs,
@@ -86,33 +89,33 @@ def make_plan(config: PreprocessConfig) -> Plan:
     )
 
 
-def differences(plan: Plan, manifest: Manifest, inputs: list[dict[str, Any]]) -> list[str]:
-    """How a run of the plan would differ from the one that made a dataset: one line each, old -> new.
+def differences(resolved: ResolvedRun, manifest: Manifest, inputs: list[dict[str, Any]]) -> list[str]:
+    """Lists how a run would differ from the one that made a dataset, one line each, old -> new.
 
     Args:
-      inputs: the input files of that run, as its record has them.
+      inputs: the input files of that run, as its run.json has them.
     """
-    old, new = flat(manifest.settings), flat(plan.settings)
+    old, new = flat(manifest.settings), flat(resolved.settings)
     lines = [
         f"{name}: {old.get(name)} -> {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
-    if manifest.tokenizer != plan.tokenizer:
-        names = sorted(manifest.tokenizer.sha256.items() ^ plan.tokenizer.sha256.items())
+    if manifest.tokenizer != resolved.tokenizer:
+        names = sorted(manifest.tokenizer.sha256.items() ^ resolved.tokenizer.sha256.items())
         lines.append("tokenizer: another " + (", ".join(dict.fromkeys(name for name, _ in names)) or "reading of it"))
-    order = sorted if plan.config.shuffle else list  # source order is the files' order
-    if order(file["digest"] for file in inputs) != order(file.digest for file in plan.inputs):
-        lines.append(f"input: other files, or other contents ({len(inputs)} -> {len(plan.inputs)} files)")
+    order = sorted if resolved.config.shuffle else list  # source order is the files' order
+    if order(file["digest"] for file in inputs) != order(file.digest for file in resolved.inputs):
+        lines.append(f"input: other files, or other contents ({len(inputs)} -> {len(resolved.inputs)} files)")
     versions = {"oddsmill": manifest.tool_version} | manifest.libraries
-    for name, version in ({"oddsmill": plan.tool_version} | plan.libraries).items():
+    for name, version in ({"oddsmill": resolved.tool_version} | resolved.libraries).items():
         if versions.get(name) != version:
             lines.append(f"version of {name}: {versions.get(name)} -> {version}")
     return lines
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names, as they are given on the command line."""
+    """Flattens nested settings to dotted names, as they are given on the command line."""
     names: dict[str, Any] = {}
     for name, value in settings.items():
         names |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
