@@ -133,7 +133,7 @@ RESOLVE := uv pip compile pyproject.toml --extra pipeline --extra train --extra 
   --python-version 3.11 --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --upgrade
 
 lock:  ## Resolve the three lock files anew (needs uv)
-	$(RESOLVE) --extra dataflow --output-file requirements-dataflow.lock
+	$(RESOLVE) --extra dataflow --extra s3 --output-file requirements-dataflow.lock
 	@mkdir -p build
 	grep -oE '^[a-zA-Z0-9._-]+==[^ ;\\]+' requirements-dataflow.lock > build/constraints.txt
 	$(RESOLVE) --constraint build/constraints.txt --output-file requirements.lock

@@ -242,7 +242,7 @@ def test_a_bucket_that_is_closed_is_one_refusal_at_once(
             use("gs://bucket/x")
     with pytest.raises(Refused, match=reason), contextlib.ExitStack() as stack:
         stack.enter_context(stores.open_file("gs://bucket/x"))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # its client would try for minutes
     assert capfd.readouterr().err == ""
 
 
