@@ -1,14 +1,13 @@
 """Writes docs/reference/settings.md from the dataclasses: `make docs`. What it says has no other home than they."""
 
 import dataclasses
-import inspect
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
-from oddsmill.schemas.settings import setting_types, type_name
+from oddsmill.schemas.settings import default_of, facts_of, setting_types, type_name
 from oddsmill.train.config.devices import DistributedConfig, MeshConfig
 from oddsmill.train.config.evaluate import EvaluateConfig
 from oddsmill.train.config.export import ExportConfig
@@ -16,8 +15,7 @@ from oddsmill.train.config.generate import GenerateConfig
 from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.config.orpo_config import ORPOConfig
 from oddsmill.train.config.plan import PlanConfig
-from oddsmill.train.config.sampling import SamplingConfig
-from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.config.train_config import StepSettings, TrainConfig
 
 PAGE = Path(__file__).parent / "reference" / "settings.md"
 # Title, class, what its settings begin with on a command line.
@@ -42,25 +40,20 @@ Python. [What EasyDeL's and TRL's settings are called here](from_easydel_and_trl
 """
 
 
-def documented(settings: Any) -> dict[str, str]:
-    """Setting -> what its class says of it, on one line; of a class that extends another, what is its own."""
-    extends_a_run = settings is not TrainConfig and issubclass(settings, TrainConfig)
-    classes = [settings] if extends_a_run else [*({SamplingConfig} & set(settings.__mro__)), settings]
-    text = "\n".join(inspect.cleandoc(kind.__doc__ or "") for kind in classes)
-    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", text, re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", meaning) for name, meaning in entries}
-
-
-def default(setting: dataclasses.Field) -> str:  # type: ignore[type-arg]
-    if setting.default is not dataclasses.MISSING:
-        value = setting.default
-    elif setting.default_factory is not dataclasses.MISSING:
-        value = setting.default_factory()
-    else:
+def default(field: "dataclasses.Field[Any]") -> str:
+    """The cell of a field's default."""
+    value = default_of(field)
+    if value is dataclasses.MISSING:
         return "needed"
-    if dataclasses.is_dataclass(value):
-        return "see below"
-    return f"`{json.dumps(value)}`"
+    return "see below" if dataclasses.is_dataclass(value) else f"`{json.dumps(value)}`"
+
+
+def own_fields(settings: Any) -> "list[dataclasses.Field[Any]]":
+    """The fields of a class; of one that extends a run's those that a run has not, or has with another meaning."""
+    if not issubclass(settings, StepSettings) or settings is TrainConfig:
+        return list(dataclasses.fields(settings))
+    of_a_run = {field.name: field.metadata for field in dataclasses.fields(TrainConfig)}
+    return [field for field in dataclasses.fields(settings) if of_a_run.get(field.name) != field.metadata]
 
 
 def reference() -> str:
@@ -69,11 +62,11 @@ def reference() -> str:
     for title, settings, prefix in SECTIONS:
         types = dict(setting_types(settings))
         lines = [f"## {title}\n", "| setting | takes | default | meaning |", "|---|---|---|---|"]
-        by_name = {setting.name: setting for setting in dataclasses.fields(settings)}
-        for name, meaning in documented(settings).items():
-            kind = re.sub(r"\w+Config", "a group", type_name(types[name])) if name in types else "a group"
-            cells = (f"`{prefix}{name}`", kind, default(by_name[name]), meaning.replace("|", r"\|"))
-            lines.append(f"| {' | '.join(cells)} |")
+        for field in own_fields(settings):
+            kind = type_name(types[field.name]) if field.name in types else "a group"
+            kind = re.sub(r"\w+Config", "a group", kind)
+            meaning = facts_of(settings, field.name).help.replace("|", r"\|")
+            lines.append(f"| `{prefix}{field.name}` | {kind} | {default(field)} | {meaning} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 

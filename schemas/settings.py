@@ -1,29 +1,221 @@
-"""Settings: a frozen dataclass a stage, then a YAML file, then `--key=value`, each over the one before."""
+"""Settings: a frozen dataclass a verb, then a YAML file, then `--key=value`, each over the one before.
 
+All facts of a setting stand on its field: default, help, range, and what it goes with. The checks, `--help`, the
+docstring, the reference page and the identity of a run are read off them.
+"""
+
+import argparse
 import dataclasses
 import difflib
+import inspect
 import re
+import textwrap
 import types
 import typing
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import jsonargparse
 import yaml
 
+from oddsmill.schemas.console import LogLevel, show_messages
 from oddsmill.schemas.errors import Refused, require
 
 Settings = TypeVar("Settings")
 _UNIONS = (types.UnionType, typing.Union)
+_LOG_LEVEL_HELP = (
+    "Beside these: --log_level=debug|info|warning|error, which messages are shown (default: info); "
+    "it is no setting and is kept nowhere."
+)
+_FACTS = "facts"  # the key of a field's metadata
+
+
+class Facts(NamedTuple):
+    """What holds of one setting beside its type and its default; see `setting`."""
+
+    help: str
+    at_least: float | None
+    above: float | None
+    at_most: float | None
+    below: float | None
+    needs: tuple[str, ...]
+    only_with: Mapping[str, tuple[object, ...]]
+    may_change: bool
+
+    def range_problem(self, value: Any) -> str | None:
+        """Says what a number should be, where it is not; NaN never is."""
+        low, high = self.at_least, self.at_most
+        if (
+            (low is None or value >= low)
+            and (self.above is None or value > self.above)
+            and (high is None or value <= high)
+            and (self.below is None or value < self.below)
+        ):
+            return None
+        if low is not None and high is not None:
+            return f"must be between {low} and {high}"
+        if low is not None and self.below is not None:
+            return f"must be at least {low} and less than {self.below}"
+        if low == 0:
+            return "must not be negative"
+        return "must be positive" if self.above == 0 else f"must be at least {low}"
+
+
+def setting(
+    help: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    default_factory: Callable[[], Any] | Any = dataclasses.MISSING,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    needs: tuple[str, ...] = (),
+    only_with: Mapping[str, tuple[object, ...]] | None = None,
+    may_change: bool = False,
+) -> Any:
+    """A field of a settings class.
+
+    Args:
+      help: sentences for `--help`, the docstring and the reference page.
+      default, default_factory: as of `dataclasses.field`; without either the setting must be given.
+      at_least, above, at_most, below: bounds of a number; null passes.
+      needs: settings one of which must be on (neither null nor false, 0 or empty) where this one is not at its default.
+      only_with: another setting -> those of its values that read this one; with others it must stay at its default.
+      may_change: whether a run may go on with another value than it was started with.
+    """
+    facts = Facts(help, at_least, above, at_most, below, needs, only_with or {}, may_change)
+    return dataclasses.field(default=default, default_factory=default_factory, metadata={_FACTS: facts})
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting,))
+def settings(*, group: str = "") -> Callable[[type[Settings]], type[Settings]]:
+    """Makes a frozen keyword-only dataclass whose values are checked when it is made.
+
+    The facts of all fields are checked first. Then `check()` of each class runs that has one, base classes first:
+    it holds what concerns several settings.
+
+    Args:
+      group: what the names of its settings begin with on a command line, such as `lora.`.
+    """
+
+    def make(cls: type[Settings]) -> type[Settings]:
+        def check_all(self: Any) -> None:
+            check_facts(self, group)
+            for kind in reversed(cls.__mro__):
+                if "check" in vars(kind):
+                    vars(kind)["check"](self)
+
+        cls.__post_init__ = check_all  # type: ignore[attr-defined]
+        made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        made.__doc__ = inspect.cleandoc(made.__doc__ or "") + "\n\nArgs:\n" + "\n".join(_entries(made))
+        return typing.cast(type[Settings], made)
+
+    return make
+
+
+def facts_of(settings_class: type, name: str) -> Facts:
+    """The facts of one setting."""
+    return typing.cast(Facts, settings_class.__dataclass_fields__[name].metadata[_FACTS])  # type: ignore[attr-defined]
+
+
+def _entries(settings_class: Any) -> Iterator[str]:
+    """The lines of a docstring that say what each setting is."""
+    for field in dataclasses.fields(settings_class):
+        text = f"{field.name}: {facts_of(settings_class, field.name).help}"
+        yield textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+
+
+def check_facts(values: Any, group: str = "") -> None:
+    """Checks each setting against the facts of its field; from Python even the choices come unchecked.
+
+    Raises:
+      Refused: a value that is none of the choices, is out of its range, or has no effect beside the other settings.
+    """
+    _check_choices(values, group)
+    for field in dataclasses.fields(values):
+        value, facts = getattr(values, field.name), facts_of(type(values), field.name)
+        problem = facts.range_problem(value) if isinstance(value, (int, float)) else None
+        require(problem is None, group + field.name, value, problem or "")
+    for field in dataclasses.fields(values):
+        value, facts = getattr(values, field.name), facts_of(type(values), field.name)
+        if value == default_of(field):
+            continue
+        for by, readers in facts.only_with.items():
+            chosen = getattr(values, by)
+            only = f", only with {' or '.join(map(str, readers))}" if any(readers) else ""
+            problem = f"has no effect with --{group}{by}={chosen}{only}; leave it out"
+            require(chosen in readers, group + field.name, value, problem)
+        if facts.needs and not any(getattr(values, name) for name in facts.needs):
+            is_flag = {name: typing.get_type_hints(type(values))[name] is bool for name in facts.needs}
+            missing = " or ".join(f"--{group}{name}{'=true' * is_flag[name]}" for name in facts.needs)
+            require(False, group + field.name, value, f"has no effect without {missing}")
+
+
+def _check_choices(values: Any, group: str) -> None:
+    for name, annotation in typing.get_type_hints(type(values)).items():
+        kinds = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
+        literals = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
+        if not literals:
+            continue
+        value = getattr(values, name)
+        allowed = [choice for kind in literals for choice in typing.get_args(kind)]
+        others = tuple(kind for kind in kinds if kind not in literals)
+        wanted = f"expected {type_name(annotation)}"
+        require(value in allowed or (bool(others) and isinstance(value, others)), group + name, value, wanted)
+
+
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    """The default of a field; `dataclasses.MISSING` where the setting must be given."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def defaults_of(settings_class: Any) -> dict[str, Any]:
+    """Each setting that has a default, with it."""
+    found = {field.name: default_of(field) for field in dataclasses.fields(settings_class)}
+    return {name: default for name, default in found.items() if default is not dataclasses.MISSING}
+
+
+def fixed_settings(values: Any) -> dict[str, Any]:
+    """The settings that a run must keep when it goes on, as plain values: all but those that may change."""
+    fixed = {}
+    for field in dataclasses.fields(values):
+        if not facts_of(type(values), field.name).may_change:
+            value = getattr(values, field.name)
+            fixed[field.name] = fixed_settings(value) if dataclasses.is_dataclass(value) else value
+    return fixed
+
+
+def read_command_line(
+    settings_class: type[Settings],
+    arguments: Sequence[str],
+    *,
+    command: str,
+    positional: str | None = None,
+    messages_to_stderr: bool = False,
+) -> Settings:
+    """Reads the settings of one verb as `load_settings`, and shows messages of `--log_level` and above from now on.
+
+    Args:
+      messages_to_stderr: for commands whose standard output is a result.
+    """
+    flags = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    flags.add_argument("--log_level", choices=typing.get_args(LogLevel), default="info")
+    try:
+        own, others = flags.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise Refused(f"--log_level: {error.message}") from error
+    show_messages(own.log_level, to_stderr=messages_to_stderr)
+    return load_settings(settings_class, others, command=command, positional=positional)
 
 
 def load_settings(
     settings_class: type[Settings], arguments: Sequence[str], *, command: str, positional: str | None = None
 ) -> Settings:
-    """Reads the settings of one verb.
+    """Reads settings of one class.
 
     Args:
-      settings_class: a frozen dataclass; its defaults are the defaults, its `__post_init__` the checks.
+      settings_class: made by `settings`.
       arguments: what stands after the verb: `--config FILE.yaml`, `--key=value`, `--print_config`, `--help`.
       command: how the verb is called, for the help text.
       positional: the field that a bare first argument sets (`inspect OUT`).
@@ -34,7 +226,7 @@ def load_settings(
     arguments = _spell_out_flags(arguments, settings_class)
     if positional and arguments and not arguments[0].startswith("-"):
         arguments[0] = f"--{positional}={arguments[0]}"
-    parser = jsonargparse.ArgumentParser(prog=command, exit_on_error=False)
+    parser = jsonargparse.ArgumentParser(prog=command, exit_on_error=False, epilog=_LOG_LEVEL_HELP)
     parser.add_argument("--config", action="config", help="A YAML file of settings; the command line wins.")
     parser.add_class_arguments(settings_class)
     try:
@@ -48,24 +240,6 @@ def load_settings(
 def settings_as_yaml(settings: Any) -> str:
     """The resolved settings, as they can be given again by `--config`."""
     return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
-
-
-def require_choices(settings: Any) -> None:
-    """Checks the settings that take one of a few values; from Python they come unchecked.
-
-    Raises:
-      Refused: a value that is none of them.
-    """
-    for name, annotation in typing.get_type_hints(type(settings)).items():
-        kinds = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
-        literals = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
-        if not literals:
-            continue
-        value = getattr(settings, name)
-        allowed = [choice for kind in literals for choice in typing.get_args(kind)]
-        others = tuple(kind for kind in kinds if kind not in literals)
-        wanted = f"expected {type_name(annotation)}"
-        require(value in allowed or (bool(others) and isinstance(value, others)), name, value, wanted)
 
 
 def _spell_out_flags(arguments: Sequence[str], settings_class: type) -> list[str]:

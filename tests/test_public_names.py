@@ -22,7 +22,8 @@ def modules_after(code: str) -> set[str]:
 def test_the_names_are_those_of_the_stages():
     from oddsmill.pipeline.config import PreprocessConfig
     from oddsmill.pipeline.run import preprocess
-    from oddsmill.train.trainer import ORPOConfig, ORPOTrainer
+    from oddsmill.train.config.orpo_config import ORPOConfig
+    from oddsmill.train.trainer import ORPOTrainer
 
     assert oddsmill.PreprocessConfig is PreprocessConfig and oddsmill.preprocess is preprocess
     assert oddsmill.ORPOConfig is ORPOConfig and oddsmill.ORPOTrainer is ORPOTrainer

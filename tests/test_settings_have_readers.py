@@ -1,67 +1,54 @@
-"""No setting that nothing reads."""
+"""No setting that nothing reads, and none without help, in any settings class of either stage."""
 
+import ast
 import dataclasses
-import re
+import importlib
 from pathlib import Path
 
 import pytest
 
-from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
-from oddsmill.train.config.devices import DistributedConfig, MeshConfig
-from oddsmill.train.config.evaluate import EvaluateConfig
-from oddsmill.train.config.export import ExportConfig
-from oddsmill.train.config.generate import GenerateConfig
-from oddsmill.train.config.model import LoraConfig, ModelConfig
-from oddsmill.train.config.plan import PlanConfig
-from oddsmill.train.config.sampling import SamplingConfig
-from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.schemas.settings import facts_of
 
 ROOT = Path(__file__).parents[1]
 
 
-def code_of(stage: str) -> str:
-    """The stage's code without docstrings, and without the lines that declare the settings."""
-    text = "\n".join(path.read_text() for path in sorted((ROOT / stage).rglob("*.py")))
-    return re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
+def settings_classes() -> list[tuple[str, type]]:
+    """Each class that is made by `@settings(…)`, with its stage."""
+    found = []
+    for stage in ("pipeline", "train"):
+        for path in sorted((ROOT / stage).rglob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                made_by = [ast.unparse(decorator) for decorator in getattr(node, "decorator_list", [])]
+                if isinstance(node, ast.ClassDef) and any(name.startswith("settings(") for name in made_by):
+                    module = ".".join(("oddsmill", *path.relative_to(ROOT).with_suffix("").parts))
+                    found.append((stage, getattr(importlib.import_module(module), node.name)))
+    return found
 
 
-@pytest.mark.parametrize(
-    ("stage", "settings"),
-    [
-        ("pipeline", PreprocessConfig),
-        ("pipeline", SourceConfig),
-        ("train", TrainConfig),
-        ("train", ModelConfig),
-        ("train", LoraConfig),
-        ("train", MeshConfig),
-        ("train", DistributedConfig),
-        ("train", EvaluateConfig),
-        ("train", GenerateConfig),
-        ("train", ExportConfig),
-        ("train", PlanConfig),
-    ],
-)
-def test_every_setting_has_a_reader(stage, settings):
-    code = code_of(stage)
-    unread = [field.name for field in dataclasses.fields(settings) if not re.search(rf"\.{field.name}\b", code)]
-    assert not unread
+def names_read(stage: str) -> set[str]:
+    """Each attribute that the code of a stage reads."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / stage).rglob("*.py")]
+    return {
+        node.attr
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
 
 
-def test_every_setting_is_documented():
-    for settings in (
-        PreprocessConfig,
-        SourceConfig,
-        TrainConfig,
-        ModelConfig,
-        LoraConfig,
-        MeshConfig,
-        DistributedConfig,
-        EvaluateConfig,
-        SamplingConfig,
-        GenerateConfig,
-        ExportConfig,
-        PlanConfig,
-    ):
-        texts = [kind.__doc__ or "" for kind in reversed(settings.__mro__) if dataclasses.is_dataclass(kind)]
-        documented = re.findall(r"^ {6}(\w+): ", "\n".join(texts), re.MULTILINE)
-        assert documented == [field.name for field in dataclasses.fields(settings)]
+CLASSES = settings_classes()
+
+
+def test_the_classes_of_all_verbs_are_found():
+    names = {kind.__name__ for _, kind in CLASSES}
+    assert {"TrainConfig", "LoraConfig", "EvaluateConfig", "PreprocessConfig", "SourceConfig", "VerifyConfig"} <= names
+
+
+@pytest.mark.parametrize(("stage", "kind"), CLASSES, ids=lambda value: getattr(value, "__name__", value))
+def test_every_setting_has_a_reader_and_help(stage: str, kind: type):
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    assert not set(names) - names_read(stage)
+    for name in names:
+        text = facts_of(kind, name).help
+        assert text.endswith(".") and len(text.split()) > 1, name
+        assert name in (kind.__doc__ or "")

@@ -13,7 +13,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
-from oddsmill.train.config.train_config import FREE_TO_CHANGE, TrainConfig
+from oddsmill.schemas.settings import fixed_settings
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import fill_up, num_rows
 from oddsmill.train.model.frozen import split_params
 from oddsmill.train.model.hf_config import DecoderConfig, config_file, num_parameters, parse_config, read_config
@@ -95,13 +96,9 @@ def prepare(config: TrainConfig) -> Run:
     )
     if config.model.path:
         check_stored(model_path, of_the_model(assembly), num_layers=decoder_config.num_hidden_layers)
-    settings = {
-        name: value
-        for name, value in dataclasses.asdict(config).items()
-        if name not in FREE_TO_CHANGE | {"model", "max_steps", "num_train_epochs"}
-    }
-    if config.lora:
-        settings["lora"] = {name: value for name, value in settings["lora"].items() if name != "export"}
+    settings = fixed_settings(config)
+    for name in ("model", "max_steps", "num_train_epochs"):  # the identity has what they come to
+        del settings[name]
     summary = (
         f"model {config.model.path or model_path}: {decoder_config.model_type}, "
         f"{num_parameters(decoder_config):,} parameters, "

@@ -17,7 +17,7 @@ from oddsmill.train.checkpoint.digests import digest
 from oddsmill.train.commands.export import export_run
 from oddsmill.train.config.export import ExportConfig
 from oddsmill.train.config.model import ModelConfig
-from oddsmill.train.config.orpo_config import GIVEN_TO_TRAINER, ORPOConfig
+from oddsmill.train.config.orpo_config import ORPOConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.raw_rows import preprocess_rows
 from oddsmill.train.loop import CHECKPOINT_FOLDER, make_evaluation, train
@@ -49,7 +49,7 @@ class ORPOTrainer:
 
     def __init__(
         self,
-        arguments: TrainConfig,
+        arguments: ORPOConfig | TrainConfig,
         model: str | os.PathLike[str] | ModelConfig | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -63,7 +63,7 @@ class ORPOTrainer:
             )
         self._model = _model(model, arguments)
         for name, given, setting in (
-            ("model", model, "" if arguments.model in (GIVEN_TO_TRAINER, self._model) else arguments.model),
+            ("model", model, None if arguments.model == self._model else arguments.model),
             ("train_dataset", train_dataset, arguments.data),
             ("eval_dataset", eval_dataset, arguments.eval_data),
         ):
@@ -178,8 +178,8 @@ def _is_preprocessed(dataset: Any) -> bool:
     return isinstance(dataset, (str, os.PathLike)) and (Path(dataset) / MANIFEST_NAME).is_file()
 
 
-def _model(model: Any, arguments: TrainConfig) -> ModelConfig:
-    if model is None and arguments.model != GIVEN_TO_TRAINER:
+def _model(model: Any, arguments: ORPOConfig | TrainConfig) -> ModelConfig:
+    if model is None and arguments.model is not None:
         return arguments.model
     if isinstance(model, ModelConfig):
         return model

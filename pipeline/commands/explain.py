@@ -1,7 +1,6 @@
 """`explain`: every decision on one source row, from its bytes to its place in a row of the dataset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.layout import derive
 from oddsmill.schemas.record import Pair, make_row
+from oddsmill.schemas.settings import setting, settings
 
 if TYPE_CHECKING:
     from oddsmill.pipeline.formats.pairs import Pair as SourcePair
@@ -33,21 +33,18 @@ _RAW_CHARACTERS = 2000
 _LAYOUT_ENDS = 4  # positions shown at each end of a branch
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
 class ExplainConfig(PreprocessConfig):
-    """Settings of `oddsmill pipeline explain`: those of `run`, of which output is not needed, and these.
+    """Settings of `oddsmill pipeline explain`: those of `run`, of which output is not needed, and these."""
 
-    Attributes:
-      row: The row's number in its file, from 0, as rejects/ and inspect give it; or FILE:NUMBER.
-      file: The file's number in the list of inputs, from 0. Needed where there are several and row names none.
-    """
+    output: str = setting("It is not written.", default="unwritten")
+    row: str = setting("The row's number in its file, from 0, as rejects/ and inspect give it; or FILE:NUMBER.")
+    file: int | None = setting(
+        "The file's number in the list of inputs, from 0. It is needed where there are several and row names none.",
+        default=None,
+    )
 
-    output: str = "unwritten"
-    row: str
-    file: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         number = self.row.rpartition(":")[2]
         require(number.isdigit(), "row", self.row, "give the number of a row, from 0, or FILE:NUMBER")
         require(self.file is None or ":" not in self.row, "file", self.file, f"--row={self.row} names the file already")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from os.path import join
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,19 @@ from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
 from oddsmill.schemas.record import Pair
+from oddsmill.schemas.settings import setting, settings
 from oddsmill.schemas.stores import fetch_folder, open_file
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
 class DumpConfig:
-    """Settings of `oddsmill pipeline explain --dump=FILE`.
+    """Settings of `oddsmill pipeline explain --dump=FILE`."""
 
-    Attributes:
-      dump: nonfinite-step-N.json of a run's folder.
-      data: Folder of the dataset, where it does not lie any more where the run found it.
-    """
-
-    dump: str
-    data: str | None = None
+    dump: str = setting("The nonfinite-step-N.json of a run's folder.")
+    data: str | None = setting(
+        "The folder of the dataset, where it does not lie any more where the run found it.",
+        default=None,
+    )
 
 
 def explain_dump(config: DumpConfig, console: Console | None = None) -> None:

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from os.path import join
 from typing import Any, NamedTuple
@@ -15,9 +14,10 @@ from oddsmill.pipeline.output.folder import load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_shard
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
-from oddsmill.schemas.errors import Refused, require
+from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, Split
 from oddsmill.schemas.record import Pair, Row, Truncated
+from oddsmill.schemas.settings import setting, settings
 from oddsmill.schemas.stores import fetch_folder
 
 ROWS_FOR_EYES = 3
@@ -29,24 +29,18 @@ BRANCH_STYLES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
 class InspectConfig:
-    """Settings of `oddsmill pipeline inspect OUT`.
+    """Settings of `oddsmill pipeline inspect OUT`."""
 
-    Attributes:
-      dataset: Folder of a finished dataset, on this machine or of a store such as gs://.
-      split: The split to show. Unset: all.
-      num_rows: Rows of each split to show. Unset: 3, or with --json all.
-      json: One JSON object a pair, in stored order, on standard output.
-    """
-
-    dataset: str
-    split: Split | None = None
-    num_rows: int | None = None
-    json: bool = False
-
-    def __post_init__(self) -> None:
-        require(self.num_rows is None or self.num_rows >= 1, "num_rows", self.num_rows, "must be at least 1")
+    dataset: str = setting("The folder of a finished dataset, on this machine or of a store such as gs://.")
+    split: Split | None = setting("The split to show. null: all.", default=None)
+    num_rows: int | None = setting(
+        "How many rows of each split are shown. null: 3, or with --json all.",
+        default=None,
+        at_least=1,
+    )
+    json: bool = setting("One JSON object a pair, in stored order, on standard output.", default=False)
 
 
 class StoredRow(NamedTuple):

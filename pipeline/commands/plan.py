@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from rich.console import Console
@@ -19,7 +19,8 @@ from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.pipeline.tokens.tokenization import Encoded, encode_pairs, finish
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
-from oddsmill.schemas.errors import Refused, require
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.settings import setting, settings
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 # Row lengths are multiples of this: the tile of the fast attention kernels.
@@ -28,20 +29,12 @@ TILE = 128
 _SLACK = 0.02
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
 class PlanConfig(PreprocessConfig):
-    """Settings of `oddsmill pipeline plan`: those of `run`, of which output is not needed, and these.
+    """Settings of `oddsmill pipeline plan`: those of `run`, of which output is not needed, and these."""
 
-    Attributes:
-      sample_rows: Rows looked at, spread evenly over the input.
-    """
-
-    output: str = "unwritten"
-    sample_rows: int = 2000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.sample_rows >= 1, "sample_rows", self.sample_rows, "must be at least 1")
+    output: str = setting("It is not written.", default="unwritten")
+    sample_rows: int = setting("How many rows are looked at, spread evenly over the input.", default=2000, at_least=1)
 
 
 class Prepared(NamedTuple):

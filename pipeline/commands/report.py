@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +18,10 @@ from oddsmill.pipeline.resolved_run import flat
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.console import log
-from oddsmill.schemas.errors import Refused, require
+from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, SplitSummary
 from oddsmill.schemas.record import Pair, Truncated
+from oddsmill.schemas.settings import setting, settings
 from oddsmill.schemas.stores import fetch_folder, is_remote
 
 SIDES = tuple(BRANCH_STYLES)
@@ -30,22 +30,13 @@ _EXAMPLES_OF_A_REASON = 2
 _SUSPICIOUS = ("bos_not_once", "eos_inside_answer", "exact_duplicates", "prompts_differ")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
 class ReportConfig:
-    """Settings of `oddsmill pipeline report OUT`.
+    """Settings of `oddsmill pipeline report OUT`."""
 
-    Attributes:
-      dataset: Folder of a finished dataset, on this machine or of a store such as gs://.
-      out: The HTML file to write. Unset: report.html in the folder of the dataset.
-      num_rows: Rows of each split that are shown.
-    """
-
-    dataset: str
-    out: str | None = None
-    num_rows: int = 2
-
-    def __post_init__(self) -> None:
-        require(self.num_rows >= 0, "num_rows", self.num_rows, "must not be negative")
+    dataset: str = setting("The folder of a finished dataset, on this machine or of a store such as gs://.")
+    out: str | None = setting("The HTML file to write. null: report.html in the folder of the dataset.", default=None)
+    num_rows: int = setting("How many rows of each split are shown.", default=2, at_least=0)
 
 
 class Token(NamedTuple):

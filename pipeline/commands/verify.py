@@ -14,18 +14,15 @@ from oddsmill.pipeline.output.tally import Tally
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, Shard, SplitSummary, file_sha256
+from oddsmill.schemas.settings import setting, settings
 from oddsmill.schemas.stores import fetch_folder, files_under, is_file, local_file, size_of
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings()
 class VerifyConfig:
-    """Settings of `oddsmill pipeline verify OUT`.
+    """Settings of `oddsmill pipeline verify OUT`."""
 
-    Attributes:
-      dataset: Folder of a finished dataset, on this machine or of a store such as gs://.
-    """
-
-    dataset: str
+    dataset: str = setting("The folder of a finished dataset, on this machine or of a store such as gs://.")
 
 
 @dataclass

@@ -21,7 +21,7 @@ def make(**changes: Any) -> PreprocessConfig:
         ({"eval_share": 1.5}, "--eval_share=1.5: must be between 0 and 1"),
         ({"max_drop_share": -0.1}, "--max_drop_share=-0.1: must be between 0 and 1"),
         ({"seed": -1}, "--seed=-1: must be between 0"),
-        ({"truncation_side": "left"}, "--truncation_side=left: must be one of keep_end, keep_start"),
+        ({"truncation_side": "left"}, "--truncation_side=left: expected one of keep_end, keep_start"),
         ({"shuffle": False}, "--shuffle=False: .* add --eval_share=0"),
         ({"shuffle": False, "eval_share": 0.0, "num_shards": 2}, "--shuffle=False: .* leave out --num_shards"),
         ({"tokenizer": ""}, "--tokenizer=: give a folder or a hub id"),

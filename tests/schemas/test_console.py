@@ -3,19 +3,8 @@
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
-
-import pytest
 
 from oddsmill.schemas.console import log, show_messages
-
-
-@pytest.fixture(autouse=True)
-def restored_logger() -> Iterator[None]:
-    handlers, level = list(log.handlers), log.level
-    yield
-    log.handlers[:] = handlers
-    log.setLevel(level)
 
 
 def test_a_library_is_quiet():

@@ -15,8 +15,9 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.schemas.settings import defaults_of
 from oddsmill.train.checkpoint.digests import digest
-from oddsmill.train.config.train_config import SETTING_DEFAULTS
+from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.data_order import DataOrder
 from oddsmill.train.step.step import State
 
@@ -103,7 +104,9 @@ class Checkpoints:
         saved = self._newest_meta().get("identity")
         if saved is None:
             return
-        saved = {name: SETTING_DEFAULTS[name] for name in self._identity.keys() & SETTING_DEFAULTS.keys()} | saved
+        # A checkpoint that does not name a setting is older than it, and was made with what is its default now.
+        defaults = defaults_of(TrainConfig)
+        saved = {name: defaults[name] for name in self._identity.keys() & defaults.keys()} | saved
         differing = [
             f"{name}: {saved.get(name)} -> {self._identity.get(name)}"
             for name in sorted(saved.keys() | self._identity.keys())

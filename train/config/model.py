@@ -1,39 +1,34 @@
 """Which model is trained, and which of its weights."""
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
 from oddsmill.schemas.errors import require
+from oddsmill.schemas.settings import setting, settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(group="model.")
 class ModelConfig:
-    """Which model is trained: one of the two must be given.
+    """Which model is trained: one of path and config must be given."""
 
-    Args:
-      path: a Hugging Face folder (config.json and safetensors) whose weights the run starts from, or the id
-        of a model on the hub.
-      revision: branch, tag or commit of that model on the hub.
-      config: a Hugging Face config.json; the run starts from random weights.
-    """
+    path: str | None = setting(
+        "The run starts from the weights of this Hugging Face folder (config.json and safetensors), or of the model "
+        "with this id on the hub.",
+        default=None,
+    )
+    revision: str | None = setting(
+        "Branch, tag or commit of that model on the hub.",
+        default=None,
+        needs=("path",),
+    )
+    config: str | None = setting("The run starts from random weights for this Hugging Face config.json.", default=None)
 
-    path: str | None = None
-    revision: str | None = None
-    config: str | None = None
-
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         require(
             (self.path is None) != (self.config is None),
             "model.path",
             self.path,
             f"give either --model.path (trained weights) or --model.config (random weights; now {self.config})",
-        )
-        require(
-            self.revision is None or self.path is not None,
-            "model.revision",
-            self.revision,
-            "is of a hub model; give its id by --model.path",
         )
 
 
@@ -46,33 +41,63 @@ def is_pattern(pattern: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(group="lora.")
 class LoraConfig:
-    """Low-rank adapters; the weights of the model itself stay as they are. Names are PEFT's.
+    """Low-rank adapters; the weights of the model itself stay as they are. Names are PEFT's."""
 
-    Args:
-      rank: of every adapter.
-      alpha: what an adapter adds is scaled by alpha / rank.
-      dropout: share of an adapter's inputs that a training step leaves out.
-      target_modules: the linear layers that have one, by the end of their name (`q_proj`) or by a regular
-        expression of all of it (`model.layers.0.self_attn.q_proj`). null: all of attention and MLP.
-      use_rslora: scales by alpha / sqrt(rank) instead.
-      export: what a run leaves: `merged`, a model with the adapters added into its weights; `adapter`, a
-        folder that PEFT loads beside the model; or `both`.
-    """
+    rank: int = setting("The rank of every adapter.", default=16, at_least=1)
+    alpha: float = setting("What an adapter adds is scaled by alpha / rank.", default=32.0, above=0)
+    dropout: float = setting(
+        "The share of an adapter's inputs that a training step leaves out.",
+        default=0.0,
+        at_least=0,
+        below=1,
+    )
+    target_modules: list[str] | None = setting(
+        "The linear layers that have an adapter, by the end of their name (`q_proj`) or by a regular expression that "
+        "matches all of it (`model.layers.0.self_attn.q_proj`). null: all of attention and MLP.",
+        default=None,
+    )
+    use_rslora: bool = setting("The scale is alpha / sqrt(rank) instead.", default=False)
+    export: Literal["merged", "adapter", "both"] = setting(
+        "What a run leaves: `merged` is a model with the adapters added into its weights; `adapter` is a folder that "
+        "PEFT loads beside the model; `both` is both.",
+        default="merged",
+        may_change=True,
+    )
 
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    target_modules: list[str] | None = None
-    use_rslora: bool = False
-    export: Literal["merged", "adapter", "both"] = "merged"
-
-    def __post_init__(self) -> None:
-        require(self.rank >= 1, "lora.rank", self.rank, "must be at least 1")
-        require(self.alpha > 0, "lora.alpha", self.alpha, "must be positive")
-        require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "must be in [0, 1)")
+    def check(self) -> None:
         targets = self.target_modules
         require(targets is None or len(targets) > 0, "lora.target_modules", targets, "names nothing; null is all")
         for target in targets or []:
             require(is_pattern(target), "lora.target_modules", target, "neither a name nor a regular expression")
+
+
+@settings()
+class TrainedWeightsSettings:
+    """Which weights are trained."""
+
+    lora: LoraConfig | None = setting(
+        "Low-rank adapters are trained instead of the model's own weights; null trains the weights.",
+        default=None,
+    )
+    frozen_parameters: list[str] = setting(
+        "Weights that are not trained: regular expressions, each found in their Hugging Face names.",
+        default_factory=list,
+    )
+    frozen_dtype: Literal["float32", "bfloat16"] | None = setting(
+        "The dtype that frozen weights are kept in; with lora these are all of the model's own. null: the dtype that "
+        "they are stored in; with model.config the param_dtype.",
+        default=None,
+        needs=("lora", "frozen_parameters"),
+    )
+
+    def check(self) -> None:
+        for pattern in self.frozen_parameters:
+            require(is_pattern(pattern), "frozen_parameters", pattern, "not a regular expression")
+        require(
+            self.lora is None or not self.frozen_parameters,
+            "frozen_parameters",
+            self.frozen_parameters,
+            "with lora all weights of the model are frozen already",
+        )

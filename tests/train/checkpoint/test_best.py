@@ -93,11 +93,13 @@ def test_a_best_of_other_rows_or_without_weights_does_not_count_any_more():
 def test_settings_that_could_have_no_effect_are_refused():
     with pytest.raises(Refused, match="--metric_for_best_model=accuracy: there are loss, nll_loss"):
         make_best(config(load_best_model_at_end=True, metric_for_best_model="accuracy"))
-    with pytest.raises(Refused, match="--metric_for_best_model=loss: goes with"):
+    with pytest.raises(Refused, match="--metric_for_best_model=loss: has no effect without --load_best_model_at_end"):
         config(metric_for_best_model="loss")
-    with pytest.raises(Refused, match=r"--early_stopping_threshold=0\.1: goes with early_stopping_patience"):
+    with pytest.raises(
+        Refused, match=r"--early_stopping_threshold=0\.1: has no effect without --early_stopping_patience"
+    ):
         config(early_stopping_threshold=0.1)
-    with pytest.raises(Refused, match="--load_best_model_at_end=True: needs evaluations; give --eval_steps"):
+    with pytest.raises(Refused, match="--load_best_model_at_end=True: has no effect without --eval_steps"):
         TrainConfig(data="d", run_dir="r", model=ModelConfig(config="c"), load_best_model_at_end=True)
     with pytest.raises(Refused, match=r"--profile_steps=\[3\]: give the first and the last"):
         config(profile_steps=[3])
@@ -105,5 +107,5 @@ def test_settings_that_could_have_no_effect_are_refused():
         config(generation_num_prompts=2, generation_temperature=0.5)
     with pytest.raises(Refused, match="--generation_max_new_tokens=9: has no effect without --generation_num_prompts"):
         config(generation_max_new_tokens=9)
-    with pytest.raises(Refused, match="--generate_during_eval=True: there is no prompt"):
+    with pytest.raises(Refused, match="--generate_during_eval=True: has no effect without --generation_num_prompts"):
         config(generate_during_eval=True)

@@ -55,7 +55,7 @@ def test_patterns_that_cannot_be_are_refused(weights, patterns, message):
 
 
 def test_frozen_dtype_without_anything_frozen_is_refused():
-    with pytest.raises(Refused, match="nothing is frozen"):
+    with pytest.raises(Refused, match="has no effect without --lora or --frozen_parameters"):
         TrainConfig(data="d", run_dir="r", model=ModelConfig(path="m"), frozen_dtype="bfloat16")
 
 

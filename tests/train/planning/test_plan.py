@@ -156,7 +156,7 @@ def test_a_batch_that_no_mesh_divides_is_refused(model):
 
 def test_what_moves_and_computes_least_is_tried_first():
     """fsdp before tensor; of each mesh nothing computed again, then all but the products with weights, then all."""
-    config = PlanConfig(data="", model=ModelConfig(config=json.dumps(MODEL)), topology="cpu:4", row_length=32)
+    config = PlanConfig(model=ModelConfig(config=json.dumps(MODEL)), topology="cpu:4", row_length=32)
     tried = [(mesh.fsdp, mesh.tensor, policy) for mesh, policy in _candidates(config, 4)]
     policies = (False, "dots_with_no_batch_dims_saveable", True)
     assert tried == [(fsdp, 4 // fsdp, policy) for fsdp in (4, 2, 1) for policy in policies]

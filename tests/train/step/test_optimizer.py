@@ -59,7 +59,7 @@ def test_the_default_learning_rate_suits_the_start():
         ({"max_steps": 5, "warmup_steps": 5}, "--warmup_steps=5"),
         ({"learning_rate": 1e-6, "learning_rate_end": 1e-5}, "--learning_rate_end"),
         ({"seed": -1}, "--seed=-1"),
-        ({"seed": 2**32}, "--seed=4294967296: must be from 0 to"),
+        ({"seed": 2**32}, "--seed=4294967296: must be between 0 and 4294967295"),
         (
             {"generation_num_prompts": 1, "generation_do_sample": True, "generation_seed": 2**63},
             "--generation_seed=9223372036854775808: must be",
