@@ -78,7 +78,7 @@ BOUNDS = {"hh": 6.0, "long": 4.0}
 
 def two_row_step(state: State, batch: Batch, *, run: Run) -> tuple[State, jax.Array]:
     """The classic step: the dense reference of the tests, with the same optimizer. Returns: the loss, too."""
-    loss = partial(two_row_loss, run.objective.definition, beta=run.objective.beta, nll_scope="full")
+    loss = partial(two_row_loss, run.objective.definition, beta=run.objective.preference.beta, nll_scope="full")
     (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"], batch)
     updates, opt_state = run.optimizer.update(gradients, state["opt_state"], state["params"])
     params = jax.tree.map(lambda p, u: p + u, state["params"], updates)

@@ -15,7 +15,7 @@ from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.data_order import WORDS, DataOrder, row_words, words_for_batch
-from oddsmill.train.data.loader import DEVICE_ARRAYS, fill_up, num_rows, step_pair_ids, train_batches
+from oddsmill.train.data.loader import DEVICE_ARRAYS, num_rows, step_pair_ids, train_batches
 from oddsmill.train.data.shard_watch import ShardWatch
 from oddsmill.train.model.frozen import join_params
 from oddsmill.train.model.lora import merge_lora
@@ -83,7 +83,7 @@ def _train(config: TrainConfig, run: Run, evaluate: Evaluation | None, best: Bes
         (run_dir / SETTINGS_NAME).write_text(settings_as_yaml(config))
     rows: dict[str, Any] = {
         "rows_per_step": config.rows_per_step, "shuffle": config.shuffle_train_dataset, "seed": config.seed,
-        "empty_rows": fill_up(run.manifest.splits["train"].rows, config),
+        "empty_rows": run.rows_per_epoch - run.manifest.splits["train"].rows,
     }  # fmt: skip
     batches = train_batches(
         config.data, run.manifest, **rows, process_index=share.shard_index, process_count=share.shard_count,

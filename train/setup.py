@@ -15,12 +15,13 @@ from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, check_shards, file_sha256, read_manifest
 from oddsmill.schemas.settings import fixed_settings
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.data.loader import fill_up, num_rows
+from oddsmill.train.data.loader import num_rows
 from oddsmill.train.model.frozen import split_params
 from oddsmill.train.model.hf_config import DecoderConfig, config_file, num_parameters, parse_config, read_config
 from oddsmill.train.model.lora import is_adapter
 from oddsmill.train.parallel.processes import join_processes
 from oddsmill.train.step.assembly import Assembly, assemble
+from oddsmill.train.step.batch_rules import batch_rules
 from oddsmill.train.step.optimizer import num_warmup_steps
 from oddsmill.train.weights.hub import find_model
 from oddsmill.train.weights.huggingface import check_stored, load_params
@@ -77,10 +78,10 @@ def prepare(config: TrainConfig) -> Run:
         model_path = Path(config.model.config)
     hf_config, decoder_config = read_decoder(config, model_path, say=print if is_writer else lambda line: None)
     check_tokenizer(manifest, decoder_config, model_path, data=config.data)
-    if config.compat == "trl" and jax.process_count() > 1:
-        raise Refused("--compat=trl: takes the steps of one process; leave it out, or start one process")
+    rules = batch_rules(config.compat)
+    rules.check_processes(jax.process_count())
     epoch = manifest.splits["train"].rows
-    rows_per_epoch = epoch + fill_up(epoch, config)
+    rows_per_epoch = epoch + rules.empty_rows(epoch, config.rows_per_step)
     num_steps = config.max_steps or math.ceil(config.num_train_epochs * rows_per_epoch / config.rows_per_step)
     warmup = num_warmup_steps(config, num_steps)
     if warmup >= num_steps:

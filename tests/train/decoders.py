@@ -16,7 +16,8 @@ from oddsmill.train.attention.choice import MECHANISMS
 from oddsmill.train.attention.mechanism import Mechanism
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.loss import NllScope
-from oddsmill.train.loss.orpo import Denominators, Sums, denominators, log_odds, row_loss
+from oddsmill.train.loss.orpo import Orpo, log_odds
+from oddsmill.train.loss.pairs import Denominators, Terms, denominators, row_loss
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import DecoderConfig, parse_config
 from oddsmill.train.parallel.sharding import make_mesh
@@ -70,7 +71,10 @@ def batch_of(rows: Sequence[Sequence[Pair]], row_length: int, vocab_size: int = 
 
 def objective_of(definition: nnx.GraphDef, *, beta: float, nll_scope: NllScope, max_pairs: int) -> Objective:
     return Objective(
-        definition=definition, mesh=make_mesh(MeshConfig()), beta=beta, nll_scope=nll_scope, max_pairs=max_pairs
+        definition=definition,
+        mesh=make_mesh(MeshConfig()),
+        preference=Orpo(beta=beta, nll_scope=nll_scope),
+        max_pairs=max_pairs,
     )
 
 
@@ -84,12 +88,13 @@ def dense_logp(definition: nnx.GraphDef, params: Any, batch: dict[str, Any]) -> 
 
 def dense_loss(
     definition: nnx.GraphDef, params: Any, batch: dict[str, Any], *, beta: float, nll_scope: NllScope, max_pairs: int
-) -> tuple[jax.Array, Sums]:
+) -> tuple[jax.Array, Terms]:
     """The loss on the one-row layout with full logits."""
     totals: Denominators = denominators(batch["branch"], batch["segment"], nll_scope)
-    one_row = partial(row_loss, beta=beta, nll_scope=nll_scope, max_pairs=max_pairs)
+    one_row = partial(row_loss, loss=Orpo(beta=beta, nll_scope=nll_scope), max_pairs=max_pairs)
     logp = dense_logp(definition, params, batch)
-    losses, sums = jax.vmap(one_row, in_axes=(0, 0, 0, None))(logp, batch["branch"], batch["segment"], totals)
+    over_rows = jax.vmap(one_row, in_axes=(0, 0, 0, None, None))
+    losses, sums = over_rows(logp, batch["branch"], batch["segment"], None, totals)
     return losses.sum(), jax.tree.map(jnp.sum, sums)
 
 

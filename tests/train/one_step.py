@@ -23,6 +23,7 @@ from oddsmill.train.config.devices import DistributedConfig, MeshConfig
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import DEVICE_ARRAYS, train_batches
+from oddsmill.train.loss.orpo import Orpo
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.parallel.processes import join_processes
 from oddsmill.train.parallel.sharding import batch_sharding, make_mesh, param_shardings, put_on_mesh, row_share
@@ -65,8 +66,7 @@ def state_after(
     objective = Objective(
         definition=definition,
         mesh=mesh,
-        beta=0.3,
-        nll_scope="full",
+        preference=Orpo(beta=0.3),
         max_pairs=manifest.splits["train"].max_pairs_per_row,
     )
     share = row_share(mesh)

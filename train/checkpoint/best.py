@@ -7,7 +7,8 @@ from typing import Any
 
 from oddsmill.schemas.errors import require
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.loss.orpo import Denominators, Sums, metrics
+from oddsmill.train.loss.choice import preference_loss
+from oddsmill.train.loss.pairs import metric_names
 
 _DEFAULT_METRIC = "loss"
 
@@ -81,7 +82,7 @@ def make_best(config: TrainConfig) -> Best:
       Refused: there is no metric of that name.
     """
     name = (config.metric_for_best_model or _DEFAULT_METRIC).removeprefix("eval/").removeprefix("eval_")
-    known = metrics(Sums(*[1.0] * len(Sums._fields)), Denominators(1.0, 1.0, 1.0), beta=1.0)  # type: ignore[arg-type]
+    known = metric_names(preference_loss(config))
     require(name in known, "metric_for_best_model", name, f"there are {', '.join(known)}")
     greater = config.greater_is_better
     return Best(

@@ -16,9 +16,12 @@ from oddsmill.schemas.manifest import Manifest, check_shards, read_manifest
 from oddsmill.train.checkpoint.restoring import Restored, restore_run
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.evaluate import EvaluateConfig
+from oddsmill.train.config.loss import LossSettings
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import num_rows
 from oddsmill.train.data.provenance import Place, place_of_each, read_places
+from oddsmill.train.loss.choice import preference_loss
+from oddsmill.train.loss.pairs import PreferenceLoss, describing_terms
 from oddsmill.train.model.frozen import join_params
 from oddsmill.train.model.hf_config import parse_config, read_config
 from oddsmill.train.parallel.processes import join_processes
@@ -64,7 +67,9 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
     if jax.process_index() == 0:
         if config.out is not None:
             places = place_of_each(pairs["pair_ids"].tolist(), read_places(data, manifest, config.split))
-            _publish(config.out, "".join(json.dumps(line) + "\n" for line in pair_lines(pairs, places)))
+            _publish(
+                config.out, "".join(json.dumps(line) + "\n" for line in pair_lines(pairs, places, objective.preference))
+            )
         text = json.dumps(metrics, indent=2) + "\n"
         if config.metrics_out is not None:
             _publish(config.metrics_out, text)
@@ -93,8 +98,7 @@ def _of_model(config: EvaluateConfig) -> _Measured:
     objective = Objective(
         definition=definition,
         mesh=mesh,
-        beta=TrainConfig.beta if config.beta is None else config.beta,
-        nll_scope=config.nll_scope or TrainConfig.nll_scope,
+        preference=preference_loss(_loss_settings(config, LossSettings())),
         max_pairs=1,  # the split says it
     )
     return _Measured(objective, params, config.data, manifest)
@@ -113,12 +117,16 @@ def _of_run(config: EvaluateConfig) -> _Measured:
     if run.is_writer:
         print(f"{config.run_dir}: the checkpoint of step {restored.step}")
     data, manifest = _rows_for(config, restored)
-    objective = dataclasses.replace(
-        run.objective,
-        beta=run.objective.beta if config.beta is None else config.beta,
-        nll_scope=config.nll_scope or run.objective.nll_scope,
-    )
+    preference = preference_loss(_loss_settings(config, restored.config))
+    objective = dataclasses.replace(run.objective, preference=preference)
     return _Measured(objective, join_params(restored.params, restored.frozen), data, manifest)
+
+
+def _loss_settings(config: EvaluateConfig, of_run: LossSettings) -> LossSettings:
+    """Returns the settings of the loss: those that are given, and the run's where they are not."""
+    names = [field.name for field in dataclasses.fields(LossSettings)]
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return LossSettings(**{name: getattr(of_run, name) for name in names} | given)
 
 
 def _rows_for(config: EvaluateConfig, restored: Restored) -> tuple[str, Manifest]:
@@ -139,12 +147,14 @@ def _rows_for(config: EvaluateConfig, restored: Restored) -> tuple[str, Manifest
     return data, manifest
 
 
-def pair_lines(pairs: Pairs, places: Sequence[Place | None]) -> Iterator[dict[str, Any]]:
-    """An object a pair, in stored order.
+def pair_lines(pairs: Pairs, places: Sequence[Place | None], loss: PreferenceLoss) -> Iterator[dict[str, Any]]:
+    """Yields an object for each pair, in stored order.
 
-    `logp_chosen` and `logp_rejected` are means over the answers' tokens and `nll` over its own, in nats; `source` is
-    `file:row`, null where the data do not say it.
+    `logp_chosen` and `logp_rejected` are log-probabilities of the answers as the loss reads them, and `nll` is the mean
+    over its own tokens, in nats; `source` is `file:row`, null where the data do not say it. Terms of the loss that
+    describe a pair stand under their own names.
     """
+    described = describing_terms(loss, pairs)
     for index, (pair, place) in enumerate(zip(pairs["pair_ids"].tolist(), places, strict=True)):
         value = {name: float(values[index]) for name, values in pairs.items() if name != "pair_ids"}
         yield {
@@ -152,7 +162,7 @@ def pair_lines(pairs: Pairs, places: Sequence[Place | None]) -> Iterator[dict[st
             "source": "{}:{}".format(*place) if place else None,
             "logp_chosen": value["chosen_logp"],
             "logp_rejected": value["rejected_logp"],
-            "log_odds_ratio": value["log_odds_ratio"],
+            **{name: value[name] for name in described},
             "nll": value["nll"] / value["nll_tokens"],
             "nll_tokens": int(value["nll_tokens"]),
             "prompt_tokens": int(value["prompt_tokens"]) + 1,  # the first has no label

@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import grain
 import numpy as np
@@ -18,9 +17,6 @@ from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.layout import derive_rows
 from oddsmill.schemas.manifest import Manifest, SplitSummary
 from oddsmill.schemas.record import Row, check_row, decode_row
-
-if TYPE_CHECKING:  # a worker process imports this file, and needs no trainer
-    from oddsmill.train.config.train_config import TrainConfig
 
 Batch = dict[str, np.ndarray]
 # Arrays that go to the devices; `pair_ids` stays on the host.
@@ -69,11 +65,6 @@ def stored_rows(folder: str, manifest: Manifest, split: str) -> grain.MapDataset
     # Shards in the manifest's order, none found by a pattern: a stray or missing file cannot change the rows.
     paths = [os.path.join(folder, shard.name) for shard in summary.shards if shard.records]
     return grain.MapDataset.source(grain.sources.ArrayRecordDataSource(paths))
-
-
-def fill_up(rows: int, config: "TrainConfig") -> int:
-    """The empty rows that an epoch of so many rows ends with: with compat=trl no step holds rows of two epochs."""
-    return -rows % config.rows_per_step if config.compat == "trl" else 0
 
 
 def ordered_rows(folder: str, manifest: Manifest, *, shuffle: bool, seed: int, empty_rows: int = 0) -> grain.MapDataset:

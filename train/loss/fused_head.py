@@ -13,12 +13,12 @@ from jax.sharding import Mesh, PartitionSpec
 
 from oddsmill.train.loss.head_passes import Result, RowLoss, Rows, label_logps, losses_alone, losses_and_gradients
 from oddsmill.train.loss.logits import HeadShard
-from oddsmill.train.loss.orpo import Denominators, Sums
+from oddsmill.train.loss.pairs import Denominators, Terms
 from oddsmill.train.parallel.sharding import BATCH_AXES
 
 
 def _vocab_axis(mesh: Mesh, vocab_size: int) -> str | None:
-    """The mesh axis that splits the vocabulary, where it can be split evenly."""
+    """Returns the mesh axis that splits the vocabulary, or None where it cannot be split evenly."""
     size = mesh.shape["tensor"]
     return "tensor" if size > 1 and vocab_size % size == 0 else None
 
@@ -33,7 +33,7 @@ def _on_mesh(
     softcap: float | None,
     with_gradients: bool,
 ) -> Result:
-    """On every device over its own rows; sums and the head's gradient are added up once."""
+    """Computes every device's own rows, then adds up the loss, the sums and the head's gradient once."""
     vocab_axis = _vocab_axis(mesh, head_VD.shape[0])
     # Where the vocabulary allows it each device keeps the sum of a part, as the head itself lies.
     parts = mesh.shape["fsdp"] * (mesh.shape["tensor"] if vocab_axis else 1)
@@ -63,15 +63,11 @@ def _on_mesh(
     return on_each(rows, head_VD.astype(rows.hidden.dtype), totals)
 
 
-def head_logp(
-    hidden_BLD: jax.Array,
-    head_VD: jax.Array,
-    labels_BL: jax.Array,
-    needed_BL: jax.Array | None,
-    mesh: Mesh,
-    softcap: float | None,
-) -> jax.Array:
-    """Log-probability of every needed label, [B, L] float32 or wider, else 0; arguments as `fused_head_loss`."""
+def head_logp(rows: Rows, head_VD: jax.Array, mesh: Mesh, softcap: float | None) -> jax.Array:
+    """Returns the log-probability of every needed label and 0 elsewhere, [B, L] float32 or wider.
+
+    Args: as in `fused_head_loss`.
+    """
     vocab_axis = _vocab_axis(mesh, head_VD.shape[0])
 
     def local(rows: Rows, weight_VD: jax.Array) -> jax.Array:
@@ -81,56 +77,42 @@ def head_logp(
     on_each = jax.shard_map(
         local, mesh=mesh, in_specs=(by_row, PartitionSpec(vocab_axis)), out_specs=by_row, check_vma=False
     )
-    rows = Rows(hidden_BLD, labels_BL, labels_BL, labels_BL, needed_BL)
-    return on_each(rows, head_VD.astype(hidden_BLD.dtype))
+    return on_each(rows, head_VD.astype(rows.hidden.dtype))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def fused_head_loss(
-    hidden_BLD: jax.Array,
+    rows: Rows,
     head_VD: jax.Array,
-    labels_BL: jax.Array,
-    branch_BL: jax.Array,
-    segment_BL: jax.Array,
-    needed_BL: jax.Array | None,
     totals: Denominators,
     row_loss: RowLoss,
     mesh: Mesh,
     softcap: float | None,
-) -> tuple[jax.Array, Sums]:
-    """Sum over rows of `row_loss` of the labels' log-probabilities under `softmax(hidden head^T)`.
+) -> tuple[jax.Array, Terms]:
+    """Adds up over rows the `row_loss` of the labels' log-probabilities under `softmax(hidden head^T)`.
 
     Args:
-      hidden_BLD: the decoder's output in the compute dtype; B is a multiple of the mesh's batch axes.
+      rows: B is a multiple of the mesh's batch axes.
       head_VD: in the param dtype; its gradient is accumulated in float32 or wider, and rounded at the end.
-      labels_BL, branch_BL, segment_BL: int32, as `oddsmill.schemas.layout.derive` gives them.
-      needed_BL: bool, positions whose log-probability `row_loss` reads; it is given 0 at the others. None: all, which
-        is the cheaper where nearly all are read.
-      totals: passed on to `row_loss`.
-      row_loss: see `oddsmill.train.loss.orpo.row_loss`.
+      totals: the denominators of the whole optimizer batch, which `row_loss` is given.
+      row_loss: the loss of one row, see `oddsmill.train.loss.pairs.row_loss`.
       mesh: the device mesh; each device takes its own rows, and its part of the vocabulary along `tensor`.
       softcap: logits x become softcap * tanh(x / softcap); None leaves them.
 
-    Returns: (loss, sums). Differentiable once, in `hidden_BLD` and `head_VD`; the sums carry no gradient.
+    Returns: (loss, sums). Differentiable once, in `rows.hidden` and `head_VD`; the sums carry no gradient.
     """
-    rows = Rows(hidden_BLD, labels_BL, branch_BL, segment_BL, needed_BL)
     result = _on_mesh(mesh, rows, head_VD, totals, row_loss=row_loss, softcap=softcap, with_gradients=False)
     return result.loss, result.sums
 
 
 def _forward(
-    hidden_BLD: jax.Array,
+    rows: Rows,
     head_VD: jax.Array,
-    labels_BL: jax.Array,
-    branch_BL: jax.Array,
-    segment_BL: jax.Array,
-    needed_BL: jax.Array | None,
     totals: Denominators,
     row_loss: RowLoss,
     mesh: Mesh,
     softcap: float | None,
-) -> tuple[tuple[jax.Array, Sums], tuple[jax.Array | None, jax.Array | None]]:
-    rows = Rows(hidden_BLD, labels_BL, branch_BL, segment_BL, needed_BL)
+) -> tuple[tuple[jax.Array, Terms], tuple[jax.Array | None, jax.Array | None]]:
     result = _on_mesh(mesh, rows, head_VD, totals, row_loss=row_loss, softcap=softcap, with_gradients=True)
     assert result.head_gradient is not None
     # As narrow as the weight: a tied one adds the embedding's, which is.
@@ -142,10 +124,10 @@ def _backward(
     mesh: Mesh,
     softcap: float | None,
     gradients: tuple[jax.Array, jax.Array],
-    cotangents: tuple[jax.Array, Sums],
-) -> tuple[jax.Array | None, ...]:
+    cotangents: tuple[jax.Array, Terms],
+) -> tuple[Rows, jax.Array, None]:
     hidden_gradient, head_gradient = ((cotangents[0] * gradient).astype(gradient.dtype) for gradient in gradients)
-    return hidden_gradient, head_gradient, None, None, None, None, None
+    return Rows._make([hidden_gradient, *[None] * (len(Rows._fields) - 1)]), head_gradient, None
 
 
 fused_head_loss.defvjp(_forward, _backward)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from oddsmill.train.config.loss import NllScope
-from oddsmill.train.loss.orpo import needed_positions
+from oddsmill.train.loss.pairs import needed_positions
 from oddsmill.train.model.hf_config import DecoderConfig
 
 # Dense bfloat16 FLOP/s of one device by the makers' data sheets; the first name that the device's kind contains.

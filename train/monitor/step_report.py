@@ -92,7 +92,7 @@ class StepReport:
             self._run.decoder_config,
             batch["position"],
             batch["branch"],
-            nll_scope=self._config.nll_scope,
+            nll_scope=self._run.objective.preference.nll_scope,
             trained_share=self._trained_share,
         )
         self._flops += flops * self._config.rows_per_step / len(batch["position"])  # the rows of this process are some

@@ -157,7 +157,11 @@ def measure(assembly: Assembly, run: TrainConfig, rows: StepRows, topology: Topo
         memory=memory,
         in_place=sizes.alias_size_in_bytes,
         model_flops=step_flops(
-            assembly.decoder_config, rows.position, rows.branch, nll_scope=run.nll_scope, trained_share=share
+            assembly.decoder_config,
+            rows.position,
+            rows.branch,
+            nll_scope=assembly.objective.preference.nll_scope,
+            trained_share=share,
         ),
         flops=program.flops() + formula,
         formula_flops=formula,

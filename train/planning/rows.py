@@ -9,8 +9,9 @@ from oddsmill.schemas.layout import PADDING, derive
 from oddsmill.schemas.record import Pair, make_row
 from oddsmill.train.config.plan import PlanConfig
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.data.loader import fill_up, train_batches
+from oddsmill.train.data.loader import train_batches
 from oddsmill.train.setup import read_train_split
+from oddsmill.train.step.batch_rules import batch_rules
 
 
 class StepRows(NamedTuple):
@@ -49,7 +50,8 @@ def step_rows(config: PlanConfig, run: TrainConfig) -> StepRows:
     count = config.rows_per_step
     if config.data:
         manifest = read_train_split(config.data)
-        split, empty = manifest.splits["train"], fill_up(manifest.splits["train"].rows, run)
+        split = manifest.splits["train"]
+        empty = batch_rules(run.compat).empty_rows(split.rows, run.rows_per_step)
         with closing(
             train_batches(
                 config.data,

@@ -21,12 +21,14 @@ from oddsmill.train.attention.choice import choose_mechanism
 from oddsmill.train.attention.mechanism import Mechanism, Workload
 from oddsmill.train.checkpoint.checkpoints import abstract
 from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.loss.choice import preference_loss
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.frozen import frozen_paths, split_params
 from oddsmill.train.model.hf_config import DecoderConfig
 from oddsmill.train.model.lora import add_adapters, is_adapter
 from oddsmill.train.model.names import WeightPath
 from oddsmill.train.parallel.sharding import batch_sharding, make_mesh, num_row_shards, param_shardings, state_shardings
+from oddsmill.train.step.batch_rules import BatchRules, batch_rules
 from oddsmill.train.step.guard import Step, guarded
 from oddsmill.train.step.optimizer import learning_rate_schedule, make_optimizer
 from oddsmill.train.step.step import Objective, State, train_step
@@ -38,6 +40,7 @@ class Assembly:
     """The parts of a step.
 
     Attributes:
+      batch_rules: how rows become steps and micro-batches.
       micro_batches, max_skipped_steps: as in TrainConfig.
       num_steps: optimizer steps of the whole run.
       abstract_model: every weight, adapters and frozen ones included, as shapes, dtypes and shardings.
@@ -55,6 +58,7 @@ class Assembly:
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[Any], Any]
     num_steps: int
+    batch_rules: BatchRules
     micro_batches: int
     max_skipped_steps: int
     abstract_model: dict[str, Any]
@@ -78,7 +82,11 @@ class Assembly:
     def jitted_step(self) -> Step:
         """The step of a run: (state, batch, frozen) -> (state, metrics); it takes the state over."""
         one_step = partial(
-            train_step, objective=self.objective, optimizer=self.optimizer, micro_batches=self.micro_batches
+            train_step,
+            objective=self.objective,
+            optimizer=self.optimizer,
+            micro_batches=self.micro_batches,
+            split=self.batch_rules.split_batch,
         )
         return jax.jit(
             guarded(one_step, max_skipped_steps=self.max_skipped_steps),
@@ -177,10 +185,8 @@ def assemble(
     objective = Objective(
         definition=definition,
         mesh=mesh,
-        beta=config.beta,
-        nll_scope=config.nll_scope,
+        preference=preference_loss(config),
         max_pairs=max_pairs,
-        compat=config.compat,
         dropout_seed=config.seed if has_dropout or (config.lora and config.lora.dropout) else None,
     )
     return Assembly(
@@ -190,6 +196,7 @@ def assemble(
         optimizer=optimizer,
         learning_rate=learning_rate_schedule(config, num_steps),
         num_steps=num_steps,
+        batch_rules=batch_rules(config.compat),
         micro_batches=config.gradient_accumulation_steps,
         max_skipped_steps=config.max_skipped_steps,
         abstract_model=abstract(whole_model, model_on_mesh),

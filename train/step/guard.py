@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from oddsmill.train.data.data_order import WORDS, total_words
 from oddsmill.train.parallel.stop_requests import WISH
-from oddsmill.train.step.step import Batch, State
+from oddsmill.train.step.batch_rules import Batch
+from oddsmill.train.step.step import State
 
 Step = Callable[[State, Batch, Any], tuple[State, dict[str, jax.Array]]]
 

@@ -10,7 +10,8 @@ import pytest
 from oddsmill.train.data.loader import DEVICE_ARRAYS
 from oddsmill.train.loss import fused_head as head
 from oddsmill.train.loss import head_passes
-from oddsmill.train.loss.orpo import row_loss
+from oddsmill.train.loss.head_passes import Rows
+from oddsmill.train.loss.pairs import row_loss
 from tests.datasets import packed, random_pairs
 from tests.train.decoders import (
     VOCAB_SIZE,
@@ -80,13 +81,11 @@ def test_only_needed_positions_are_computed(tile, sizes, monkeypatch):
     hidden = np.where(needed[..., None], 1.0, np.inf).astype(np.float32) * np.ones(4, np.float32)
     weight = np.random.default_rng(0).normal(size=(VOCAB_SIZE, 4)).astype(np.float32)
     objective = objective_of(None, beta=0.3, nll_scope="response", max_pairs=2)
-    one_row = partial(row_loss, beta=0.3, nll_scope="response", max_pairs=2)
+    one_row = partial(row_loss, loss=objective.preference, max_pairs=2)
 
     def loss(hidden, weight):
-        rows = (batch[name] for name in ("labels", "branch", "segment"))
-        return head.fused_head_loss(
-            hidden, weight, *rows, needed, objective.totals(batch), one_row, objective.mesh, None
-        )[0]
+        rows = Rows(hidden, *(batch[name] for name in ("labels", "branch", "segment")), needed)
+        return head.fused_head_loss(rows, weight, objective.totals(batch), one_row, objective.mesh, None)[0]
 
     values = []
     for by_row in (2**30, 0):

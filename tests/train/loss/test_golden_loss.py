@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from oddsmill.schemas.record import Pair, make_row
 from oddsmill.train.config.devices import MeshConfig
-from oddsmill.train.loss.orpo import metrics
+from oddsmill.train.loss.pairs import metrics
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import parse_config, read_config
 from oddsmill.train.model.names import hf_names
@@ -29,7 +29,7 @@ CASES = [
     ("batch_one", "one_beta0.1"),
     ("batch_identical", "identical_beta0.1"),
 ]
-# Per-pair arrays of TRL -> fields of PairValues, with the factor between them
+# Per-pair arrays of TRL -> columns of pair_values, with the factor between them
 PER_PAIR = {
     "chosen_logps": ("chosen_logp", lambda beta: 1),
     "rejected_logps": ("rejected_logp", lambda beta: 1),
@@ -90,7 +90,7 @@ def loss_of(folder, batch_name, beta, scale=None):
         params = {**params, "lm_head": {"weight": params["lm_head"]["weight"] * scale}}
     totals = objective.totals(batch)
     (_, sums), gradients = value_and_grad_of(folder, beta)(params, batch, totals)
-    return config, jax.device_get(metrics(sums, totals, beta=beta)), gradients
+    return config, jax.device_get(metrics(sums, totals, objective.preference)), gradients
 
 
 @pytest.mark.parametrize(("batch_name", "tag"), CASES)
@@ -127,10 +127,11 @@ def test_every_pair_equals_trl(shared, model, batch_name, tag):
     assert set(PER_PAIR) == set(arrays) - {"nll_loss"}
     for theirs, (ours, factor) in PER_PAIR.items():
         assert np.isnan(arrays[theirs][~whole]).all()
-        values = factor(beta) * getattr(found, ours)[:, 0]
+        values = factor(beta) * found[ours][:, 0]
         np.testing.assert_allclose(values, arrays[theirs][whole], atol=2e-5, rtol=1e-5, err_msg=theirs)
     if whole.all():
-        np.testing.assert_allclose(found.nll.sum() / found.nll_tokens.sum(), arrays["nll_loss"], atol=2e-5, rtol=1e-5)
+        nll = found["nll"].sum() / found["nll_tokens"].sum()
+        np.testing.assert_allclose(nll, arrays["nll_loss"], atol=2e-5, rtol=1e-5)
 
 
 def test_an_answer_without_a_token_cannot_be_written(shared):

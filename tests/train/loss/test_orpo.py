@@ -1,6 +1,5 @@
 """The ORPO loss against TRL's values, and in the places where TRL's has none."""
 
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -8,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oddsmill.train.loss.orpo import MAX_MEAN_LOGP, denominators, log_odds, metrics, odds_ratio_loss, row_loss
+from oddsmill.train.loss.orpo import MAX_MEAN_LOGP, Orpo, log_odds, odds_ratio_loss
+from oddsmill.train.loss.pairs import denominators, row_loss
 
 GRID = Path(__file__).parents[2] / "golden" / "odds_ratio_grid.npz"
 BETA = 0.1  # of the grid
@@ -72,44 +72,12 @@ def test_the_closed_gradient_is_the_derivative():
             np.testing.assert_allclose(slope, (moved[0] - moved[1]) / (2 * step), rtol=1e-6, atol=1e-9)
 
 
-def test_a_row_by_hand():
-    """Two pairs and padding, log-probabilities that add up by eye."""
-    branch = jnp.array([1, 1, 2, 2, 3, 2, 3, 3, 0])
-    segment = jnp.array([1, 1, 1, 1, 1, 2, 2, 2, 0])
-    logp = -jnp.array([5.0, 1, 1, 3, 4, 6, 1, 2, 99])
-    #                  prompt | chosen | rejected | chosen | rejected | padding
-    for scope, nll, tokens in (("full", 5 + 1 + 1 + 3 + 6, 5), ("response", 1 + 3 + 6, 3)):
-        totals = denominators(branch, segment, scope)
-        assert (totals.nll_tokens, totals.pairs) == (tokens, 2)
-        loss, sums = row_loss(logp, branch, segment, totals, beta=0.5, nll_scope=scope, max_pairs=4)
-        assert sums.nll == nll
-        assert sums.chosen_logp == -(2 + 6) and sums.rejected_logp == -(4 + 1.5)
-        assert sums.accurate == 1  # -2 > -4, -6 < -1.5
-        penalty = odds_ratio_loss(jnp.array([-2.0, -6.0]), jnp.array([-4.0, -1.5])).mean()
-        np.testing.assert_allclose(loss, nll / tokens + 0.5 * penalty, rtol=1e-6)
-        np.testing.assert_allclose(metrics(sums, totals, beta=0.5)["loss"], loss, rtol=1e-6)
-
-
-def test_the_loss_does_not_depend_on_how_rows_are_grouped():
-    """Denominators are those of the whole batch: the sum over any grouping of rows is the same."""
-    rng = np.random.default_rng(0)
-    branch = np.sort(rng.integers(1, 4, (6, 12)), axis=1)
-    branch[:, 0], branch[:, -2], branch[:, -1] = 1, 2, 3
-    branch = np.sort(branch, axis=1)
-    segment, logp = np.ones_like(branch), -rng.exponential(size=branch.shape)
-    totals = denominators(branch, segment, "full")
-    row = partial(row_loss, totals=totals, beta=0.1, nll_scope="full", max_pairs=1)
-    losses = jnp.stack([row(*arrays)[0] for arrays in zip(logp.astype(np.float32), branch, segment, strict=True)])
-    nll = -(logp * (branch < 3)).sum() / (branch < 3).sum()
-    means = [[(logp[r][branch[r] == b]).mean() for r in range(6)] for b in (2, 3)]
-    expected = nll + 0.1 * odds_ratio_loss(*map(jnp.array, means)).mean()
-    np.testing.assert_allclose(losses.sum(), expected, rtol=1e-5)
-
-
 def test_clamped_pairs_are_counted():
     branch, segment = jnp.array([1, 2, 3]), jnp.array([1, 1, 1])
     totals = denominators(branch, segment, "full")
-    row = partial(row_loss, branch_L=branch, segment_L=segment, totals=totals, beta=0.1, nll_scope="full", max_pairs=1)
-    assert row(jnp.array([-1.0, 0.0, -1.0]))[1].clamped == 1
-    assert row(jnp.array([-1.0, -1.0, 0.0]))[1].clamped == 1
-    assert row(jnp.array([-1.0, -1.0, -1.0]))[1].clamped == 0
+
+    def clamped(*logp):
+        return row_loss(jnp.array(logp), branch, segment, None, totals, loss=Orpo(beta=0.1), max_pairs=1)[1]["clamped"]
+
+    assert clamped(-1.0, 0.0, -1.0) == clamped(-1.0, -1.0, 0.0) == 1
+    assert clamped(-1.0, -1.0, -1.0) == 0

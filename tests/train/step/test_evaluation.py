@@ -9,7 +9,8 @@ import pytest
 
 from oddsmill.schemas.provenance import provenance_path
 from oddsmill.train.data.provenance import place_of_each, read_places, short_names, source_of_each
-from oddsmill.train.loss.orpo import PairValues, denominators, metrics
+from oddsmill.train.loss.orpo import Orpo
+from oddsmill.train.loss.pairs import denominators, metrics
 from oddsmill.train.step.evaluation import Evaluation, summary
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import VOCAB_SIZE, batch_of, decoder_config, dense_loss, objective_of, split_decoder
@@ -52,7 +53,7 @@ def test_no_batch_size_changes_a_metric_and_the_dense_reference_agrees(dataset):
     assert len(rows) % 4  # the last batch is filled up
     batch = batch_of(rows, ROW_LENGTH)
     _, sums = dense_loss(definition, params, batch, **options, max_pairs=max(map(len, rows)))
-    expected = metrics(sums, denominators(batch["branch"], batch["segment"], "full"), beta=BETA)
+    expected = metrics(sums, denominators(batch["branch"], batch["segment"], "full"), objective.preference)
     for values in found:
         assert values.keys() == found[0].keys()
         for name, value in values.items():
@@ -72,8 +73,14 @@ def test_no_batch_size_changes_a_metric_and_the_dense_reference_agrees(dataset):
 
 def pairs_with(**changes):
     count = len(next(iter(changes.values())))
-    values = {name: np.ones(count) for name in PairValues._fields} | {"pair_ids": np.arange(count, dtype=np.uint64)}
-    return values | {name: np.array(column, float) for name, column in changes.items()}
+    columns = {name: np.array(column, float) for name, column in changes.items()}
+    columns["accurate"] = (columns["chosen_logp"] > columns["rejected_logp"]).astype(float)
+    others = (
+        "nll", "nll_tokens", "odds_ratio_loss", "log_odds_ratio", "clamped", "prompt_tokens", "chosen_tokens",
+        "rejected_tokens",
+    )  # fmt: skip
+    ids = {"pair_ids": np.arange(count, dtype=np.uint64)}
+    return {name: np.ones(count) for name in others} | ids | columns
 
 
 def test_accuracy_of_groups_by_hand():
@@ -87,7 +94,7 @@ def test_accuracy_of_groups_by_hand():
         chosen_tokens=chosen_tokens,
         rejected_tokens=rejected_tokens,
     )
-    found = summary(pairs, BETA, list("aabbbbbb"))
+    found = summary(pairs, Orpo(beta=BETA), list("aabbbbbb"))
     groups = {
         "length_difference/below_-64": (1, 1), "length_difference/-64_to_-17": (0.5, 2),
         "length_difference/-16_to_16": (1, 2), "length_difference/17_to_64": (0, 2),
@@ -102,7 +109,7 @@ def test_accuracy_of_groups_by_hand():
 def test_a_single_source_and_a_crowd_of_them_have_no_metric_of_their_own():
     pairs = pairs_with(chosen_logp=[-1.0] * 40, rejected_logp=[-2.0] * 40)
     for sources in ([""] * 40, ["one"] * 40, [str(pair) for pair in range(40)]):
-        assert not [name for name in summary(pairs, BETA, sources) if "source" in name]
+        assert not [name for name in summary(pairs, Orpo(beta=BETA), sources) if "source" in name]
 
 
 def test_equal_pairs_of_two_files_count_under_both(tmp_path):

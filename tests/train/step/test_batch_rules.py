@@ -1,7 +1,6 @@
 """compat=trl: what TRL's accumulation and its ends of epochs make of a step. tests/train/test_golden_training.py has
 TRL's own numbers."""
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -13,7 +12,8 @@ import pytest
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.data.loader import fill_up, train_batches
+from oddsmill.train.data.loader import train_batches
+from oddsmill.train.step.batch_rules import batch_rules
 from oddsmill.train.step.step import train_step
 from tests.datasets import random_pairs, write_dataset
 from tests.train.decoders import VOCAB_SIZE, batch_of, decoder_config, largest_difference, objective_of, split_decoder
@@ -37,8 +37,10 @@ def step():
 
     @partial(jax.jit, static_argnames=("micro_batches", "compat"))
     def take(state, batch, micro_batches, compat):
-        of_compat = dataclasses.replace(objective, compat=compat)
-        return train_step(state, batch, objective=of_compat, optimizer=optimizer, micro_batches=micro_batches)
+        split = batch_rules(compat).split_batch
+        return train_step(
+            state, batch, objective=objective, optimizer=optimizer, micro_batches=micro_batches, split=split
+        )
 
     def run(batch, micro_batches, compat="trl"):
         state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}
@@ -75,10 +77,8 @@ def test_no_step_holds_rows_of_two_epochs(tmp_path):
     manifest = write_dataset(
         tmp_path / "data", {"train": [[pair] for pair in PAIRS]}, row_length=ROW_LENGTH, vocab_size=VOCAB_SIZE
     )
-    model = ModelConfig(config="c")
-    settings = {"data": "d", "run_dir": "r", "model": model, "total_batch_size": 2, "gradient_accumulation_steps": 2}
-    assert fill_up(7, TrainConfig(**settings)) == 0
-    empty = fill_up(7, TrainConfig(**settings, compat="trl"))
+    assert batch_rules(None).empty_rows(7, 4) == 0
+    empty = batch_rules("trl").empty_rows(7, 4)
     assert empty == 1
     batches = train_batches(str(tmp_path / "data"), manifest, rows_per_step=4, shuffle=True, seed=0, empty_rows=empty)
     epochs = [[next(batches)["pair_ids"][:, 0].tolist() for _ in range(2)] for _ in range(3)]
