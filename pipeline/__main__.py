@@ -4,9 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from oddsmill.pipeline.config import PreprocessConfig
-from oddsmill.schemas.console import show_messages
 from oddsmill.schemas.errors import Refused, run_command
-from oddsmill.schemas.settings import load_settings
+from oddsmill.schemas.settings import read_command_line
 
 USAGE = """\
 usage: oddsmill pipeline VERB …
@@ -26,8 +25,7 @@ oddsmill pipeline VERB --help lists the settings of a verb."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one verb and shows its messages on the console; returns the exit code of the command."""
-    show_messages()
+    """Runs one verb; returns the exit code of the command."""
     return run_command(lambda: run_verb(arguments))
 
 
@@ -42,34 +40,42 @@ def run_verb(arguments: Sequence[str]) -> None:
         print(USAGE)
     elif verb == "run":
         ours, beam_arguments = _split(rest)
-        config = load_settings(PreprocessConfig, ours, command="oddsmill pipeline run")
+        config = read_command_line(PreprocessConfig, ours, command="oddsmill pipeline run")
         from oddsmill.pipeline.run import preprocess
 
         preprocess(config, beam_arguments=beam_arguments)
     elif verb == "plan":
         from oddsmill.pipeline.commands.plan import PlanConfig, print_plan
 
-        print_plan(load_settings(PlanConfig, _without_beam(rest), command="oddsmill pipeline plan"))
+        print_plan(read_command_line(PlanConfig, _without_beam(rest), command="oddsmill pipeline plan"))
     elif verb == "explain" and any(argument.startswith("--dump") for argument in rest):
         from oddsmill.pipeline.commands.explain_dump import DumpConfig, explain_dump
 
-        explain_dump(load_settings(DumpConfig, rest, command="oddsmill pipeline explain"))
+        explain_dump(read_command_line(DumpConfig, rest, command="oddsmill pipeline explain"))
     elif verb == "explain":
         from oddsmill.pipeline.commands.explain import ExplainConfig, print_explanation
 
-        print_explanation(load_settings(ExplainConfig, _without_beam(rest), command="oddsmill pipeline explain"))
+        print_explanation(read_command_line(ExplainConfig, _without_beam(rest), command="oddsmill pipeline explain"))
     elif verb == "inspect":
         from oddsmill.pipeline.commands.inspect import InspectConfig, inspect_dataset
 
-        inspect_dataset(load_settings(InspectConfig, rest, command="oddsmill pipeline inspect", positional="dataset"))
+        inspect_dataset(
+            read_command_line(
+                InspectConfig,
+                rest,
+                command="oddsmill pipeline inspect",
+                positional="dataset",
+                messages_to_stderr=True,
+            )
+        )
     elif verb == "verify":
         from oddsmill.pipeline.commands.verify import VerifyConfig, verify_dataset
 
-        verify_dataset(load_settings(VerifyConfig, rest, command="oddsmill pipeline verify", positional="dataset"))
+        verify_dataset(read_command_line(VerifyConfig, rest, command="oddsmill pipeline verify", positional="dataset"))
     elif verb == "report":
         from oddsmill.pipeline.commands.report import ReportConfig, write_report
 
-        write_report(load_settings(ReportConfig, rest, command="oddsmill pipeline report", positional="dataset"))
+        write_report(read_command_line(ReportConfig, rest, command="oddsmill pipeline report", positional="dataset"))
     else:
         verbs = "run, plan, explain, inspect, verify, report"
         raise Refused(f"no verb {verb!r}; there are {verbs}. oddsmill pipeline --help says more")

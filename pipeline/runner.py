@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import io
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.dataflow import dataflow_defaults, names_dataflow
 from oddsmill.pipeline.output.spill import spilling
 from oddsmill.pipeline.resolved_run import ResolvedRun
+from oddsmill.schemas.console import held_back
 from oddsmill.schemas.errors import Refused, find_refusal
 
 if TYPE_CHECKING:
@@ -129,10 +129,5 @@ def _quiet() -> Iterator[None]:
 
     What matters of them is in the exception that the run ends with.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
+    with held_back("apache_beam"), contextlib.redirect_stderr(io.StringIO()):
+        yield

@@ -4,8 +4,10 @@ A library is quiet: nothing is shown until a command line, or a script, calls `s
 its own way.
 """
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Literal
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -36,3 +38,20 @@ def show_messages(level: LogLevel = "info", *, to_stderr: bool = False) -> None:
         log.removeHandler(handler)
     log.addHandler(_ConsoleHandler(to_stderr=to_stderr))
     log.setLevel(level.upper())
+
+
+@contextlib.contextmanager
+def held_back(library: str, *, below: LogLevel | Literal["critical"] = "critical") -> Iterator[None]:
+    """Holds back a library's messages while the body runs, where what matters of them is in the exception it ends with.
+
+    Args:
+      library: the name of its logger; loggers below that one, which have no level of their own, are held back too.
+      below: messages of this level and above pass.
+    """
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(below.upper())
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -4,8 +4,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, run_command
-from oddsmill.schemas.settings import load_settings
+from oddsmill.schemas.settings import read_command_line
 
 _USAGE = """usage: oddsmill train VERB [--config FILE.yaml] [--key=value ...]
 
@@ -23,7 +24,7 @@ def run(arguments: Sequence[str]) -> None:
     """Trains, then says what was made and where."""
     from oddsmill.train.config.train_config import TrainConfig
 
-    config = load_settings(TrainConfig, arguments, command="oddsmill train run")
+    config = read_command_line(TrainConfig, arguments, command="oddsmill train run")
     import jax
 
     from oddsmill.train.loop import ADAPTER_FOLDER, EXPORT_FOLDER, train
@@ -38,9 +39,9 @@ def run(arguments: Sequence[str]) -> None:
         return
     samples = side_by_side(config.run_dir)
     if samples:
-        print(f"\n{samples}")
+        log.info(f"\n{samples}")
     if evaluation:
-        print(
+        log.info(
             f"\nheld out   reward accuracy {evaluation['eval/rewards/accuracies']:.3f}, "
             f"loss {evaluation['eval/loss']:.4f}, log_odds_chosen {evaluation['eval/log_odds_chosen']:+.4f}"
         )
@@ -51,14 +52,14 @@ def run(arguments: Sequence[str]) -> None:
     if samples:
         made["samples"] = SAMPLES_NAME
     for name, file in made.items():
-        print(f"{name:<10} {os.path.join(config.run_dir, file)}")
+        log.info(f"{name:<10} {os.path.join(config.run_dir, file)}")
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Prints the metrics of a split as JSON."""
     from oddsmill.train.config.evaluate import EvaluateConfig
 
-    config = load_settings(EvaluateConfig, arguments, command="oddsmill train eval")
+    config = read_command_line(EvaluateConfig, arguments, command="oddsmill train eval", messages_to_stderr=True)
     from oddsmill.train.commands.evaluate import run_evaluate
     from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
 
@@ -70,7 +71,7 @@ def generate(arguments: Sequence[str]) -> None:
     """Answers prompts, a line of JSON an answer."""
     from oddsmill.train.config.generate import GenerateConfig
 
-    config = load_settings(GenerateConfig, arguments, command="oddsmill train generate")
+    config = read_command_line(GenerateConfig, arguments, command="oddsmill train generate", messages_to_stderr=True)
     from oddsmill.train.commands.generate import run_generate
     from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
 
@@ -82,7 +83,7 @@ def export(arguments: Sequence[str]) -> None:
     """Writes a checkpoint of a run as a Hugging Face folder."""
     from oddsmill.train.config.export import ExportConfig
 
-    config = load_settings(ExportConfig, arguments, command="oddsmill train export")
+    config = read_command_line(ExportConfig, arguments, command="oddsmill train export")
     import jax
 
     from oddsmill.train.commands.export import export_run
@@ -91,14 +92,14 @@ def export(arguments: Sequence[str]) -> None:
     with left_at_once(), told_clearly():
         step = export_run(config)
     if jax.process_index() == 0:
-        print(f"{'adapter' if config.adapter else 'model':<10} {config.out} (step {step})")
+        log.info(f"{'adapter' if config.adapter else 'model':<10} {config.out} (step {step})")
 
 
 def plan(arguments: Sequence[str]) -> None:
     """Prints what the step of a run takes of devices that are not here."""
     from oddsmill.train.config.plan import PlanConfig
 
-    config = load_settings(PlanConfig, arguments, command="oddsmill train plan")
+    config = read_command_line(PlanConfig, arguments, command="oddsmill train plan")
     import jax
 
     # What accelerators this machine has stay free: another process may train on them.
@@ -106,7 +107,7 @@ def plan(arguments: Sequence[str]) -> None:
     from oddsmill.train.planning.plan import make_plan
     from oddsmill.train.planning.report import report
 
-    print(report(make_plan(config, say=lambda line: print(line, flush=True))))
+    print(report(make_plan(config, say=log.info)))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,13 +5,13 @@ The `datasets` library finds the files and knows slices; the rows are read by ou
 
 import glob
 import json
-import logging
 import os
 import posixpath
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from oddsmill.schemas.console import held_back
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.stores import is_file, is_remote, open_file
 
@@ -148,10 +148,10 @@ def _load_builder(path: str, dataset: str, name: str | None, revision: str | Non
     from datasets import disable_progress_bars, load_dataset_builder
 
     disable_progress_bars()
-    # It tells of each of its attempts, for 25 s where there is no network; the refusal says it once.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        return load_dataset_builder(dataset, name, revision=revision)
+        # It tells of each of its attempts, for 25 s where there is no network; the refusal says it once.
+        with held_back("huggingface_hub", below="error"):
+            return load_dataset_builder(dataset, name, revision=revision)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         problem = " ".join(str(error).split()) or type(error).__name__
         raise Refused(f"--source.path={path}: {problem}") from error

@@ -46,6 +46,17 @@ def test_a_refusal_is_one_message_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_level_of_messages_is_chosen_and_kept_nowhere(command: Callable, arguments: list[str], tmp_path: Path):
+    assert command("run", *arguments, "--log_level=warning") == (0, "", "")
+    for name in ("manifest.json", "run.json"):
+        assert "log_level" not in (tmp_path / "out" / name).read_text()
+    code, out, err = command("run", *arguments)
+    assert (code, err) == (0, "") and "nothing changed" in out
+    assert command("inspect", tmp_path / "out", "--log_level=loud")[::2] == (
+        2, "refused: --log_level: invalid choice: 'loud' (choose from 'debug', 'info', 'warning', 'error')\n"
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [

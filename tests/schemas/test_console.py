@@ -1,10 +1,12 @@
 """Messages are logged under one name, silent until they are shown."""
 
+import contextlib
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
-from oddsmill.schemas.console import log, show_messages
+from oddsmill.schemas.console import held_back, log, show_messages
 
 
 def test_a_library_is_quiet():
@@ -34,3 +36,27 @@ def test_other_loggers_are_left_alone():
     before = logging.getLogger().level, list(logging.getLogger().handlers)
     show_messages("error")
     assert (logging.getLogger().level, list(logging.getLogger().handlers)) == before
+
+
+def test_a_library_is_held_back_within_the_body_alone(caplog):
+    above, below = logging.getLogger("some_library"), logging.getLogger("some_library.part")
+    with held_back("some_library", below="error"):
+        below.warning("hidden")
+        above.error("passes")
+        logging.getLogger("another").warning("another's")
+    below.warning("shown again")
+    assert caplog.messages == ["passes", "another's", "shown again"]
+    with contextlib.suppress(ZeroDivisionError), held_back("some_library"):
+        above.error("hidden, for the exception says it")
+        raise ZeroDivisionError
+    assert (above.level, len(caplog.messages)) == (logging.NOTSET, 3)
+
+
+def test_no_library_is_silenced_for_the_whole_program():
+    root = Path(__file__).parents[2]
+    code = {
+        path: path.read_text(encoding="utf-8")
+        for stage in ("pipeline", "train")
+        for path in (root / stage).rglob("*.py")
+    }
+    assert not [path for path, text in code.items() if "logging.disable(" in text or ".setLevel(" in text]

@@ -1,9 +1,8 @@
 """Checkpoints by Orbax: trained weights, optimizer, step and the position in the data are one unit."""
 
-import logging
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from oddsmill.schemas.console import held_back
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.settings import defaults_of
 from oddsmill.train.checkpoint.digests import digest
@@ -51,7 +51,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, *, identity: dict[str, Any], save_total_limit: int | None):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails here is said once, by what is raised
+        self._console = ExitStack()
+        self._console.enter_context(held_back("absl"))  # what fails here is said once, by what is raised
         self._folder = Path(folder).absolute()
         if save_total_limit is None and not self._folder.is_dir():
             raise self._nothing_saved()
@@ -288,6 +289,7 @@ class Checkpoints:
         finally:
             with suppress(Exception):  # raises what `wait` did, once more
                 self._checkpointer.close()
+            self._console.close()
 
     def _nothing_saved(self) -> Refused:
         return Refused(f"{self._folder} has no checkpoint: the run has not saved one yet; start it again")
