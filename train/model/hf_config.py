@@ -1,29 +1,28 @@
-"""Reads a Hugging Face config.json into the fields of our decoder, and refuses what it cannot obey."""
+"""Reads a Hugging Face config.json by the record of its family, and refuses what it cannot obey."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.model.hf_fields import check_fields
+from oddsmill.train.model.families import FAMILIES, Bias, Family
+from oddsmill.train.model.hf_fields import FIELDS, check_fields
 from oddsmill.train.model.rope import Rope, read_ropes
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """What defines a decoder's shape and arithmetic. Field names are those of config.json where it has one.
+    """The shape and arithmetic of a decoder. Field names are those of config.json where it has one.
 
     Attributes:
       ropes, windows: one entry a layer; a window of w lets a token see itself and the w - 1 before it.
-      query_key_norm: RMSNorm on every head of queries and keys, before the rotation.
-      norm_offset: RMSNorm multiplies by 1 + weight, in float32.
-      post_norms: a further RMSNorm after attention and after the MLP, before each is added.
-      scaled_embedding: embeddings times sqrt(hidden_size).
-      fused_projections: one weight for q, k, v and one for gate, up.
+      query_key_norm, norm_offset, post_norms, scaled_embedding, fused_projections: as in `Family`.
+      hidden_act: silu or gelu_pytorch_tanh.
       attention_scale: scores are the dot products times this.
       pad_token_id: its row of the embedding is zero where weights are random.
-      attention_dropout, resid_pdrop: of a training step, for attention's weights and for what a layer adds.
+      attention_dropout, resid_pdrop: rates in a training step, of attention weights and of what a layer adds.
     """
 
     model_type: str
@@ -64,49 +63,11 @@ _HARMLESS = {
     "label2id", "output_attentions", "output_hidden_states", "return_dict", "problem_type", "tokenizer_class",
     "prefix", "sep_token_id", "decoder_start_token_id", "cross_attention_hidden_size", "task_specific_params",
     "finetuning_task", "unsloth_version", "auto_map", "name_or_path", "cache_implementation",
-}  # fmt: skip
-_OBEYED = {
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters",
-    "tie_word_embeddings", "attention_bias", "mlp_bias", "initializer_range", "hidden_act", "hidden_activation",
-    "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "sliding_window_pattern",
-    "_sliding_window_pattern", "attention_dropout", "embd_pdrop", "resid_pdrop", "attn_logit_softcapping",
-    "final_logit_softcapping", "query_pre_attn_scalar", "rope_local_base_freq", "partial_rotary_factor",
-    "use_bidirectional_attention", "quantization_config", "max_position_embeddings",
-    "original_max_position_embeddings", "pad_token_id",
+    "_sliding_window_pattern",
 }  # fmt: skip
 
-_WINDOWED = {"sliding_window": 4096}
-_QWEN = {**_WINDOWED, "num_key_value_heads": 32, "max_window_layers": 28}
-_GEMMA = {
-    "num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True,
-    "pad_token_id": 0,
-}  # fmt: skip
-_GEMMA_3 = {
-    **_GEMMA, **_WINDOWED, "num_key_value_heads": 4, "hidden_activation": "gelu_pytorch_tanh",
-    "query_pre_attn_scalar": 256,
-}  # fmt: skip
-# What a field that is absent means, as transformers' configuration classes have it.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {**_WINDOWED, "num_key_value_heads": 8},
-    "qwen2": _QWEN,
-    "qwen3": {**_QWEN, "head_dim": 128},
-    "phi3": {"rms_norm_eps": 1e-5, "pad_token_id": 32000},
-    "gemma": _GEMMA,
-    "gemma2": {**_GEMMA_3, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
-    "gemma3_text": _GEMMA_3,
-}
-_GEMMAS = ("gemma", "gemma2", "gemma3_text")
-_ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu_pytorch_tanh": "gelu_pytorch_tanh",
-    "gelu_new": "gelu_pytorch_tanh",
-}
 
-
-def _refuse_unsupported(config: dict[str, Any], family: str, path: str) -> None:
+def _refuse_unsupported(config: Mapping[str, Any], family: Family, path: str) -> None:
     """Refuses, by name, each field whose value would change the result and is not obeyed."""
     if config.get("embd_pdrop"):
         raise Refused(f"{path}: embd_pdrop={config['embd_pdrop']} is not supported; set it to 0.0")
@@ -117,43 +78,43 @@ def _refuse_unsupported(config: dict[str, Any], family: str, path: str) -> None:
         raise Refused(f"{path}: use_bidirectional_attention is not supported; decoders here are causal")
     if config.get("quantization_config"):
         raise Refused(f"{path}: quantization_config is not supported; take the model's weights that are not quantised")
-    # transformers has the first of them in the configuration of gemma3_text too, and does not obey it.
-    for name, families in (("attn_logit_softcapping", _GEMMAS[1:2]), ("final_logit_softcapping", _GEMMAS[1:])):
-        if config.get(name) and family not in families:
-            raise Refused(f"{path}: {name} has no meaning in {family}; set it to null")
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if config.get(name) and name not in family.softcaps:
+            raise Refused(f"{path}: {name} has no meaning in {config['model_type']}; set it to null")
 
 
-def _windows(config: dict[str, Any], path: str) -> tuple[int | None, ...]:
+def _windows(config: Mapping[str, Any], family: Family, path: str) -> tuple[int | None, ...]:
     """The sliding window of each layer."""
-    family, layers = config["model_type"], config["num_hidden_layers"]
-    if family in ("llama", "gemma"):
+    layers = config["num_hidden_layers"]
+    if family.sliding_layers is None:
         return (None,) * layers
-    window = config.get("sliding_window")
-    if family in ("qwen2", "qwen3") and not config.get("use_sliding_window", False):
-        window = None
+    counts = family.window_switch is None or config.get(family.window_switch)
+    window = config.get("sliding_window") if counts else None
     if window is not None and window < 1:
         raise Refused(f"{path}: sliding_window={window}: must be positive, or null for none")
-    if family in ("mistral", "phi3"):
-        sliding = [window is not None] * layers
-    elif family in ("qwen2", "qwen3"):
-        sliding = [window is not None and layer >= config["max_window_layers"] for layer in range(layers)]
-    else:
-        pattern = 2 if family == "gemma2" else config.get("sliding_window_pattern", 6)
-        sliding = [(layer + 1) % pattern != 0 for layer in range(layers)]
+    sliding = [False] * layers
+    if window is not None or family.window_required:
+        sliding = family.sliding_layers(config)
     if config.get("layer_types"):
         named = [kind == "sliding_attention" for kind in config["layer_types"]]
         if set(config["layer_types"]) - {"full_attention", "sliding_attention"} or len(named) != layers:
             raise Refused(f"{path}: layer_types must name each of {layers} layers full_attention or sliding_attention")
-        if family in ("mistral", "phi3") and named != sliding:
-            raise Refused(f"{path}: layer_types has no meaning in {family}, and sliding_window says otherwise")
+        if not family.reads_layer_types and named != sliding:
+            raise Refused(
+                f"{path}: layer_types has no meaning in {config['model_type']}, and sliding_window says otherwise"
+            )
         sliding = named
     if any(sliding) and window is None:
         raise Refused(f"{path}: there are layers of sliding_attention, and no sliding_window")
     return tuple(window if layer_slides else None for layer_slides in sliding)
 
 
-def parse_config(config: dict[str, Any], *, path: str) -> tuple[DecoderConfig, list[str]]:
-    """Reads the fields of a config.json.
+def _has_bias(bias: Bias, configured: bool | None) -> bool:
+    return bias == "always" or (bias == "configured" and bool(configured))
+
+
+def parse_config(config: Mapping[str, Any], *, path: str) -> tuple[DecoderConfig, list[str]]:
+    """Reads the fields of a config.json by the record of its family.
 
     Args:
       config: the parsed JSON, of transformers 4 or 5.
@@ -165,24 +126,22 @@ def parse_config(config: dict[str, Any], *, path: str) -> tuple[DecoderConfig, l
       Refused: a family, a field or a value that would change the result and is not supported, or a value of
         another kind than the field's.
     """
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in _DEFAULTS:
-        raise Refused(f"{path}: model_type {family!r} is not supported ({', '.join(_DEFAULTS)} are)")
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise Refused(f"{path}: model_type {model_type!r} is not supported ({', '.join(FAMILIES)} are)")
+    family = FAMILIES[model_type]
     check_fields(config, path=path)
     missing = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
     missing -= set(config)
     if missing:
         raise Refused(f"{path} lacks {', '.join(sorted(missing))}")
     _refuse_unsupported(config, family, path)
-    unknown = sorted(set(config) - _HARMLESS - _OBEYED)
-    config = {**_DEFAULTS[family], **config}
-    later_gemma = family in ("gemma2", "gemma3_text")
-    activation_name = "hidden_activation" if later_gemma else "hidden_act"
-    activation = config.get(activation_name, "silu")
-    if family == "gemma" and activation == "gelu":  # early configs say gelu and mean this, in transformers too
-        activation = "gelu_pytorch_tanh"
-    if activation not in _ACTIVATIONS:
-        raise Refused(f"{path}: {activation_name}={activation!r} is not supported ({', '.join(_ACTIVATIONS)} are)")
+    unknown = sorted(set(config) - _HARMLESS - FIELDS)
+    config = {**family.defaults, **config}
+    activation = config.get(family.activation_field, "silu")
+    if activation not in family.activations:
+        known = ", ".join(family.activations)
+        raise Refused(f"{path}: {family.activation_field}={activation!r} is not supported ({known} are)")
     heads = config["num_attention_heads"]
     key_value_heads = config.get("num_key_value_heads") or heads
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
@@ -190,11 +149,10 @@ def parse_config(config: dict[str, Any], *, path: str) -> tuple[DecoderConfig, l
         raise Refused(f"{path}: {heads} attention heads cannot share {key_value_heads} key-value heads evenly")
     if head_dim % 2:
         raise Refused(f"{path}: head_dim={head_dim} is odd; rotary embeddings need pairs")
-    windows = _windows(config, path)
-    attention_bias = bool(config.get("attention_bias", False)) and family in ("llama", "qwen3", *_GEMMAS)
-    gemma = family in _GEMMAS
+    windows = _windows(config, family, path)
+    attention_bias = config.get("attention_bias")
     decoder = DecoderConfig(
-        model_type=family,
+        model_type=model_type,
         vocab_size=config["vocab_size"],
         hidden_size=config["hidden_size"],
         intermediate_size=config["intermediate_size"],
@@ -203,26 +161,24 @@ def parse_config(config: dict[str, Any], *, path: str) -> tuple[DecoderConfig, l
         num_key_value_heads=key_value_heads,
         head_dim=head_dim,
         rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-        ropes=read_ropes(config, [window is not None for window in windows], path),
+        ropes=read_ropes(config, family, [window is not None for window in windows], path),
         windows=windows,
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        # Qwen2 always has biases on q, k and v and never on o, whatever its config says.
-        query_key_value_bias=family == "qwen2" or attention_bias,
-        output_bias=attention_bias,
-        mlp_bias=bool(config.get("mlp_bias", False)) and family == "llama",
+        query_key_value_bias=_has_bias(family.query_key_value_bias, attention_bias),
+        output_bias=_has_bias(family.output_bias, attention_bias),
+        mlp_bias=_has_bias(family.mlp_bias, config.get("mlp_bias")),
         initializer_range=config.get("initializer_range") or 0.02,  # as transformers has it, for 0 too
-        hidden_act=_ACTIVATIONS[activation],
-        attention_scale=(config["query_pre_attn_scalar"] if later_gemma else head_dim) ** -0.5,
+        hidden_act=family.activations[activation],
+        attention_scale=(config[family.scale_field] if family.scale_field else head_dim) ** -0.5,
         attention_dropout=config.get("attention_dropout") or 0.0,
-        # transformers reads it in this family alone.
-        resid_pdrop=(config.get("resid_pdrop") or 0.0) if family == "phi3" else 0.0,
+        resid_pdrop=(config.get("resid_pdrop") or 0.0) if family.residual_dropout else 0.0,
         attn_logit_softcapping=config.get("attn_logit_softcapping"),
         final_logit_softcapping=config.get("final_logit_softcapping"),
-        query_key_norm=family in ("qwen3", "gemma3_text"),
-        norm_offset=gemma,
-        post_norms=later_gemma,
-        scaled_embedding=gemma,
-        fused_projections=family == "phi3",
+        query_key_norm=family.query_key_norm,
+        norm_offset=family.norm_offset,
+        post_norms=family.post_norms,
+        scaled_embedding=family.scaled_embedding,
+        fused_projections=family.fused_projections,
         pad_token_id=config.get("pad_token_id"),
     )
     return decoder, unknown

@@ -1,7 +1,4 @@
-"""The kind of value that each field of a config.json holds: another is refused before anything reckons with it.
-
-Fields that are not in the tables are not looked at; those of `DecoderConfig` and `Rope` all are.
-"""
+"""The fields of a config.json that are read, and the kind of value that each holds: another kind is refused at once."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -56,7 +53,11 @@ _OR_NULL = {
     _NAMES: ("layer_types",),
     _OBJECT: ("rope_scaling", "rope_parameters"),
 }  # fmt: skip
-# Of the objects for rotary embeddings; Gemma 3 has one of them for each kind of layer.
+# Every field that is read; quantization_config is refused, whatever it holds.
+FIELDS = {name for kinds in (_NEVER_NULL, _OR_NULL) for names in kinds.values() for name in names} | {
+    "quantization_config"
+}
+# Of the objects for rotary embeddings; some families have one of them for each kind of layer.
 _ROPE = {
     _POSITIVE: ("rope_theta", "factor", "low_freq_factor", "high_freq_factor"),
     _SHARE: ("partial_rotary_factor",),

@@ -1,11 +1,13 @@
-"""Rotary position embedding: what config.json says of it, in the form of either generation of transformers."""
+"""Rotary position embedding: its settings, their reading from config.json, and its frequencies."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from oddsmill.schemas.errors import Refused
+from oddsmill.train.model.families import Family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,7 @@ class Rope:
     Attributes:
       kind: `default`, `linear` (every frequency divided by `factor`) or `llama3` (low frequencies are
         divided, high ones kept, between them a ramp).
-      partial_rotary_factor: share of a head's dimensions that turn, the first ones.
+      partial_rotary_factor: the share of a head's dimensions that are rotated, the first ones.
     """
 
     theta: float = 10_000.0
@@ -45,29 +47,28 @@ def rope_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
 
 
 # The settings that each type needs.
-_KINDS = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+_NEEDED = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
 
 
-def _rope(parameters: dict[str, Any], config: dict[str, Any], *, theta: float, path: str) -> Rope:
+def _rope(parameters: Mapping[str, Any], config: Mapping[str, Any], family: Family, *, theta: float, path: str) -> Rope:
     """One set of rope settings; what they lack is taken from the fields beside them."""
-    family = config["model_type"]
-    kinds = ["default"] if family == "phi3" else list(_KINDS)
+    model_type, known = config["model_type"], family.rope_types
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind not in kinds:
-        raise Refused(f"{path}: rope type {kind!r} of {family} is not supported; supported: {', '.join(kinds)}")
+    if kind not in known:
+        raise Refused(f"{path}: rope type {kind!r} of {model_type} is not supported; supported: {', '.join(known)}")
     unknown = set(parameters) - {
-        *_KINDS[kind], "rope_theta", "rope_type", "type", "partial_rotary_factor", "factor",
+        *_NEEDED[kind], "rope_theta", "rope_type", "type", "partial_rotary_factor", "factor",
         "original_max_position_embeddings",
     }  # fmt: skip
     if unknown:
         raise Refused(f"{path}: rope settings that are not supported: {', '.join(sorted(unknown))}")
-    missing = set(_KINDS[kind]) - set(parameters)
+    missing = set(_NEEDED[kind]) - set(parameters)
     if missing:
         raise Refused(f"{path}: the rope settings of type {kind} lack {', '.join(sorted(missing))}")
     partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if partial != 1.0 and family != "phi3":
-        raise Refused(f"{path}: partial_rotary_factor={partial} has no meaning in {family}; set it to 1.0")
-    scaling = {name: parameters[name] for name in _KINDS[kind]}
+    if partial != 1.0 and not family.partial_rotary:
+        raise Refused(f"{path}: partial_rotary_factor={partial} has no meaning in {model_type}; set it to 1.0")
+    scaling = {name: parameters[name] for name in _NEEDED[kind]}
     if kind == "llama3":
         if scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
             raise Refused(f"{path}: low_freq_factor of the rope settings must be below high_freq_factor")
@@ -80,14 +81,12 @@ def _rope(parameters: dict[str, Any], config: dict[str, Any], *, theta: float, p
     return Rope(theta=theta, kind=kind, partial_rotary_factor=partial, **scaling)
 
 
-def read_ropes(config: dict[str, Any], sliding: list[bool], path: str) -> tuple[Rope, ...]:
-    """Either generation: `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (4).
-
-    Gemma 3 turns sliding layers by another base than the others.
+def read_ropes(config: Mapping[str, Any], family: Family, sliding: list[bool], path: str) -> tuple[Rope, ...]:
+    """Reads either generation: `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (4).
 
     Args:
-      config: the parsed config.json.
-      sliding: whether each layer has a sliding window.
+      config: the parsed config.json with the family's defaults.
+      sliding: whether each layer has a sliding window; with `Family.local_rope` these have their own settings.
       path: where it comes from, for messages.
 
     Returns: the embedding of each layer.
@@ -95,18 +94,19 @@ def read_ropes(config: dict[str, Any], sliding: list[bool], path: str) -> tuple[
     Raises:
       Refused: a type or a setting that is not supported, or one that is missing.
     """
-    if config["model_type"] != "gemma3_text":
+    theta = config.get("rope_theta", 10_000.0)
+    if not family.local_rope:
         parameters = config.get("rope_scaling") or config.get("rope_parameters") or {}
-        return (_rope(parameters, config, theta=config.get("rope_theta", 10_000.0), path=path),) * len(sliding)
-    nested = config.get("rope_parameters") or {}
+        return (_rope(parameters, config, family, theta=theta, path=path),) * len(sliding)
+    model_type, nested = config["model_type"], config.get("rope_parameters") or {}
     if set(nested) - {"full_attention", "sliding_attention"}:
-        raise Refused(f"{path}: rope_parameters of gemma3_text must hold full_attention and sliding_attention alone")
+        raise Refused(f"{path}: rope_parameters of {model_type} must hold full_attention and sliding_attention alone")
     whole = {**(nested.get("full_attention") or {}), **(config.get("rope_scaling") or {})}
     if "type" in whole and "rope_type" not in whole:  # transformers 4 obeys it here, 5 does not
-        raise Refused(f"{path}: type={whole['type']!r} in rope_scaling of gemma3_text; name the field rope_type")
-    local = nested.get("sliding_attention") or {}
+        raise Refused(f"{path}: type={whole['type']!r} in rope_scaling of {model_type}; name the field rope_type")
+    local, local_theta = nested.get("sliding_attention") or {}, config.get("rope_local_base_freq", 10_000.0)
     ropes = (
-        _rope(whole, config, theta=config.get("rope_theta", 1_000_000.0), path=path),
-        _rope(local, config, theta=config.get("rope_local_base_freq", 10_000.0), path=path),
+        _rope(whole, config, family, theta=theta, path=path),
+        _rope(local, config, family, theta=local_theta, path=path),
     )
     return tuple(ropes[layer_slides] for layer_slides in sliding)

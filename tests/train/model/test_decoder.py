@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from oddsmill.schemas.layout import CHOSEN, PADDING, PROMPT, REJECTED
 from oddsmill.schemas.record import Pair
 from oddsmill.train.config.devices import MeshConfig
-from oddsmill.train.model.decoder import Decoder, rope_frequencies
+from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import num_parameters, parse_config, read_config
 from oddsmill.train.parallel.sharding import make_mesh, param_shardings
 from oddsmill.train.weights.huggingface import load_params
@@ -157,10 +157,3 @@ def test_rematerialisation_changes_no_value_and_no_gradient():
     # What a policy keeps is not computed again.
     assert products("dots_saveable") == products(False)
     assert products("dots_saveable") < products("dots_with_no_batch_dims_saveable") < products(True)
-
-
-def test_rope_frequencies_by_hand():
-    default = rope_frequencies(decoder_config().ropes[0], 4)
-    np.testing.assert_allclose(default, [1.0, 0.01])
-    linear = decoder_config(rope_scaling={"type": "linear", "factor": 4.0}).ropes[0]
-    np.testing.assert_allclose(rope_frequencies(linear, 4), [0.25, 0.0025])

@@ -78,14 +78,6 @@ def test_windows_of_each_layer(changes, windows):
     assert parse_config({**TINY, **changes}, path="x")[0].windows == windows
 
 
-def test_gemma3_turns_its_sliding_layers_by_another_base():
-    gemma = {**TINY, "model_type": "gemma3_text", "sliding_window": 8, "sliding_window_pattern": 2}
-    old = parse_config({**gemma, "rope_theta": 1e6, "rope_local_base_freq": 1e4}, path="x")[0]
-    assert [rope.theta for rope in old.ropes] == [1e4, 1e6]
-    kinds = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
-    assert parse_config({**gemma, "rope_parameters": kinds}, path="x")[0] == old
-
-
 def test_fields_that_a_family_does_not_have_change_nothing():
     """As in transformers, whose classes do not read them."""
     for family in ("mistral", "phi3"):
@@ -96,20 +88,6 @@ def test_fields_that_a_family_does_not_have_change_nothing():
     gemma = parse_config({**TINY, "model_type": "gemma"}, path="x")[0]
     assert parse_config({**TINY, "model_type": "gemma", "hidden_activation": "silu"}, path="x")[0] == gemma
     assert parse_config({**TINY, "query_pre_attn_scalar": 9}, path="x")[0] == parse_config(TINY, path="x")[0]
-
-
-def test_rope_settings_come_from_where_transformers_takes_them():
-    scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-
-    def length(**changes):
-        return parse_config({**TINY, **changes}, path="x")[0].ropes[0].original_max_position_embeddings
-
-    assert length(rope_scaling=scaled, max_position_embeddings=99) == 99
-    within = {**scaled, "original_max_position_embeddings": 64}
-    assert length(rope_scaling=within, max_position_embeddings=99) == 64
-    assert length(rope_scaling=within, original_max_position_embeddings=32) == 32
-    both = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}}
-    assert parse_config({**TINY, **both}, path="x")[0].ropes[0].kind == "linear"
 
 
 def test_unknown_fields_are_listed():

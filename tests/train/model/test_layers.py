@@ -1,4 +1,4 @@
-"""The dropout of a model's own config.json: where it falls, what it depends on, and that it can be turned off."""
+"""The parts of the decoder: rotation, norms, and the dropout of a config.json, where it falls and what decides it."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ import pytest
 from oddsmill.train.attention.attention import attention
 from oddsmill.train.attention.mask import Keys
 from oddsmill.train.attention.xla import XLA
-from oddsmill.train.model.layers import drop
+from oddsmill.train.model.layers import RMSNorm, drop, rotate
 from tests.datasets import packed, random_pairs
 from tests.train.decoders import VOCAB_SIZE, batch_of, decoder_config, objective_of, split_decoder
 
@@ -62,3 +62,27 @@ def test_it_is_of_the_step_and_the_row_and_of_nothing_else(changes):
     assert at(None) == pytest.approx(plain(3), rel=1e-6)
     assert abs(at(None) - dropped) > 1e-3 and abs(at(4) - dropped) > 1e-3
     assert at(3, {name: array[::-1] for name, array in BATCH.items()}) == pytest.approx(dropped, rel=1e-5)
+
+
+def test_scores_depend_on_the_distance_of_rotated_tokens_alone():
+    rng, frequencies = np.random.default_rng(0), np.array([1.0, 0.1])
+    query, key = rng.normal(size=(2, 1, 1, 1, 6)).astype(np.float32)
+
+    def score(query_position, key_position):
+        rotated = (rotate(x, np.array([[at]]), frequencies) for x, at in ((query, query_position), (key, key_position)))
+        return np.vdot(*rotated)
+
+    assert score(7, 3) == pytest.approx(score(4, 0), abs=1e-5)
+    assert abs(score(7, 3) - score(7, 2)) > 1e-2
+    position = np.array([[5]])
+    np.testing.assert_array_equal(rotate(query, position, frequencies)[..., 4:], query[..., 4:])
+
+
+@pytest.mark.parametrize(("family", "start"), [("llama", 1), ("gemma", 0)])
+def test_a_norm_starts_as_the_identity_of_unit_vectors_with_and_without_an_offset(family, start):
+    norm = RMSNorm(64, decoder_config(model_type=family, head_dim=4), dtype=jnp.float32)
+    assert (norm.weight[...] == start).all()
+    x = 5 * np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    np.testing.assert_allclose(norm(x), x / np.sqrt((x**2).mean(-1, keepdims=True)), rtol=1e-5)
+    norm.weight[...] = norm.weight[...] + 1
+    np.testing.assert_allclose(norm(x), 2 * x / np.sqrt((x**2).mean(-1, keepdims=True)), rtol=1e-5)
