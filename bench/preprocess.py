@@ -36,7 +36,7 @@ from bench.preference_texts import (
     write_jsonl,
 )
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
-from oddsmill.pipeline.input.sources import BATCH_ROWS
+from oddsmill.pipeline.input.kinds.kind import BATCH_ROWS
 
 CORES = os.cpu_count() or 1
 # What is encoded of a row: the prompt alone, and each answer behind it.

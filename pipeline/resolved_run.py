@@ -16,7 +16,9 @@ from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.formats import check_source, detect_format, parse_row
 from oddsmill.pipeline.formats.pairs import Pair
-from oddsmill.pipeline.input.sources import Input, RawRow, find_inputs, read_in_order
+from oddsmill.pipeline.input.parts import Input, read_in_order
+from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.pipeline.input.sources import find_inputs
 from oddsmill.pipeline.tokens.rendering import check_rendering
 from oddsmill.pipeline.tokens.tokenizer import find_tokenizer, load_tokenizer, summarize_tokenizer
 from oddsmill.schemas.errors import Refused

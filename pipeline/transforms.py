@@ -17,8 +17,9 @@ from oddsmill.pipeline.drops import Dropped, Reject
 from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.formats.formats import parse_row
 from oddsmill.pipeline.formats.pairs import Pair
-from oddsmill.pipeline.input.readers import Part
-from oddsmill.pipeline.input.sources import Input, RawRow, count_part, divide, number_parts, read_batches
+from oddsmill.pipeline.input.kinds.kind import CountedPart, NumberedPart, Part
+from oddsmill.pipeline.input.parts import Input, count_part, divide, number_parts, read_batches
+from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.manifest import Seen, make_manifest
 from oddsmill.pipeline.output.rejects import RejectBlocks, write_rejects
@@ -47,7 +48,7 @@ class CountRows(beam.DoFn):
     """A part -> (its input's number, the part with its rows counted)."""
 
     def process(self, part: Part) -> Iterator[Any]:
-        yield part.file, count_part(part)
+        yield part.input, count_part(part)
 
 
 class NumberRows(beam.DoFn):
@@ -56,7 +57,7 @@ class NumberRows(beam.DoFn):
     def __init__(self, resolved: ResolvedRun):
         self._inputs = resolved.inputs
 
-    def process(self, element: tuple[int, Iterable[Part]]) -> Iterator[Any]:
+    def process(self, element: tuple[int, Iterable[CountedPart]]) -> Iterator[Any]:
         number, parts = element
         yield from number_parts(self._inputs[number], parts)
 
@@ -64,7 +65,7 @@ class NumberRows(beam.DoFn):
 class ReadRows(beam.DoFn):
     """A part of a file -> batches of its rows; tag `seen`: how many, and their fingerprint."""
 
-    def process(self, part: Part) -> Iterator[Any]:
+    def process(self, part: NumberedPart) -> Iterator[Any]:
         for batch in read_batches(part):
             progress.count(rows_read=len(batch))
             yield batch

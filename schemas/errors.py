@@ -35,6 +35,11 @@ def require(condition: bool, name: str, value: object, problem: str) -> None:
         raise Refused(f"--{name}={value}: {problem}")
 
 
+def one_line(error: BaseException) -> str:
+    """Returns the message of an exception on one line, or the name of its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def find_refusal(error: BaseException) -> str | None:
     """The message of the refusal that caused `error`, if there is one.
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -217,17 +217,17 @@ def check_access(paths: Sequence[str], *, anonymous: bool = True) -> None:
             credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
         except DefaultCredentialsError as error:
             if key_file:
-                raise Refused(f"GOOGLE_APPLICATION_CREDENTIALS={key_file}: {_one_line(error)}") from error
+                raise Refused(f"GOOGLE_APPLICATION_CREDENTIALS={key_file}: {one_line(error)}") from error
             if not anonymous:
                 raise Refused(f"there are no credentials for Google Cloud; {login}") from error
             ask("https://storage.googleapis.com/")
         else:
             credentials.refresh(ask)
     except TransportError as error:
-        problem = _one_line(error).rpartition(": ")[2].rstrip("'\")")
+        problem = one_line(error).rpartition(": ")[2].rstrip("'\")")
         raise Refused(f"{path}: Google Cloud cannot be reached ({problem}); is there a network?") from error
     except GoogleAuthError as error:
-        raise Refused(f"{path}: Google Cloud does not take the credentials ({_one_line(error)}); {login}") from error
+        raise Refused(f"{path}: Google Cloud does not take the credentials ({one_line(error)}); {login}") from error
 
 
 def _store(path: str) -> "AbstractFileSystem":
@@ -249,7 +249,7 @@ def _store(path: str) -> "AbstractFileSystem":
         # Other processes write too: a listing that is kept would hide what they wrote.
         return fsspec.filesystem(scheme, use_listings_cache=False)
     except ImportError as error:
-        install = _INSTALL.get(scheme) or _one_line(error)
+        install = _INSTALL.get(scheme) or one_line(error)
         raise Refused(f"{path}: the library for {scheme}:// is not installed: {install}") from error
     except ValueError as error:
         known = ", ".join(f"{name}://" for name in _INSTALL)
@@ -300,13 +300,9 @@ def _refusing(path: str, what: str) -> Iterator[None]:
     except Refused:
         raise
     except OSError as error:
-        raise Refused(f"{path}: cannot be {what} ({error.strerror or _one_line(error)})") from error
+        raise Refused(f"{path}: cannot be {what} ({error.strerror or one_line(error)})") from error
     except Exception as error:
         # Clients of stores raise classes of their own, and those of absent libraries cannot be named here.
         if not is_remote(path):
             raise
-        raise Refused(f"{path}: cannot be {what} ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise Refused(f"{path}: cannot be {what} ({one_line(error)})") from error

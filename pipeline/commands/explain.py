@@ -14,8 +14,8 @@ from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats import keys, trl_rules
 from oddsmill.pipeline.formats.formats import parse_row
 from oddsmill.pipeline.formats.pairs import ChatPair, Notes, PairIds
+from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sampling import find_row
-from oddsmill.pipeline.input.sources import RawRow
 from oddsmill.pipeline.output.folder import shard_name
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
 from oddsmill.pipeline.tokens.tokenization import Encoded, add_special_tokens, encode_pairs, finish, split_at_boundary

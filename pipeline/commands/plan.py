@@ -12,8 +12,8 @@ from rich.table import Table
 from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.formats import parse_row
+from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sampling import sample_rows
-from oddsmill.pipeline.input.sources import RawRow
 from oddsmill.pipeline.resolved_run import resolve_run
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.pipeline.tokens.tokenization import Encoded, encode_pairs, finish

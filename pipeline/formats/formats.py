@@ -13,7 +13,7 @@ from oddsmill.pipeline.formats.dialogues import parse_messages, parse_sharegpt
 from oddsmill.pipeline.formats.fields import Row, check_encodable, kind_of
 from oddsmill.pipeline.formats.pairs import Pair, PreferencePair
 from oddsmill.pipeline.formats.ranked import check_scores, parse_ranked, parse_votes
-from oddsmill.pipeline.input.sources import RawRow
+from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.schemas.errors import Refused
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"

@@ -1,31 +1,32 @@
-"""Rows picked from the input: a sample, spread evenly, the same for the same input; or one row by its number."""
+"""Picking rows of the input: a sample, spread evenly, the same for the same input; or one row by its number."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from oddsmill.pipeline.input.readers import Part, count_rows
-from oddsmill.pipeline.input.sources import Input, RawRow, count_part, divide, number_parts, read_batches
+from oddsmill.pipeline.input.kinds.kind import UNBOUNDED, NumberedPart
+from oddsmill.pipeline.input.parts import Input, count_rows, numbered_parts, read_batches
+from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.schemas.errors import Refused
 
-# Parts are at most 32 MB of text: so many are read in seconds, whatever the size of the input.
+# Parts are at most 32 MB of text, so this many are read in seconds, whatever the size of the input.
 PARTS_READ = 32
 
 
 class Sample(NamedTuple):
-    """Rows, and how many the whole input has: counted where the sample is all of it, else an estimate."""
+    """Rows, and the number of rows of the whole input: exact if the sample is all of it, else an estimate."""
 
     rows: list[RawRow]
     total_rows: int
 
 
 def sample_rows(inputs: list[Input], size: int, *, parts_read: int = PARTS_READ) -> Sample:
-    """About `size` rows, or all if there are no more.
+    """Picks about `size` rows, or all if there are no more.
 
     Raises:
-      Refused: a file is damaged, or a slice out of range.
+      Refused: A file is damaged, or a slice out of range.
     """
     parts = numbered_parts(inputs)
-    spans = [_span(part) for part in parts]
+    spans = [_wanted_rows(part) for part in parts]
     numbers = sum(map(len, spans))
     step = max(1, len(parts) / parts_read)
     read = [int(index * step) for index in range(min(len(parts), parts_read))]
@@ -43,14 +44,14 @@ def sample_rows(inputs: list[Input], size: int, *, parts_read: int = PARTS_READ)
 
 
 def find_row(inputs: list[Input], wanted: str, file: int | None) -> RawRow:
-    """One row of the input.
+    """Finds one row of the input.
 
     Args:
-      wanted: its number in its file, from 0, or FILE:NUMBER.
-      file: the file's number, where `wanted` names none.
+      wanted: The number of the row in its file, from 0, or FILE:NUMBER.
+      file: The number of the file, where `wanted` names none.
 
     Raises:
-      Refused: no such file or row, or a number that several files have.
+      Refused: There is no such file or row, or several files have the number.
     """
     paths = [each.path for each in inputs]
     name, _, text = wanted.rpartition(":")
@@ -69,8 +70,7 @@ def find_row(inputs: list[Input], wanted: str, file: int | None) -> RawRow:
         if not 0 <= index < len(inputs):
             raise Refused(f"--file={index}: there are {files}")
     for part in numbered_parts(inputs):
-        first = part.first_row or 0
-        if part.file != index or first > number or (part.rows is not None and number >= first + part.rows):
+        if part.part.input != index or number not in part.wanted:
             continue
         for batch in read_batches(part):
             for row in batch:
@@ -79,27 +79,13 @@ def find_row(inputs: list[Input], wanted: str, file: int | None) -> RawRow:
     raise Refused(f"--row={wanted}: {paths[index]} has no row {number}, or it is a blank line")
 
 
-def numbered_parts(inputs: list[Input]) -> list[Part]:
-    """The parts of all inputs, each with the number of its first row.
-
-    Raises:
-      Refused: as `sample_rows`.
-    """
-    return [
-        part
-        for number, source in enumerate(inputs)
-        for part in number_parts(source, map(count_part, divide(number, source)))
-    ]
+def _wanted_rows(numbered: NumberedPart) -> range:
+    """Returns the row numbers that are wanted of a part; counts them if they are not counted yet."""
+    wanted = numbered.wanted
+    return range(count_rows(numbered.part)) if wanted.stop == UNBOUNDED else wanted
 
 
-def _span(part: Part) -> range:
-    """The row numbers that are wanted of a part."""
-    first = part.first_row or 0
-    low, high = part.keep or (0, first + count_rows(part))
-    return range(max(first, low), min(first + count_rows(part), high))
-
-
-def _pick(part: Part, wanted: set[int]) -> Iterator[RawRow]:
+def _pick(part: NumberedPart, wanted: set[int]) -> Iterator[RawRow]:
     last = max(wanted, default=-1)
     for batch in read_batches(part) if wanted else ():
         yield from (row for row in batch if row.origin.row in wanted)

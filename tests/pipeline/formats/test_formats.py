@@ -9,7 +9,7 @@ from oddsmill.pipeline import SourceConfig
 from oddsmill.pipeline.drops import Dropped, DropReason, Origin
 from oddsmill.pipeline.formats.formats import check_source, detect_format, load_function, parse_row
 from oddsmill.pipeline.formats.pairs import ChatPair, Pair
-from oddsmill.pipeline.input.sources import RawRow
+from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.schemas.errors import Refused
 
 GOOD = {"prompt": "p", "chosen": "c", "rejected": "r"}

@@ -12,7 +12,7 @@ from oddsmill.pipeline.drops import Dropped, DropReason, Origin
 from oddsmill.pipeline.formats.formats import detect_format, parse_row
 from oddsmill.pipeline.formats.pairs import ChatPair, Notes, Pair, PairIds
 from oddsmill.pipeline.formats.trl_rules import fit_as_trl, split_as_trl
-from oddsmill.pipeline.input.sources import RawRow
+from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.tokens.rendering import render_as_trl
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer

@@ -10,7 +10,7 @@ from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.drops import Dropped, Origin
 from oddsmill.pipeline.formats.formats import parse_row
 from oddsmill.pipeline.formats.pairs import PairIds
-from oddsmill.pipeline.input.sources import RawRow
+from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer

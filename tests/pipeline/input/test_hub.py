@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.input.hub import slice_rows
-from oddsmill.pipeline.input.sources import count_part, divide, find_inputs, number_parts, read_batches
+from oddsmill.pipeline.input.parts import numbered_parts, read_batches
+from oddsmill.pipeline.input.sources import find_inputs
+from oddsmill.pipeline.input.splits import slice_rows
 from oddsmill.schemas.errors import Refused
 from tests.pipeline.hub_server import COMMIT, FakeHub
 
@@ -22,14 +23,15 @@ ROOT = Path(__file__).parents[3]
 PROBE = """
 import json, sys
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.input.sources import count_part, divide, find_inputs, number_parts, read_batches
+from oddsmill.pipeline.input.parts import numbered_parts, read_batches
+from oddsmill.pipeline.input.sources import find_inputs
+from oddsmill.pipeline.input.splits import slice_rows
 from oddsmill.schemas.errors import Refused
 for settings in json.loads(sys.argv[1]):
     try:
         inputs = find_inputs(SourceConfig(**settings))
-        rows = [(source.path, row.origin.row, row.values()) for number, source in enumerate(inputs)
-                for part in number_parts(source, map(count_part, divide(number, source)))
-                for batch in read_batches(part) for row in batch]
+        rows = [(inputs[row.origin.file].path, row.origin.row, row.values())
+                for part in numbered_parts(inputs) for batch in read_batches(part) for row in batch]
         print(json.dumps({"rows": rows, "shards": sorted({file for source in inputs for file in source.files})}))
     except Refused as refused:
         print(json.dumps({"refused": str(refused)}))
@@ -178,7 +180,7 @@ def test_slices_are_those_of_datasets(tmp_path: Path, rows: int):
         except ValueError:  # how datasets says that there is no row
             expected = []
         try:
-            found = list(range(*slice_rows(f"train[{bounds}]", rows, "here")))
+            found = list(slice_rows(f"train[{bounds}]", rows, "here"))
         except Refused as refused:
             found = []
             assert "is empty: here has" in str(refused)  # noqa: PT017
@@ -188,9 +190,8 @@ def test_slices_are_those_of_datasets(tmp_path: Path, rows: int):
 def read_saved(folder: Path, **settings: Any) -> list[tuple[str, int, Any]]:
     inputs = find_inputs(SourceConfig(path=str(folder), **settings))
     return [
-        (source.path, row.origin.row, row.values())
-        for number, source in enumerate(inputs)
-        for part in number_parts(source, map(count_part, divide(number, source)))
+        (inputs[row.origin.file].path, row.origin.row, row.values())
+        for part in numbered_parts(inputs)
         for batch in read_batches(part)
         for row in batch
     ]

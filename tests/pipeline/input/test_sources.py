@@ -16,17 +16,9 @@ from hypothesis import strategies as st
 
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.drops import Dropped, Origin
-from oddsmill.pipeline.input.sources import (
-    RawRow,
-    count_part,
-    divide,
-    find_files,
-    find_inputs,
-    number_parts,
-    parse_json,
-    read_batches,
-    read_in_order,
-)
+from oddsmill.pipeline.input.parts import count_part, divide, number_parts, read_batches, read_in_order
+from oddsmill.pipeline.input.rows import RawRow, parse_json
+from oddsmill.pipeline.input.sources import find_files, find_inputs
 from oddsmill.schemas.errors import Refused
 from tests import disk_store  # noqa: F401 - serves store://
 
@@ -205,7 +197,7 @@ def test_parquet_and_arrow_are_divided_where_their_format_is(tmp_path: Path):
         (tmp_path / name).write_bytes(KINDS[name](rows))
         (source,) = find_inputs(SourceConfig(path=str(tmp_path / name)))
         parts = number_parts(source, map(count_part, divide(0, source, part_bytes=1)))
-        assert [(part.start, part.end, part.first_row) for part in parts] == [(0, 1, 0), (1, 2, 7), (2, 3, 14)]
+        assert [(*part.part.span[:2], part.first_row) for part in parts] == [(0, 1, 0), (1, 2, 7), (2, 3, 14)]
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "file.arrow"])

@@ -1,24 +1,21 @@
-"""Records of CSV and TSV files with a header; one that is broken spoils itself only."""
+"""CSV and TSV files with a header: one row a record. A broken record spoils itself only."""
 
 import csv
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO
 
-from oddsmill.pipeline.input.file_forms import BYTE_ORDER_MARK, read_line
-from oddsmill.pipeline.input.json_array import LONGEST_ROW
-
-
-class BrokenTable(ValueError):
-    """The file cannot be followed past this point; the message says why."""
+from oddsmill.pipeline.input.kinds.kind import BrokenFile, FileKind, FoundRow, Part, count_by_reading, whole_file
+from oddsmill.pipeline.input.kinds.streams import BYTE_ORDER_MARK, LONGEST_ROW, open_stream, read_line
 
 
 def read_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[bytes | dict[str, str], str | None]]:
-    """The records of a file under the names of its header, blank lines left out.
+    """Yields the records of a file under the names of its header, without blank lines.
 
-    Returns: a record and None; or, where it is broken, its bytes and what is wrong with it.
+    Yields: a record and None; or, where it is broken, its bytes and the problem.
 
     Raises:
-      BrokenTable: a quoted field has no end, or the header is broken.
+      BrokenFile: A quoted field has no end, or the header is broken.
     """
     csv.field_size_limit(LONGEST_ROW)
     lines = _Lines(file)
@@ -33,7 +30,7 @@ def read_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[bytes | dict[
             return
         except csv.Error as error:
             if "unexpected end of data" in str(error):
-                raise BrokenTable("a quoted field has no end; is the file cut short?") from error
+                raise BrokenFile("a quoted field has no end; is the file cut short?") from error
             problem = f"broken CSV: {error}"
         raw = b"".join(lines.consumed).rstrip(b"\r\n")
         if not raw:
@@ -48,7 +45,7 @@ def read_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[bytes | dict[
 
 
 class _Lines(Iterator[str]):
-    """Lines of a file as text, kept as bytes in `consumed` for as long as their record is being read."""
+    """Iterates over the lines of a file as text; keeps the bytes of the record that is being read in `consumed`."""
 
     def __init__(self, file: BinaryIO):
         self._file, self._begun = file, False
@@ -68,8 +65,26 @@ def _header(records: Iterator[list[str]]) -> list[str]:
     try:
         names = next(records, [])
     except csv.Error as error:
-        raise BrokenTable(f"broken header: {error}") from error
+        raise BrokenFile(f"broken header: {error}") from error
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
-        raise BrokenTable(f"the header has {', '.join(sorted(map(repr, repeated)))} more than once")
+        raise BrokenFile(f"the header has {', '.join(sorted(map(repr, repeated)))} more than once")
     return names
+
+
+def _read(part: Part, first_row: int, wanted: range, *, delimiter: str) -> Iterator[FoundRow]:
+    with open_stream(part.file.path, part.file.compression) as file:
+        for number, record in enumerate(read_records(file, delimiter), first_row):
+            yield FoundRow(number, *record)
+
+
+CSV, TSV = (
+    FileKind(
+        name=name,
+        endings=(ending,),
+        divide=whole_file,
+        count=count_by_reading,
+        read=partial(_read, delimiter=delimiter),  # not a closure: parts are pickled on their way to workers
+    )
+    for name, ending, delimiter in (("CSV", ".csv", ","), ("TSV", ".tsv", "\t"))
+)

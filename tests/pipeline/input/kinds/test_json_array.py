@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddsmill.pipeline.input import json_array
-from oddsmill.pipeline.input.json_array import BrokenArray, iterate_array
+from oddsmill.pipeline.input.kinds import json_array
+from oddsmill.pipeline.input.kinds.json_array import iterate_array
+from oddsmill.pipeline.input.kinds.kind import BrokenFile
 
 TEXT = st.text(st.sampled_from('a"\\[]{},é\n\U0001f600'), max_size=8)
 VALUES = st.recursive(
@@ -61,14 +62,14 @@ def test_where_the_array_cannot_be_followed_it_stops_after_what_came_before(
     found = iterate_array(io.BytesIO(text.encode()), chunk_bytes=chunk_bytes)
     for _ in range(elements):
         next(found)
-    with pytest.raises(BrokenArray, match=message):
+    with pytest.raises(BrokenFile, match=message):
         next(found)
 
 
 def test_an_element_without_end_is_given_up_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(json_array, "LONGEST_ROW", 1000)
     file = io.BytesIO(b'[1, {"a": "' + b"x" * 100_000)
-    with pytest.raises(BrokenArray, match="an element of more than"):
+    with pytest.raises(BrokenFile, match="an element of more than"):
         list(iterate_array(file, chunk_bytes=100))
     assert file.tell() < 10_000
 

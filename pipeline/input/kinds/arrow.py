@@ -1,0 +1,124 @@
+"""Arrow IPC files, divided at their record batches, and Arrow IPC streams; and the rows of record batches."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from oddsmill.pipeline.input.kinds.kind import BATCH_ROWS, DataFile, FileKind, FoundRow, Part, Span, whole_file
+from oddsmill.pipeline.input.kinds.streams import DAMAGE
+from oddsmill.schemas.errors import Refused, one_line
+from oddsmill.schemas.stores import is_remote, open_file, size_of
+
+
+def number_rows(batches: Iterator[pa.RecordBatch], first_row: int, wanted: range) -> Iterator[FoundRow]:
+    """Yields the wanted rows of record batches; no Python objects are made of the others.
+
+    Args:
+      first_row: The number of the first row of the first batch.
+      wanted: The row numbers that are wanted.
+    """
+    number = first_row
+    for batch in batches:
+        begin, end = max(wanted.start - number, 0), min(wanted.stop - number, batch.num_rows)
+        for offset in range(begin, end, BATCH_ROWS):
+            few = batch.slice(offset, min(BATCH_ROWS, end - offset))
+            for index, (content, problem) in enumerate(_batch_rows(few)):
+                yield FoundRow(number + offset + index, content, problem)
+        number += batch.num_rows
+        if number >= wanted.stop:
+            return
+
+
+@contextlib.contextmanager
+def open_for_arrow(path: str) -> Iterator[pa.NativeFile]:
+    """Opens a file for Arrow: a local one is mapped into memory, one of a store is read through `open_file`."""
+    if is_remote(path):
+        with open_file(path) as file:
+            yield pa.PythonFile(file)
+    else:
+        with pa.memory_map(path) as source:
+            yield source
+
+
+@contextlib.contextmanager
+def refusing_damaged(file: DataFile) -> Iterator[None]:
+    """Refuses a file whose directory cannot be read."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise Refused(f"{file.path}: damaged {file.kind.name} file ({one_line(error)})") from error
+
+
+def _divide_file(file: DataFile, part_bytes: int) -> list[Span]:
+    with refusing_damaged(file), open_for_arrow(file.path) as source, pa.ipc.open_file(source) as reader:
+        batches = int(reader.num_record_batches)
+    step = math.ceil(batches / max(1, math.ceil(size_of(file.path) / part_bytes)))
+    return [Span(start, min(start + step, batches)) for start in range(0, batches, step or 1)]
+
+
+def _file_batches(part: Part) -> Iterator[pa.RecordBatch]:
+    with open_for_arrow(part.file.path) as source, pa.ipc.open_file(source) as reader:
+        for index in range(part.span.start, part.span.end):
+            yield reader.get_batch(index)
+
+
+def _stream_batches(part: Part) -> Iterator[pa.RecordBatch]:
+    with open_for_arrow(part.file.path) as source, pa.ipc.open_stream(source) as stream:
+        yield from stream
+
+
+def _count_file(part: Part) -> int:
+    return sum(batch.num_rows for batch in _file_batches(part))
+
+
+def _count_stream(part: Part) -> int:
+    return sum(batch.num_rows for batch in _stream_batches(part))
+
+
+def _read_file(part: Part, first_row: int, wanted: range) -> Iterator[FoundRow]:
+    return number_rows(_file_batches(part), first_row, wanted)
+
+
+def _read_stream(part: Part, first_row: int, wanted: range) -> Iterator[FoundRow]:
+    return number_rows(_stream_batches(part), first_row, wanted)
+
+
+def _batch_rows(batch: pa.RecordBatch) -> Iterator[tuple[bytes | dict[str, object], str | None]]:
+    """Yields the records of a batch; of one whose text is not UTF-8 the bytes that are not, and the problem."""
+    try:
+        batch.validate(full=True)  # a damaged one would be read past its end
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):
+            raise
+    try:
+        rows = batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            yield bytes(error.object), f"byte {error.start} of a text is not UTF-8"
+            return
+        for index in range(batch.num_rows):
+            yield from _batch_rows(batch.slice(index, 1))
+        return
+    for row in rows:
+        yield row, None
+
+
+ARROW_FILE = FileKind(
+    name="Arrow",
+    magic=b"ARROW1",
+    endings=(".arrow", ".feather"),
+    is_counted_fast=True,
+    divide=_divide_file,
+    count=_count_file,
+    read=_read_file,
+)
+ARROW_STREAM = FileKind(
+    name="Arrow",
+    magic=b"\xff\xff\xff\xff",
+    is_counted_fast=True,
+    divide=whole_file,
+    count=_count_stream,
+    read=_read_stream,
+)

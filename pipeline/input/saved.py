@@ -1,0 +1,48 @@
+"""Folders that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, on this machine or in a store."""
+
+import glob
+import json
+import os
+import posixpath
+from typing import Any
+
+from oddsmill.pipeline.input.splits import SplitFiles, select_splits
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.stores import is_file, is_remote, open_file
+
+
+def is_saved_dataset(path: str) -> bool:
+    """Tells whether a path is a folder that `save_to_disk` wrote."""
+    if (glob.has_magic(path) or is_file(path)) if is_remote(path) else not os.path.isdir(path):
+        return False
+    return any(is_file(posixpath.join(path, name)) for name in ("dataset_dict.json", "state.json"))
+
+
+def find_saved_splits(path: str, *, split: str | None) -> list[SplitFiles]:
+    """Returns the files of the splits of a folder that are asked for.
+
+    Raises:
+      Refused: The folder is not whole, or has no such split.
+    """
+    path = path.rstrip("/")
+    if is_file(posixpath.join(path, "dataset_dict.json")):
+        names = _read_json(posixpath.join(path, "dataset_dict.json"))["splits"]
+        folders = {name: posixpath.join(path, name) for name in names}
+    else:
+        folders = {_read_json(posixpath.join(path, "state.json")).get("_split") or "train": path}
+    files: dict[str, list[str]] = {}
+    for name, folder in folders.items():
+        state = _read_json(posixpath.join(folder, "state.json"))
+        if state.get("_indices_files"):
+            raise Refused(f"{folder} is of an old version of datasets; load it and save it again")
+        files[name] = [posixpath.join(folder, file["filename"]) for file in state["_data_files"]]
+    return select_splits(path, files, split)
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    with open_file(path) as file:
+        try:
+            values: dict[str, Any] = json.loads(file.read())
+        except ValueError as error:
+            raise Refused(f"{path}: broken JSON ({error})") from error
+    return values
