@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from oddsmill.schemas.chat.special_tokens import read_json_object
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.train.config.generate import GenerateConfig
 from oddsmill.train.generation.generate import generate
-from oddsmill.train.generation.prompts import Encoded, Prompt, encode_prompts, read_prompts
-from oddsmill.train.generation.tokenizer import Tokenizer
+from oddsmill.train.generation.prompts import Encoded, Prompt, answer_text, encode_prompts, read_prompts
 from oddsmill.train.model.hf_config import DecoderConfig, config_file, parse_config, read_config
 from oddsmill.train.parallel.sharding import batch_sharding, make_mesh
 from oddsmill.train.weights.hub import find_model
@@ -48,7 +48,7 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
         _note(f"{config_file(folder)}: fields that are not known here and not used: {', '.join(unused)}")
     tokenizer = Tokenizer(folder, chat_template=config.chat_template)
     prompts = _encoded_prompts(config, tokenizer, decoder_config)
-    stop_ids = tokenizer.stop_ids | eos_ids(folder, hf_config)
+    stop_ids = tokenizer.answer_ends | eos_ids(folder, hf_config)
     longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
     made_for = hf_config.get("max_position_embeddings") or longest
     if longest > made_for:
@@ -65,7 +65,7 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
         sampling=config.sampling,
         stop_ids=sorted(stop_ids),
         batch_size=config.batch_size,
-        rows=batch_sharding(mesh),
+        row_sharding=batch_sharding(mesh),
     )
     for number, answer in enumerate(generated):
         row, sample = divmod(number, config.num_return_sequences)
@@ -74,7 +74,7 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
             "row": row,
             "sample": sample,
             "prompt": prompts[row].text,
-            "answer": tokenizer.decode_answer(prompts[row].ids, spoken),
+            "answer": answer_text(tokenizer, prompts[row].ids, spoken),
             "ids": answer.ids,
             "finish_reason": answer.finish_reason,
         }

@@ -1,4 +1,4 @@
-"""Answers of a decoder to prompts: one compiled function, the prompts at once, then token by token with a cache.
+"""A decoder's answers to prompts: one compiled function, the prompts at once, then token by token with a cache.
 
 Axes: B = rows of a batch (an answer each), P = slots of the longest prompt, M = P + new tokens (the cache's slots),
 T = new tokens, S = stop ids, V = vocabulary.
@@ -29,7 +29,7 @@ class Answer(NamedTuple):
     """One answer.
 
     Attributes:
-      ids: the new tokens; of an answer that stopped, the last one is the stop id.
+      ids: the new tokens; the last one is the stop id if the answer met one.
       finish_reason: `stop` at a stop id, `length` at `max_new_tokens`.
     """
 
@@ -46,30 +46,32 @@ def generate(
     sampling: SamplingConfig,
     stop_ids: Sequence[int],
     batch_size: int | None = None,
-    rows: NamedSharding | None = None,
+    row_sharding: NamedSharding | None = None,
 ) -> Iterator[Answer]:
     """Answers each prompt `num_return_sequences` times, in order.
 
-    The prompts' length is rounded up to a power of two and a last short batch is filled up, so that a file of prompts
-    compiles a few times and not for each of its lengths. Batching changes answers by rounding alone: where two tokens
-    are within it of each other, either may be taken.
+    The length of the prompts is rounded up to a power of two and a last short batch is filled up, so that a file of
+    prompts compiles a few times and not for each of its lengths. What a prompt is batched with changes its answer by
+    rounding alone: where the logits of two tokens are that close, either may be taken.
 
     Args:
+      definition, params, config: the decoder.
       prompts: token ids, of any lengths >= 1.
+      stop_ids: the tokens that end an answer.
       batch_size: answers at once; None: all of them.
-      rows: where a batch lies on a mesh, its first dimension sharded; its devices must divide the batch.
+      row_sharding: lays the rows of a batch over a mesh; a batch is made a multiple of its devices.
     """
-    jobs = [(number, sample) for number in range(len(prompts)) for sample in range(sampling.num_return_sequences)]
-    size = min(batch_size or len(jobs), len(jobs))
-    if rows is not None:
-        size = -(-size // rows.num_devices) * rows.num_devices
-    for start in range(0, len(jobs), size or 1):
-        batch = jobs[start : start + size]
-        filled = batch + batch[-1:] * (size - len(batch))  # the same again: ends when the last one does
-        tokens_BP, missing_B = _end_in_one_slot([prompts[number] for number, _ in filled])
-        arrays = (tokens_BP, missing_B, _row_keys(sampling.seed, filled))
-        if rows is not None:
-            arrays = jax.device_put(arrays, rows)
+    answers = [(number, sample) for number in range(len(prompts)) for sample in range(sampling.num_return_sequences)]
+    size = min(batch_size or len(answers), len(answers))
+    if row_sharding is not None:
+        size = -(-size // row_sharding.num_devices) * row_sharding.num_devices
+    for start in range(0, len(answers), size or 1):
+        batch = answers[start : start + size]
+        filled = batch + batch[-1:] * (size - len(batch))  # copies of the last one end when it does
+        tokens_BP, padding_B = _left_padded([prompts[number] for number, _ in filled])
+        arrays = (tokens_BP, padding_B, _row_keys(sampling.seed, filled))
+        if row_sharding is not None:
+            arrays = jax.device_put(arrays, row_sharding)
         # The seed and the number of answers are in the keys: they must not compile anew.
         settings = replace(sampling, seed=0, num_return_sequences=1)
         new_BT = _generate(definition, config, settings, params, np.array(stop_ids, np.int32), *arrays)
@@ -78,33 +80,34 @@ def generate(
             yield Answer(ids[:end], "length" if end is None else "stop")
 
 
-def _end_in_one_slot(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens [B, P] that all end in the last slot, so that one step appends to all, and the slots missing before."""
+def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [B, P] that all end in the last slot, so that one step appends to all, and [B] slots of padding before."""
     slots = max(_SHORTEST_BUCKET, 1 << (max(map(len, prompts)) - 1).bit_length())
     tokens_BP = np.zeros((len(prompts), slots), np.int32)
-    missing_B = np.array([slots - len(prompt) for prompt in prompts], np.int32)
+    padding_B = np.array([slots - len(prompt) for prompt in prompts], np.int32)
     for row, prompt in zip(tokens_BP, prompts, strict=True):
         row[slots - len(prompt) :] = prompt
-    return tokens_BP, missing_B
+    return tokens_BP, padding_B
 
 
-def _row_keys(seed: int, jobs: Sequence[tuple[int, int]]) -> jax.Array:
-    """A key an answer, of its prompt's number and its own."""
+def _row_keys(seed: int, answers: Sequence[tuple[int, int]]) -> jax.Array:
+    """One key an answer, made from its prompt's number and its own among the answers to that prompt."""
 
     def row_key(number: jax.Array, sample: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), sample)
 
-    return jax.vmap(row_key)(*jnp.array(jobs, jnp.uint32).T)
+    return jax.vmap(row_key)(*jnp.array(answers, jnp.uint32).T)
 
 
 class _State(NamedTuple):
-    """What goes from token to token.
+    """The state between two tokens.
 
     Attributes:
-      length: new tokens so far.
-      new: [B, T] int32.
+      length: int32 scalar, new tokens so far.
+      new: [B, T] int32, the new tokens.
       done: [B] bool, rows that met a stop id.
-      seen: [B, V] bool, tokens of prompt and answer; None where no penalty needs them.
+      seen: [B, V] bool, tokens that stand in prompt or answer; None where no penalty needs them.
+      cache: keys and values of prompt and answer.
     """
 
     length: jax.Array
@@ -122,20 +125,21 @@ def _generate(
     params: Any,
     stop_S: jax.Array,
     tokens_BP: jax.Array,
-    missing_B: jax.Array,
+    padding_B: jax.Array,
     keys_B: jax.Array,
 ) -> jax.Array:
-    """[B, T]; what follows a stop id means nothing.
+    """The new tokens [B, T] int32; what follows a stop id means nothing.
 
     Args:
-      missing_B: slots before a prompt that hold no token.
+      tokens_BP, padding_B: as `_left_padded` makes them.
+      keys_B: one random key a row.
     """
     decoder: Decoder = nnx.merge(definition, params)
     batch, longest = tokens_BP.shape
     slots = longest + sampling.max_new_tokens
-    is_token_BM = jnp.arange(slots) >= missing_B[:, None]
-    end_BM = jnp.where(is_token_BM, slots, 0)  # every later token sees it; what fills up a prompt is never seen
-    position_BM = jnp.maximum(jnp.arange(slots) - missing_B[:, None], 0)
+    is_token_BM = jnp.arange(slots) >= padding_B[:, None]
+    end_BM = jnp.where(is_token_BM, slots, 0)  # every later token sees a token, none sees padding
+    position_BM = jnp.maximum(jnp.arange(slots) - padding_B[:, None], 0)
     keys = Keys(position=position_BM, end=end_BM)
 
     def append(state: _State, hidden_BLD: jax.Array) -> _State:
@@ -150,7 +154,7 @@ def _generate(
             cache=state.cache,
         )
 
-    def one_more(state: _State) -> _State:
+    def next_token(state: _State) -> _State:
         newest_B1 = jax.lax.dynamic_slice_in_dim(state.new, state.length - 1, 1, axis=1)
         position_B1 = jax.lax.dynamic_slice_in_dim(position_BM, longest + state.length - 1, 1, axis=1)
         hidden, cache = decoder.extend(newest_B1, position_B1, keys, state.cache)
@@ -160,13 +164,13 @@ def _generate(
     def unfinished(state: _State) -> jax.Array:
         return (state.length < sampling.max_new_tokens) & ~jnp.all(state.done)
 
-    # First with a cache that the prompts fill: attention over as many keys as queries goes block by block.
+    # At first the cache is as long as the prompts: attention over as many keys as queries is that of whole rows.
     cache: Cache | None = empty_cache(config, batch=batch, slots=longest, dtype=decoder.compute_dtype)
-    of_prompts = Keys(*(array[:, :longest] for array in keys))
-    hidden, cache = decoder.extend(tokens_BP, of_prompts.position, of_prompts, cache)
+    prompt_keys = Keys(*(array[:, :longest] for array in keys))
+    hidden, cache = decoder.extend(tokens_BP, prompt_keys.position, prompt_keys, cache)
     assert cache is not None
-    room = [(0, 0), (0, 0), (0, sampling.max_new_tokens), (0, 0), (0, 0)]
-    cache = cache._replace(key=jnp.pad(cache.key, room), value=jnp.pad(cache.value, room))
+    new_slots = [(0, 0), (0, 0), (0, sampling.max_new_tokens), (0, 0), (0, 0)]
+    cache = cache._replace(key=jnp.pad(cache.key, new_slots), value=jnp.pad(cache.value, new_slots))
 
     seen_BV = None
     if sampling.repetition_penalty != 1:
@@ -174,4 +178,4 @@ def _generate(
         seen_BV = seen_BV.at[jnp.arange(batch)[:, None], tokens_BP].max(is_token_BM[:, :longest])
     new_BT = jnp.zeros((batch, sampling.max_new_tokens), jnp.int32)
     state = _State(length=jnp.int32(0), new=new_BT, done=jnp.zeros(batch, bool), seen=seen_BV, cache=cache)
-    return jax.lax.while_loop(unfinished, one_more, append(state, hidden)).new
+    return jax.lax.while_loop(unfinished, next_token, append(state, hidden)).new

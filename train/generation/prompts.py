@@ -1,24 +1,24 @@
-"""What a model is to answer: prompts of a JSONL file, and the ids that the model reads of each."""
+"""Prompts of a JSONL file, the token ids that a model reads of each, and the texts of its answers."""
 
 import datetime
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from oddsmill.schemas.chat.template import Message, TemplateFailed
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.config.generate import Chat
-from oddsmill.train.generation.tokenizer import Tokenizer
 
 
 class Prompt(NamedTuple):
     """A prompt as it was given.
 
     Attributes:
-      origin: where it stands, `file:row`, rows counted from 0.
+      origin: the place where it stands, `file:row`, rows counted from 0.
       content: a text, or the messages of a dialogue.
-      variables: what else the row gives to the chat template (`tools`, …).
+      variables: further variables for the chat template (`tools`, …).
     """
 
     origin: str
@@ -34,13 +34,13 @@ class Encoded(NamedTuple):
 
 
 def read_prompts(path: str | Path) -> Iterator[Prompt]:
-    """The prompts of a JSONL file: {"prompt": "text"}, {"prompt": [messages]} or {"messages": [messages]} a row.
+    """Reads prompts from a JSONL file: {"prompt": "text"}, {"prompt": [messages]} or {"messages": [messages]} a row.
 
-    Rows may hold `tools` and `chat_template_kwargs` for the template; other fields are not looked at, and lines of
-    white space alone are passed over.
+    Rows may hold `tools` and `chat_template_kwargs` for the template; other fields are ignored, and lines of white
+    space alone are passed over.
 
     Raises:
-      Refused: no such file, or a row that is none of these; says which.
+      Refused: there is no such file, or a row is none of these; the message names it.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -60,14 +60,14 @@ def encode_prompts(
     variables: Mapping[str, Any],
     vocab_size: int,
 ) -> list[Encoded]:
-    """The ids of each prompt; messages are rendered by the chat template, up to the opening of the answer.
+    """The ids of each prompt, with BOS; the chat template renders messages up to the opening of the answer.
 
     Args:
       chat: `auto` renders messages and takes texts as they stand; true takes a text as the message of a user; false
         refuses messages.
-      date: what the template's clock tells, YYYY-MM-DD; None: today.
-      variables: what the template sees beside the messages; a row's own win.
-      vocab_size: of the model.
+      date: the day that the template's clock tells, YYYY-MM-DD; None: today.
+      variables: variables of the template beside the messages; a row's own take precedence.
+      vocab_size: the model's.
 
     Raises:
       Refused: there is no template, it fails on a row, or a row has no token or one that the model does not know.
@@ -78,7 +78,7 @@ def encode_prompts(
         if chat is True and isinstance(content, str):
             content = [{"role": "user", "content": content}]
         text = content if isinstance(content, str) else _render(prompt, content, tokenizer, chat, date, variables)
-        ids = tokenizer.encode_prompt(text)
+        ids = tokenizer.with_bos(tokenizer.encode(text))
         if not ids:
             raise Refused(f"{prompt.origin}: the prompt has no token")
         if max(ids) >= vocab_size:
@@ -88,6 +88,14 @@ def encode_prompts(
             )
         encoded.append(Encoded(text, ids))
     return encoded
+
+
+def answer_text(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
+    """The text of an answer as it continues its prompt: decoded alone, some tokenizers would drop its leading space."""
+    start, whole = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt, [*prompt, *answer]))
+    if whole.startswith(start):
+        return whole[len(start) :]
+    return tokenizer.decode(answer, skip_special_tokens=True)
 
 
 def _render(

@@ -7,12 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER
 from oddsmill.schemas.record import Pair, decode_row
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import num_rows, stored_rows
 from oddsmill.train.generation.generate import generate
-from oddsmill.train.generation.tokenizer import Tokenizer
+from oddsmill.train.generation.prompts import answer_text
 from oddsmill.train.setup import Run
 
 SAMPLES_NAME = "samples.jsonl"
@@ -54,21 +55,23 @@ class Samples:
             self._run.decoder_config,
             [pair.prompt for pair in self._pairs],
             sampling=self._config.sampling,
-            stop_ids=sorted(self._tokenizer.stop_ids),
+            stop_ids=sorted(self._tokenizer.answer_ends),
         )
         answers = [answer.ids for answer in generated]  # every process has a part in them
-        stop_ids = self._tokenizer.stop_ids
+        stop_ids = self._tokenizer.answer_ends
 
         def text(prompt: Sequence[int], answer: Sequence[int]) -> str:
             end = next((place for place, token in enumerate(answer) if token in stop_ids), None)
-            return self._tokenizer.decode_answer(prompt, answer[:end])
+            return answer_text(self._tokenizer, prompt, answer[:end])
 
         if not self._run.is_writer:
             return []
         written = []
         for pair, answer in zip(self._pairs, answers, strict=True):
             texts = {"answer": text(pair.prompt, answer), "chosen": text(pair.prompt, pair.chosen)}
-            written.append({"step": step, "prompt": self._tokenizer.decode(pair.prompt), **texts})
+            written.append(
+                {"step": step, "prompt": self._tokenizer.decode(pair.prompt, skip_special_tokens=True), **texts}
+            )
         self._write([line for line in read_samples(self._config.run_dir) if line["step"] != step] + written)
         return written
 

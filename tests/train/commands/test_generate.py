@@ -13,8 +13,6 @@ import tokenizers
 
 from oddsmill.train.__main__ import main
 from oddsmill.train.commands.generate import eos_ids
-from oddsmill.train.generation.prompts import encode_prompts, read_prompts
-from oddsmill.train.generation.tokenizer import Tokenizer
 from oddsmill.train.weights.huggingface import save_params
 from tests.train.decoders import TINY, decoder_config, split_decoder
 
@@ -101,41 +99,6 @@ def test_a_text_may_be_a_users_message_and_have_several_answers(model):
     assert [(answer["row"], answer["sample"]) for answer in answers] == [(0, 0), (0, 1), (0, 2)]
     assert {answer["prompt"] for answer in answers} == {"<s><|user|>Hi<pad><|assistant|>"}
     assert len({tuple(answer["ids"]) for answer in answers}) == 3
-
-
-def encoded(model, path, chat="auto", vocab_size=10_000):
-    prompts = read_prompts(path)
-    return encode_prompts(prompts, Tokenizer(model), chat=chat, date=None, variables={}, vocab_size=vocab_size)
-
-
-def test_bos_stands_once_whether_the_text_begins_with_it_or_not(model, write_rows):
-    plain, marked, message = encoded(model, write_rows("a", [{"prompt": "Hi"}, {"prompt": "<s>Hi"}, ROWS[1]]))
-    assert plain.ids == marked.ids
-    for prompt in (plain, message):
-        assert prompt.ids[0] == 1 and prompt.ids.count(1) == 1
-
-
-def test_a_template_sees_the_day_and_the_rows_tools(model, write_rows):
-    template = "{{ strftime_now('%Y') | length }}{{ tools[0].name if tools else '' }}{{ messages[0].content }}"
-    tokenizer = Tokenizer(model, chat_template=template)
-    prompts = read_prompts(write_rows("a", [ROWS[1] | {"tools": [{"name": "oven"}]}, ROWS[2]]))
-    found = encode_prompts(prompts, tokenizer, chat="auto", date=None, variables={}, vocab_size=10_000)
-    assert [prompt.text for prompt in found] == ["4ovenHow do I bake bread?", "4Hi"]
-
-
-def test_an_answer_goes_on_from_its_prompt_with_its_leading_space(shared):
-    tokenizer = Tokenizer(shared / "golden" / "tokenizers" / "spmish-bos")
-    prompt = tokenizer.encode_prompt("What is")
-    answer = tokenizer.encode_prompt("What is the price")[len(prompt) :]
-    assert tokenizer.decode(answer) == "the price"  # alone, the tokenizer drops the space
-    assert tokenizer.decode_answer(prompt, answer) == " the price"
-
-
-def test_answers_end_where_real_templates_end_a_turn(shared):
-    ends = {"data/tokenizers/llama-3": {128009}, "data/tokenizers/phi-3-mini": {32000, 32007}}
-    ends |= {"golden/tokenizers/llama3ish-bos": {1, 4}, "golden/tokenizers/gpt2ish-boseqeos": {0}}
-    for name, expected in ends.items():
-        assert Tokenizer(shared / name).stop_ids == expected
 
 
 def test_the_ends_of_both_configs_count_one_or_several(model, tmp_path):

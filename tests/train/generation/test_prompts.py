@@ -1,0 +1,82 @@
+"""Prompts of a file become token ids, and the ids of answers their texts."""
+
+import pytest
+
+from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.errors import Refused
+from oddsmill.train.generation.prompts import Prompt, answer_text, encode_prompts, read_prompts
+
+USER = {"role": "user", "content": "How do I bake bread?"}
+TEMPLATE = "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{{ mood }}"
+
+
+@pytest.fixture(scope="module")
+def folder(make_tokenizer, tmp_path_factory):
+    """A tokenizer with BOS, EOS and a template."""
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"), chat_template=TEMPLATE)
+
+
+def encoded(tokenizer, prompts, chat="auto", variables=None, vocab_size=10_000):
+    return encode_prompts(prompts, tokenizer, chat=chat, date=None, variables=variables or {}, vocab_size=vocab_size)
+
+
+def test_rows_are_texts_or_messages_and_name_their_place(write_rows):
+    rows = [{"prompt": "Hi"}, b" ", {"prompt": [USER]}, {"messages": [USER], "tools": [{"name": "oven"}], "other": 1}]
+    path = write_rows("prompts.jsonl", rows)
+    assert list(read_prompts(path)) == [
+        Prompt(f"{path}:0", "Hi"),
+        Prompt(f"{path}:2", [USER]),
+        Prompt(f"{path}:3", [USER], {"tools": [{"name": "oven"}]}),
+    ]
+
+
+def test_bos_stands_once_whether_the_text_begins_with_it_or_not(folder):
+    contents = ("Hi", "<s>Hi", [USER])
+    plain, marked, message = encoded(Tokenizer(folder), [Prompt("", content) for content in contents])
+    assert plain.ids == marked.ids
+    for prompt in (plain, message):
+        assert prompt.ids[0] == 1 and prompt.ids.count(1) == 1
+
+
+def test_a_text_is_a_users_message_only_where_that_is_asked_for(folder):
+    texts = {chat: encoded(Tokenizer(folder), [Prompt("", "Hi")], chat)[0].text for chat in (True, False, "auto")}
+    assert texts == {True: "<s><|user|>Hi", False: "Hi", "auto": "Hi"}
+    with pytest.raises(Refused, match="f:3: the row holds messages; --chat=false takes texts alone"):
+        encoded(Tokenizer(folder), [Prompt("f:3", [USER])], False)
+
+
+def test_a_rows_own_variables_win(folder):
+    prompts = [Prompt("", [USER]), Prompt("", [USER], {"mood": "gladly"})]
+    found = encoded(Tokenizer(folder), prompts, variables={"mood": "sadly"})
+    assert [prompt.text.rpartition("?")[2] for prompt in found] == ["sadly", "gladly"]
+
+
+def test_a_template_sees_the_day_and_the_rows_tools(folder, write_rows):
+    template = "{{ strftime_now('%Y') | length }}{{ tools[0].name if tools else '' }}{{ messages[0].content }}"
+    tokenizer = Tokenizer(folder, chat_template=template)
+    rows = [{"messages": [USER], "tools": [{"name": "oven"}]}, {"prompt": [{"role": "user", "content": "Hi"}]}]
+    found = encoded(tokenizer, read_prompts(write_rows("a", rows)))
+    assert [prompt.text for prompt in found] == ["4ovenHow do I bake bread?", "4Hi"]
+
+
+def test_prompts_without_a_token_or_with_one_that_the_model_lacks_are_refused(folder):
+    tokenizer = Tokenizer(folder)
+    (prompt,) = encoded(tokenizer, [Prompt("f:0", "Hello")])
+    assert encoded(tokenizer, [Prompt("f:0", "Hello")], vocab_size=max(prompt.ids) + 1) == [prompt]
+    with pytest.raises(Refused, match=f"f:0: token {max(prompt.ids)} is not in the model's vocabulary"):
+        encoded(tokenizer, [Prompt("f:0", "Hello")], vocab_size=max(prompt.ids))
+
+
+def test_an_answer_goes_on_from_its_prompt_with_its_leading_space(shared):
+    tokenizer = Tokenizer(shared / "golden" / "tokenizers" / "spmish-bos")
+    prompt, whole = (tokenizer.with_bos(tokenizer.encode(text)) for text in ("What is", "What is the price"))
+    answer = whole[len(prompt) :]
+    assert tokenizer.decode(answer, skip_special_tokens=True) == "the price"  # alone, the tokenizer drops the space
+    assert answer_text(tokenizer, prompt, answer) == " the price"
+
+
+def test_answers_end_where_real_templates_end_a_turn(shared):
+    ends = {"data/tokenizers/llama-3": {128009}, "data/tokenizers/phi-3-mini": {32000, 32007}}
+    ends |= {"golden/tokenizers/llama3ish-bos": {1, 4}, "golden/tokenizers/gpt2ish-boseqeos": {0}}
+    for name, expected in ends.items():
+        assert Tokenizer(shared / name).answer_ends == expected
