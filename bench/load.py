@@ -1,19 +1,21 @@
 """How near do loading and exporting weights come to plain reads and writes of the same files, and in how much memory?
 
+    python -m bench.load [--layers=14] [--meshes 1x1 1x8 2x4] [--dtype=bfloat16] [--rounds=3] [--file]
+                         [--beside=CHECKOUT --beside_name="the former reader"]
+
 Writes a random Llama checkpoint of bfloat16 in shards, then measures in turn, each in a process of its own: a plain
 read of its files into one small buffer, the load into (fake) devices, the export from there, a plain write of as many
-bytes. Cold: the files' pages were dropped from the cache first; writes go to the cache. The load also allocates the
-weights and compiles what places them; the plain read keeps nothing. Memory is the peak above what the process had
-before, less the weights that stay: the resident set as the kernel keeps its high-water mark, and its anonymous part
-(without mapped files), sampled every 2 ms.
+bytes. With `--beside` the same load and export of another checkout of this repository run in turn with them.
 
-    python -m bench.load [--layers=14] [--meshes 1x1 1x8 2x4] [--dtype=bfloat16] [--rounds=3]
+Cold: the files' pages were dropped from the cache first; writes go to the cache. The load also allocates the weights
+and compiles what places them; the plain read keeps nothing. Memory is the peak above what the process had before, less
+the weights that stay: the resident set as the kernel keeps its high-water mark, and its anonymous part (without mapped
+files), sampled every 2 ms.
 """
 
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -26,7 +28,9 @@ from statistics import median
 from typing import Any
 
 from bench.process_meter import status_bytes
+from bench.result_page import Page, versions
 
+ROOT = Path(__file__).parents[1]
 HIDDEN = 2048
 BUFFER_BYTES = 2**23
 MAX_SHARD_SIZE = "270MB"
@@ -46,7 +50,7 @@ def config_of(layers: int, hidden: int) -> dict[str, Any]:
 
 
 def peaks_during(work: Callable[[], Any]) -> tuple[Any, float, dict[str, int]]:
-    """The result of `work`, its seconds, and the peaks above what was resident before, in bytes."""
+    """Returns the result of `work`, its seconds, and the peaks of memory above what was resident before, in bytes."""
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     before = {"rss": status_bytes("VmRSS"), "anonymous": status_bytes("RssAnon")}
     anonymous, done = [before["anonymous"]], threading.Event()
@@ -83,9 +87,10 @@ def abstract_weights(layers: int, hidden: int, mesh_axes: tuple[int, int], dtype
 
 
 def load_and_export(folder: Path, layers: int, hidden: int, mesh_axes: tuple[int, int], dtype: str) -> dict[str, Any]:
-    """In this process: loads the folder, exports it again, and says what both took.
+    """Loads the folder in this process, exports it again, and returns what both took.
 
-    Returns: for `load` and `export` the seconds and the peaks in bytes above the weights that stay.
+    Returns: for `load` and `export` the seconds and the peaks in bytes above the weights that stay; `stay`: the bytes
+      of these; `exported`: the bytes of the files written.
     """
     import jax
 
@@ -140,15 +145,17 @@ def drop_from_cache(folder: Path) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def in_a_process(folder: Path, layers: int, hidden: int, mesh_axes: tuple[int, int], dtype: str) -> dict[str, Any]:
-    """`load_and_export` in a new process with as many fake devices as the mesh has; `exported` stays beside."""
+def in_a_process(
+    folder: Path, layers: int, hidden: int, mesh_axes: tuple[int, int], dtype: str, *, checkout: Path = ROOT
+) -> dict[str, Any]:
+    """Runs `load_and_export` of a checkout in a new process with as many fake devices as the mesh has."""
     devices = mesh_axes[0] * mesh_axes[1]
     flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_enable_concurrency_optimized_scheduler=false"
     arguments = [str(folder), str(layers), str(hidden), str(mesh_axes[0]), str(mesh_axes[1]), dtype]
     finished = subprocess.run(
         [sys.executable, "-m", "bench.load", "--measure", *arguments],
-        env={**os.environ, "XLA_FLAGS": flags},
-        cwd=Path(__file__).parents[1],
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(checkout)},
+        cwd=checkout,
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -157,7 +164,7 @@ def in_a_process(folder: Path, layers: int, hidden: int, mesh_axes: tuple[int, i
 
 
 def write_checkpoint(folder: Path, layers: int, hidden: int) -> int:
-    """Random bfloat16 weights; returns the bytes of the largest tensor."""
+    """Writes random bfloat16 weights; returns the bytes of the largest tensor."""
     import jax.numpy as jnp
     import numpy as np
     from flax.traverse_util import flatten_dict
@@ -183,10 +190,61 @@ def write_checkpoint(folder: Path, layers: int, hidden: int) -> int:
     return max(int(np.prod(shape)) * dtype.itemsize for shape, dtype in tensors.values())
 
 
+def one_round(
+    folder: Path, layers: int, axes: tuple[int, int], dtype: str, sides: dict[str, Path]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Measures every side once, in turn; returns, by what was measured and side, speeds in bytes a second and peaks."""
+    size = sum(file.stat().st_size for file in files_of(folder))
+    rows = {}
+    for what, prepare in (("load, cold cache", drop_from_cache), ("load, warm cache", plain_read)):
+        prepare(folder)
+        plain = size / plain_read(folder)
+        for side, checkout in sides.items():
+            prepare(folder)
+            run = in_a_process(folder, layers, HIDDEN, axes, dtype, checkout=checkout)
+            rows[what, side] = {**run["load"], "speed": size / run["load"]["seconds"], "plain": plain}
+            if what == "load, warm cache":
+                written = run["exported"]
+                plain_speed = written / plain_write(folder.parent, written)
+                speed = written / run["export"]["seconds"]
+                rows["export", side] = {**run["export"], "speed": speed, "plain": plain_speed}
+    return dict(sorted(rows.items(), key=lambda entry: entry[0][0] == "export"))
+
+
+def compare(page: Page, folder: Path, given: argparse.Namespace) -> None:
+    """Adds the table: for every mesh, what each side took."""
+    largest = write_checkpoint(folder, given.layers, HIDDEN)
+    size = sum(file.stat().st_size for file in files_of(folder))
+    sides = {"this": ROOT} | ({given.beside_name: Path(given.beside).resolve()} if given.beside else {})
+    page.say(
+        f"{versions(['jax', 'safetensors'])}. A Llama of {size / 1e9:.2f} GB in bfloat16 in {len(files_of(folder))} "
+        f"shards, the largest tensor {largest / 1e6:.0f} MB, loaded as {given.dtype} on fake CPU devices. Medians of "
+        f"{given.rounds} rounds for speeds; the highest of all for memory, above the weights that stay.\n"
+    )
+    page.head("mesh (data x fsdp)", "what", "side", "s", "GB/s", "to a plain read or write", "anonymous MB", "RSS MB")
+    for mesh in given.meshes:
+        axes = tuple(map(int, mesh.split("x")))
+        rounds = [one_round(folder, given.layers, axes, given.dtype, sides) for _ in range(given.rounds)]
+        for what, side in rounds[0]:
+            results = [each[what, side] for each in rounds]
+            seconds, speed, plain = (median(each[name] for each in results) for name in ("seconds", "speed", "plain"))
+            anonymous, rss = (max(each[name] for each in results) for name in ("anonymous", "rss"))
+            page.row(
+                mesh,
+                what,
+                side,
+                f"{seconds:.2f}",
+                f"{speed / 1e9:.2f}",
+                f"{speed / plain:.2f}",
+                f"{anonymous / 1e6:,.0f}",
+                f"{rss / 1e6:,.0f}",
+            )
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
-        folder, layers, hidden, data, fsdp, dtype = sys.argv[2:]
-        print(json.dumps(load_and_export(Path(folder), int(layers), int(hidden), (int(data), int(fsdp)), dtype)))
+        measured, layers, hidden, data, fsdp, dtype = sys.argv[2:]
+        print(json.dumps(load_and_export(Path(measured), int(layers), int(hidden), (int(data), int(fsdp)), dtype)))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=14)
@@ -194,50 +252,15 @@ def main() -> None:
     parser.add_argument("--meshes", nargs="+", default=["1x1", "1x8", "2x4"], help="data x fsdp, of fake devices")
     parser.add_argument("--rounds", type=int, default=3, help="how often all is measured, in turn")
     parser.add_argument("--folder", help="where the files go, on the disk in question")
-    arguments = parser.parse_args()
-    import jax
-
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
-        folder = Path(temporary) / "checkpoint"
-        largest = write_checkpoint(folder, arguments.layers, HIDDEN)
-        size = sum(file.stat().st_size for file in files_of(folder))
-        print(f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}, {jax.default_backend()}")
-        print(
-            f"bfloat16, {size / 1e9:.2f} GB in {len(files_of(folder))} shards, the largest tensor "
-            f"{largest / 1e6:.0f} MB, loaded as {arguments.dtype}; medians of {arguments.rounds}, peaks of all\n"
-        )
-        print(
-            "| mesh (data x fsdp) | what | GB/s | plain GB/s | ratio "
-            "| peak above the weights, MB: anonymous, RSS | under 3 x the largest tensor |\n" + "|---" * 7 + "|"
-        )
-        for mesh in arguments.meshes:
-            axes = tuple(map(int, mesh.split("x")))
-            results = [one_round(folder, arguments.layers, axes, arguments.dtype) for _ in range(arguments.rounds)]
-            for what in results[0]:
-                speed, plain = (median(result[what][name] for result in results) for name in ("speed", "plain"))
-                anonymous, rss = (max(result[what][name] for result in results) for name in ("anonymous", "rss"))
-                print(
-                    f"| {mesh} | {what} | {speed / 1e9:.2f} | {plain / 1e9:.2f} | {speed / plain:.2f} "
-                    f"| {anonymous / 1e6:,.0f}, {rss / 1e6:,.0f} | {'yes' if rss < 3 * largest else 'NO'} |"
-                )
-                sys.stdout.flush()
-
-
-def one_round(folder: Path, layers: int, axes: tuple[int, int], dtype: str) -> dict[str, dict[str, float]]:
-    """Both sides of each question, one after the other; speeds in bytes a second."""
-    size = sum(file.stat().st_size for file in files_of(folder))
-    rows = {}
-    for what in ("load, cold cache", "load, warm cache"):
-        prepare = drop_from_cache if "cold" in what else plain_read
-        prepare(folder)
-        plain_s = plain_read(folder)
-        prepare(folder)
-        run = in_a_process(folder, layers, HIDDEN, axes, dtype)
-        rows[what] = {**run["load"], "speed": size / run["load"]["seconds"], "plain": size / plain_s}
-    written = run["exported"]
-    plain = written / plain_write(folder.parent, written)
-    rows["export"] = {**run["export"], "speed": written / run["export"]["seconds"], "plain": plain}
-    return rows
+    parser.add_argument("--beside", help="another checkout of this repository, measured in turn with this one")
+    parser.add_argument("--beside_name", default="beside", help="what the page calls it")
+    parser.add_argument("--file", action="store_true", help="file the page in bench/results, too")
+    given = parser.parse_args()
+    page = Page("Loading and exporting weights beside plain reads and writes", what="load", module="bench.load")
+    with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
+        compare(page, Path(temporary) / "checkpoint", given)
+    if given.file:
+        page.file()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ Source: the format's definition, https://github.com/huggingface/safetensors#form
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,59 +30,48 @@ _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.msgpack", "*.
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file.
-
-    Attributes:
-      dtype: as the format names it (F32, BF16, F8_E4M3, …).
-      offset: of its first byte in the file.
-    """
+    """A tensor in a file; `dtype` as the format names it (F32, BF16, F8_E4M3, ...)."""
 
     file: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
-    offset: int
 
-    @property
-    def row_bytes(self) -> int:
-        return int(np.prod(self.shape[1:], dtype=np.int64)) * DTYPES[self.dtype].itemsize
+    def read(self, index: tuple[slice, ...]) -> np.ndarray:
+        """Reads a part of the tensor.
 
-    def read_rows(self, start: int, into: np.ndarray) -> None:
-        """Reads rows [start, start + len(into)) of the leading dimension; `into` is C-contiguous, of the stored dtype.
+        The file is opened for this part alone: pages of a memory map count as the process's own until it is closed.
 
         Raises:
-          Refused: the file has become shorter.
+          Refused: the file is no longer whole.
         """
-        content = into.reshape(-1).view(np.uint8).data
-        with self.file.open("rb", buffering=0) as file:
-            file.seek(self.offset + start * self.row_bytes)
-            while content:  # a raw read may give less than is asked for
-                count = file.readinto(content)
-                if not count:
-                    raise Refused(f"{self.file} was cut short while it was read; fetch it again")
-                content = content[count:]
+        with _opened(self.file) as file:
+            return file.get_slice(self.name)[index]
 
 
-def read_header(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file, by name.
-
-    Raises:
-      Refused: it is cut short or not safetensors.
-    """
+@contextmanager
+def _opened(file: Path) -> Iterator[safe_open]:
     try:
-        with safe_open(file, "numpy"):  # the library's checks: sizes, offsets, holes, overlaps
-            pass
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(length))
-    except (SafetensorError, OSError, ValueError) as error:
+        with safe_open(file, "numpy") as opened:  # checks sizes, offsets, holes, overlaps
+            yield opened
+    except (SafetensorError, OSError) as error:
         raise Refused(
             f"{file} is damaged, cut short or not safetensors ({error}); fetch it again (git-lfs: git lfs pull)"
         ) from error
-    return {
-        name: StoredTensor(file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
+
+
+def read_header(file: Path) -> dict[str, StoredTensor]:
+    """Returns the tensors of a file, by name.
+
+    Raises:
+      Refused: the file is cut short or not safetensors.
+    """
+    with _opened(file) as opened:
+        slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+        return {
+            name: StoredTensor(file, name, stored.get_dtype(), tuple(stored.get_shape()))
+            for name, stored in slices.items()
+        }
 
 
 def stored_tensors(folder: str | Path) -> dict[str, StoredTensor]:
