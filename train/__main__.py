@@ -14,7 +14,7 @@ verbs:
   run         train on preprocessed rows; the same command again goes on where it stopped
   eval        measure a model, or a checkpoint of a run, on preprocessed rows
   generate    answer prompts with a model; a line of JSON an answer
-  plan        compile a run's step for devices that are not here: what fits, memory, FLOPs, time
+  plan        compile a run's step for devices that are not here: what fits, memory, FLOPs, collectives
   export      write a checkpoint of a run as a Hugging Face folder, or its adapters as PEFT's
 
 oddsmill train VERB --help lists the settings of a verb."""
@@ -104,10 +104,12 @@ def plan(arguments: Sequence[str]) -> None:
 
     # What accelerators this machine has stay free: another process may train on them.
     jax.config.update("jax_platforms", "cpu")
+    from oddsmill.schemas.console import show_messages
     from oddsmill.train.planning.plan import make_plan
     from oddsmill.train.planning.report import report
 
-    print(report(make_plan(config, say=log.info)))
+    show_messages()
+    print(report(make_plan(config)))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,8 +1,8 @@
-"""What is read off a compiled program: its arithmetic, what its collectives move, what goes through main memory.
+"""FLOPs and collectives of a compiled program, counted in the text of its optimized HLO, which is what one device runs.
 
-All from the text of the optimized program, which is what one device runs. XLA's own count has a loop's body once; here
-it counts as often as the loop turns. A loop whose turns depend on the data (the blocks of an attention) has no such
-number, and a Pallas kernel is one instruction: what is inside both is not counted, and said to be missing.
+XLA's own count has a loop's body once; here it counts once an iteration. A loop whose number of iterations depends on
+the data (the blocks of an attention) has no such number, and a Pallas kernel is one opaque instruction: the products
+inside both are not counted, and `Program.hides_products` says that some are missing.
 """
 
 import math
@@ -15,19 +15,13 @@ import numpy as np
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4, "c64": 64, "c128": 128}
-# Instructions that move nothing themselves.
-_FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all",
-    "partition-id", "replica-id", "copy-done", "slice-done", "iota", "optimization-barrier",
-}  # fmt: skip
 
 
 class Array(NamedTuple):
-    """An array of the program; `fast`: it lies in the fast memory beside the cores (a TPU's VMEM)."""
+    """An array of the program."""
 
     dtype: str
     dims: tuple[int, ...]
-    fast: bool
 
     @property
     def bytes(self) -> int:
@@ -36,66 +30,69 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
+    """An instruction; `text` is its whole line."""
+
     name: str
     opcode: str
     results: list[Array]
     operands: list[str]
     text: str
 
-    def called(self, attribute: str) -> str | None:
+    def called(self, attribute: str) -> str:
+        """Returns the name of the computation in an attribute such as `body`; empty where there is none."""
         found = re.search(rf"\b{attribute}=%?([\w.-]+)", self.text)
-        return found.group(1) if found else None
+        return found.group(1) if found else ""
 
 
 class Visit(NamedTuple):
-    """An instruction where it is run.
+    """An instruction at a place where the program runs it.
 
     Attributes:
-      times: a step.
-      computation: where it stands, and `caller` the one that is no fusion.
-      is_open: inside a loop whose turns depend on the data; `times` has one turn of it.
+      times: how often it runs a step.
+      computation: the computation that holds it; `caller`: the innermost one around it that is no fusion.
+      in_dynamic_loop: True inside a loop whose number of iterations depends on the data; `times` counts one of them.
     """
 
     instruction: Instruction
     times: int
     computation: str
     caller: str
-    is_open: bool
+    in_dynamic_loop: bool
 
 
 class Program:
     """A compiled program, read from `jax.stages.Compiled.as_text()`."""
 
     def __init__(self, text: str):
-        self._bodies: dict[str, dict[str, Instruction]] = {}
+        self._computations: dict[str, dict[str, Instruction]] = {}
         entry = name = ""
         for line in text.splitlines():
             opened = re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line)
             if opened:
                 name = opened.group(2)
                 entry = name if opened.group(1) else entry
-                self._bodies[name] = {}
+                self._computations[name] = {}
             instruction = _parse(line) if name else None
             if instruction:
-                self._bodies[name][instruction.name] = instruction
+                self._computations[name][instruction.name] = instruction
         self._visits = list(self._walk(entry, 1, entry, False))
 
     def flops(self) -> float:
-        """Floating point operations of the matrix products of one device and step; see `hides_products`."""
-        return self._flops_of(visit for visit in self._visits if not visit.is_open)
+        """Returns the floating point operations of one device's matrix products a step; see `hides_products`."""
+        return self._flops_of(visit for visit in self._visits if not visit.in_dynamic_loop)
 
-    def open_flops(self) -> float:
-        """The same of loops whose turns depend on the data, of one turn each."""
-        return self._flops_of(visit for visit in self._visits if visit.is_open)
+    def dynamic_loop_flops(self) -> float:
+        """Returns those of the loops whose number of iterations depends on the data, for one iteration of each."""
+        return self._flops_of(visit for visit in self._visits if visit.in_dynamic_loop)
 
     @property
     def hides_products(self) -> bool:
-        """Some are in loops whose turns depend on the data, or in kernels: `flops` lacks them."""
-        return any((visit.is_open and _is_product(visit)) or _is_kernel(visit) for visit in self._visits)
+        """True if some products are in dynamic loops or kernels, which `flops` leaves out."""
+        return any((visit.in_dynamic_loop and _is_product(visit)) or _is_kernel(visit) for visit in self._visits)
 
     def moved(self) -> dict[str, int]:
-        """Bytes of a device that each kind of collective brings together a step: its result, or of a reduce-scatter
-        its operand. One that is spread over several instructions, to run beside them, counts once.
+        """Returns the bytes a step that each kind of collective brings to a device: its result, or the operand of a
+        reduce-scatter. A collective that is split into several instructions, to run beside others, counts once.
         """
         totals = dict.fromkeys(COLLECTIVES, 0)
         seen = set()
@@ -111,43 +108,33 @@ class Program:
                 totals[kind] += visit.times * max(results - operands if is_started else results, operands)
         return totals
 
-    def main_memory_bytes(self) -> int:
-        """Read and written a step by one device: operands and results of all instructions that are not in a fusion.
-
-        Of an operand of which a fusion takes slices, these; of arrays that are updated in place, the update. What is
-        in a loop whose turns depend on the data counts once.
-        """
-        return sum(visit.times * self._traffic(visit) for visit in self._visits if visit.computation == visit.caller)
-
-    def _walk(self, name: str, times: int, caller: str, is_open: bool) -> Iterator[Visit]:
-        for instruction in self._bodies.get(name, {}).values():
-            yield Visit(instruction, times, name, caller, is_open)
+    def _walk(self, name: str, times: int, caller: str, in_dynamic_loop: bool) -> Iterator[Visit]:
+        for instruction in self._computations.get(name, {}).values():
+            yield Visit(instruction, times, name, caller, in_dynamic_loop)
             if instruction.opcode == "while":
-                turns, body = self._turns(instruction), instruction.called("body")
-                assert body is not None
-                yield from self._walk(body, times * (turns or 1), body, is_open or turns is None)
+                iterations, body = self._iterations(instruction), instruction.called("body")
+                yield from self._walk(body, times * (iterations or 1), body, in_dynamic_loop or iterations is None)
             elif instruction.opcode == "fusion":
-                fused = instruction.called("calls")
-                yield from self._walk(fused or "", times, caller, is_open)
+                yield from self._walk(instruction.called("calls"), times, caller, in_dynamic_loop)
             elif instruction.opcode in ("call", "conditional", "async-start"):
                 names = re.findall(
                     r"(?:to_apply|true_computation|false_computation|calls)=%?([\w.-]+)", instruction.text
                 )
                 branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.text)
                 names += re.findall(r"%?([\w.-]+)", branches.group(1)) if branches else []
-                runs = [list(self._walk(called, times, called, is_open)) for called in names]
-                # Of several branches one is run: here the one with the most arithmetic.
+                runs = [list(self._walk(called, times, called, in_dynamic_loop)) for called in names]
+                # One of several branches runs: count the one with the most arithmetic.
                 yield from max(runs, key=self._flops_of) if instruction.opcode == "conditional" else chain(*runs)
 
     def _flops_of(self, visits: Iterable[Visit]) -> float:
         return sum(visit.times * self._product_flops(visit) for visit in visits if _is_product(visit))
 
-    def _turns(self, loop: Instruction) -> int | None:
-        """How often a loop turns; None where the data say. JAX's loops count from 0 in steps of 1."""
+    def _iterations(self, loop: Instruction) -> int | None:
+        """Returns a loop's number of iterations; None if it depends on the data. JAX's loops count from 0 by 1."""
         known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.text)
         if known:
             return int(known.group(1))
-        condition = self._bodies.get(loop.called("condition") or "", {})
+        condition = self._computations.get(loop.called("condition"), {})
         for instruction in condition.values():
             if instruction.opcode == "compare" and "direction=LT" in instruction.text:
                 bound = condition.get(instruction.operands[1])
@@ -156,8 +143,10 @@ class Program:
         return None
 
     def _operands(self, visit: Visit) -> list[Array]:
-        body = self._bodies[visit.computation]
-        return [array for name in visit.instruction.operands if name in body for array in body[name].results]
+        computation = self._computations[visit.computation]
+        return [
+            array for name in visit.instruction.operands if name in computation for array in computation[name].results
+        ]
 
     def _product_flops(self, visit: Visit) -> float:
         instruction = visit.instruction
@@ -168,46 +157,6 @@ class Program:
             return 2.0 * math.prod(instruction.results[0].dims) * math.prod(first.dims[dim] for dim in dims)
         return _convolution_flops(instruction, first, second)
 
-    def _traffic(self, visit: Visit) -> int:
-        instruction = visit.instruction
-        if instruction.opcode in _FREE:
-            return 0
-        results = sum(array.bytes for array in instruction.results if not array.fast)
-        if instruction.opcode in ("copy-start", "slice-start"):
-            # Its results are both ends; of a slice the whole of what it is cut from, so take the cut twice.
-            both = [array for array in instruction.results if array.dims]
-            size = min((array.bytes for array in both), default=0)
-            return size * sum(not array.fast for array in both[:2])
-        operands = [array for array in self._operands(visit) if not array.fast]
-        if instruction.opcode == "dynamic-update-slice":
-            return 2 * self._operands(visit)[1].bytes
-        if instruction.opcode in ("dynamic-slice", "slice", "gather"):
-            return 2 * results
-        if instruction.opcode != "fusion":
-            return results + sum(array.bytes for array in operands)
-        return self._fusion_traffic(visit, results)
-
-    def _fusion_traffic(self, visit: Visit, results: int) -> int:
-        fused = self._bodies.get(visit.instruction.called("calls") or "", {})
-        updates = [inner for inner in fused.values() if inner.opcode == "dynamic-update-slice"]
-        in_place = {inner.results[0].dims: inner for inner in updates}
-        total = 0
-        for array in visit.instruction.results:
-            inner = in_place.get(array.dims)
-            written = fused[inner.operands[1]].results[0] if inner and inner.operands[1] in fused else array
-            total += 0 if array.fast else min(written.bytes, array.bytes)
-        parameters = {inner.text.split("parameter(")[1].split(")")[0]: inner for inner in fused.values() if
-                      inner.opcode == "parameter"}  # fmt: skip
-        for index, array in enumerate(self._operands(visit)):
-            parameter = parameters.get(str(index))
-            users = [inner for inner in fused.values() if parameter and parameter.name in inner.operands]
-            slices = [inner for inner in users if inner.opcode in ("dynamic-slice", "slice", "gather")]
-            if array.fast or (users and all(user in updates and user.results[0].dims == array.dims for user in users)):
-                continue
-            whole = len(slices) < len(users) or not users
-            total += array.bytes if whole else min(array.bytes, sum(user.results[0].bytes for user in slices))
-        return total
-
 
 def _parse(line: str) -> Instruction | None:
     found = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([\w-]+)\((.*)$", line)
@@ -215,8 +164,8 @@ def _parse(line: str) -> Instruction | None:
         return None
     name, shapes, opcode, rest = found.groups()
     results = [
-        Array(dtype, tuple(int(dim) for dim in dims.split(",") if dim), "S(1)" in layout)
-        for dtype, dims, layout in re.findall(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?", shapes)
+        Array(dtype, tuple(int(dim) for dim in dims.split(",") if dim))
+        for dtype, dims in re.findall(r"\b([a-z]\w*)\[([\d,]*)\]", shapes)
     ]
     operands = re.findall(r"%([\w.-]+)", rest.split(")")[0])
     return Instruction(name, opcode, results, operands, line)
@@ -231,24 +180,33 @@ def _is_kernel(visit: Visit) -> bool:
 
 
 def _convolution_flops(instruction: Instruction, inputs: Array, kernel: Array) -> float:
-    """A TPU's products are convolutions, batch dimensions among the spatial ones: only places that meet count."""
+    """Returns the FLOPs of a convolution, at the positions where kernel and input meet.
+
+    XLA writes a TPU's matrix products as convolutions, with batch dimensions among the spatial ones.
+    """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.text)
     assert labels is not None
-    of_input, of_kernel, of_output = labels.groups()
+    input_labels, kernel_labels, output_labels = labels.groups()
     output = instruction.results[0]
     window = dict(re.findall(r"(\w+)=([\dx_-]+)", (re.search(r"window=\{([^}]*)\}", instruction.text) or [""])[0]))
-    spatial = sum(label.isdigit() for label in of_output)
+    num_spatial = sum(label.isdigit() for label in output_labels)
 
     def numbers(name: str, default: str) -> list[str]:
-        return window[name].split("x") if name in window else [default] * spatial
+        return window[name].split("x") if name in window else [default] * num_spatial
 
-    flops = 2.0 * output.dims[of_output.index("b")] * output.dims[of_output.index("f")]
-    flops *= kernel.dims[of_kernel.index("i")]
-    fields = zip(*(numbers(*pair) for pair in (("stride", "1"), ("pad", "0_0"), ("lhs_dilate", "1"),
-                                               ("rhs_dilate", "1"))), strict=True)  # fmt: skip
-    for dim, (stride, pad, spread, kernel_spread) in enumerate(fields):
-        out = np.arange(output.dims[of_output.index(str(dim))])[:, None] * int(stride)
-        at = out + np.arange(kernel.dims[of_kernel.index(str(dim))]) * int(kernel_spread) - int(pad.split("_")[0])
-        size = (inputs.dims[of_input.index(str(dim))] - 1) * int(spread) + 1
-        flops *= int(((at >= 0) & (at < size) & (at % int(spread) == 0)).sum())
+    flops = 2.0 * output.dims[output_labels.index("b")] * output.dims[output_labels.index("f")]
+    flops *= kernel.dims[kernel_labels.index("i")]
+    settings = zip(
+        numbers("stride", "1"),
+        numbers("pad", "0_0"),
+        numbers("lhs_dilate", "1"),
+        numbers("rhs_dilate", "1"),
+        strict=True,
+    )
+    for dim, (stride, pad, input_dilation, kernel_dilation) in enumerate(settings):
+        start = np.arange(output.dims[output_labels.index(str(dim))])[:, None] * int(stride)
+        offset = np.arange(kernel.dims[kernel_labels.index(str(dim))]) * int(kernel_dilation)
+        position = start + offset - int(pad.split("_")[0])
+        size = (inputs.dims[input_labels.index(str(dim))] - 1) * int(input_dilation) + 1
+        flops *= int(((position >= 0) & (position < size) & (position % int(input_dilation) == 0)).sum())
     return flops

@@ -1,7 +1,6 @@
-"""What a compiled step takes of each device."""
+"""Compiles the step of a run and reads off its memory, FLOPs and collectives."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.data_order import WORDS
 from oddsmill.train.data.loader import DEVICE_ARRAYS
 from oddsmill.train.model.frozen import split_params
@@ -18,27 +16,27 @@ from oddsmill.train.parallel.sharding import batch_sharding, shard_bytes
 from oddsmill.train.parallel.stop_requests import WISH
 from oddsmill.train.planning.compiled import Program
 from oddsmill.train.planning.rows import StepRows
-from oddsmill.train.planning.topologies import Topology
 from oddsmill.train.step.assembly import Assembly
 
-# LLVM need not make fast what is not run. The program before it, and its memory, are the same but for a few bytes.
+# The program is compiled to be read, not run, so LLVM need not optimise it. XLA's passes before LLVM, which decide the
+# program and its memory, are the same but for a few bytes.
 _NO_MACHINE_CODE = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
 }
-# Products of attention a layer, in units of its forward pass: that has two, the gradient five, one of which is the
-# scores made again.
+# Matrix products of an attention layer's gradient, in units of its forward pass: the forward pass has two products,
+# the gradient five, one of which computes the scores again.
 _GRADIENT_OF_ATTENTION = 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes a device holds at once, by what they are.
+    """The bytes that a device holds at once during a step, by what they are.
 
     Attributes:
       temporary: gradients, saved activations and all else that lives within the step.
-      other: the program itself, results that take no argument's place, and what rounds arrays to whole tiles.
+      other: the program itself, results that reuse no argument's memory, and the padding of arrays to whole tiles.
     """
 
     params: int
@@ -55,14 +53,14 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What a compiled step takes of each device.
+    """Memory, arithmetic and communication of a compiled step, for one device where nothing else is said.
 
     Attributes:
-      in_place: bytes of arguments whose place results take: the state, donated.
-      model_flops: of all devices, by train/monitor/mfu.py.
-      flops: of one, as compiled; `formula_flops` of them are attention's, where the program does not show them.
-      moved: bytes a kind of collective brings to a device.
-      main_memory_bytes: what goes through its main memory.
+      in_place: bytes of arguments whose memory results reuse: the donated state.
+      model_flops: FLOPs that the model needs, of all devices together, as train/monitor/mfu.py counts them.
+      flops: FLOPs that the program executes. `formula_flops` of them are attention's, added by a formula where the
+        program does not show them.
+      moved: bytes that each kind of collective brings to the device.
     """
 
     memory: Memory
@@ -71,30 +69,10 @@ class Figures:
     flops: float
     formula_flops: float
     moved: dict[str, int]
-    main_memory_bytes: int
-
-    def seconds(self, topology: Topology) -> dict[str, float]:
-        """The time of each part were it alone; empty where the devices' speed is not known. The step takes the
-        greatest at least: the three overlap at best.
-        """
-        chip, peak = topology.chip, topology.peak_flops
-        if chip is None or peak is None:
-            return {}
-        over_links = sum(self.moved.values()) + self.moved["all-reduce"]  # once to reduce, once to gather again
-        return {
-            "products": self.flops / peak,
-            "main memory": self.main_memory_bytes / chip.memory_bytes_per_s,
-            "links": over_links / chip.link_bytes_per_s,
-        }
-
-    def bound(self, topology: Topology) -> tuple[float, float]:
-        """The estimate of a step's seconds, and the MFU it makes; of devices whose speed is known."""
-        seconds = max(self.seconds(topology).values())
-        return seconds, self.model_flops / seconds / len(topology.devices) / (topology.peak_flops or math.inf)
 
 
 def batch_shapes(assembly: Assembly, *, rows: int, row_length: int, num_processes: int = 1) -> dict[str, Any]:
-    """The batch of a run's step: shapes, dtypes and shardings."""
+    """Returns the batch of a run's step as shapes, dtypes and shardings."""
     places = batch_sharding(assembly.mesh)
 
     def shape(*dims: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -107,7 +85,7 @@ def batch_shapes(assembly: Assembly, *, rows: int, row_length: int, num_processe
 
 
 def compile_step(assembly: Assembly, batch: dict[str, Any]) -> jax.stages.Compiled:
-    """The step of a run, for the devices of its mesh; not to be run."""
+    """Compiles the step of a run for the devices of its mesh; on CPUs into a program that is too slow to be run."""
     frozen = split_params(assembly.abstract_model, assembly.frozen_paths)[1]
     jitted: Any = assembly.jitted_step()
     with jax.set_mesh(assembly.mesh):
@@ -116,33 +94,26 @@ def compile_step(assembly: Assembly, batch: dict[str, Any]) -> jax.stages.Compil
     return lowered.compile(compiler_options=_NO_MACHINE_CODE if is_cpu else None)
 
 
-def _attention_flops(assembly: Assembly, rows: StepRows) -> float:
-    """Forward alone: over the keys that each token sees; by splash over all before it, for two views of each row."""
-    config, position, branch = assembly.decoder_config, rows.position, rows.branch
-    if assembly.attn_mechanism.name != "splash":
-        return attention_flops(config, position, branch)
-    whole_rows = np.broadcast_to(np.arange(position.shape[1]), position.shape)
-    return 2 * attention_flops(config, whole_rows, np.ones_like(branch))
+def measure(assembly: Assembly, rows: StepRows, *, recomputes: bool, num_processes: int) -> Figures:
+    """Compiles the step of these rows and reads off its figures.
 
-
-def measure(assembly: Assembly, run: TrainConfig, rows: StepRows, topology: Topology) -> Figures:
-    """Compiles the step of these rows, and reads its figures off.
+    Args:
+      recomputes: True if the backward pass computes activations again (gradient_checkpointing).
+      num_processes: how many processes the devices of the mesh belong to.
 
     Raises:
-      JaxRuntimeError: it does not fit.
+      JaxRuntimeError: the step does not fit in the devices' memory.
     """
-    batch = batch_shapes(
-        assembly, rows=run.rows_per_step, row_length=rows.row_length, num_processes=topology.num_processes
-    )
+    batch = batch_shapes(assembly, rows=len(rows.branch), row_length=rows.row_length, num_processes=num_processes)
     compiled = compile_step(assembly, batch)
     state, program = assembly.abstract_state, Program(compiled.as_text() or "")
     sizes: Any = compiled.memory_analysis()
     trained = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
-    share = trained / sum(leaf.size for leaf in jax.tree.leaves(assembly.abstract_model))
-    formula = 0.0
+    trained_share = trained / sum(leaf.size for leaf in jax.tree.leaves(assembly.abstract_model))
+    formula_flops = 0.0
     if program.hides_products:
-        passes = _GRADIENT_OF_ATTENTION + (2 if run.gradient_checkpointing else 1)
-        formula = passes * _attention_flops(assembly, rows) / assembly.mesh.size
+        passes = _GRADIENT_OF_ATTENTION + (2 if recomputes else 1)
+        formula_flops = passes * _attention_flops(assembly, rows) / assembly.mesh.size
     frozen = split_params(assembly.abstract_model, assembly.frozen_paths)[1]
     arguments = {
         "params": shard_bytes(state["params"]),
@@ -152,19 +123,30 @@ def measure(assembly: Assembly, run: TrainConfig, rows: StepRows, topology: Topo
     }
     outside = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     other = sizes.generated_code_size_in_bytes + outside - sum(arguments.values())
-    memory = Memory(**arguments, temporary=sizes.temp_size_in_bytes, other=other)
-    return Figures(
-        memory=memory,
-        in_place=sizes.alias_size_in_bytes,
-        model_flops=step_flops(
-            assembly.decoder_config,
-            rows.position,
-            rows.branch,
-            nll_scope=assembly.objective.preference.nll_scope,
-            trained_share=share,
-        ),
-        flops=program.flops() + formula,
-        formula_flops=formula,
-        moved=program.moved(),
-        main_memory_bytes=program.main_memory_bytes(),
+    model_flops = step_flops(
+        assembly.decoder_config,
+        rows.position,
+        rows.branch,
+        nll_scope=assembly.objective.preference.nll_scope,
+        trained_share=trained_share,
     )
+    return Figures(
+        memory=Memory(**arguments, temporary=sizes.temp_size_in_bytes, other=other),
+        in_place=sizes.alias_size_in_bytes,
+        model_flops=model_flops,
+        flops=program.flops() + formula_flops,
+        formula_flops=formula_flops,
+        moved=program.moved(),
+    )
+
+
+def _attention_flops(assembly: Assembly, rows: StepRows) -> float:
+    """Returns the FLOPs of attention's forward pass over the keys that each token sees.
+
+    Splash computes all keys before a token, for two views of each row.
+    """
+    config, position, branch = assembly.decoder_config, rows.position, rows.branch
+    if assembly.attn_mechanism != "splash":
+        return attention_flops(config, position, branch)
+    whole_rows = np.broadcast_to(np.arange(position.shape[1]), position.shape)
+    return 2 * attention_flops(config, whole_rows, np.ones_like(branch))

@@ -1,19 +1,19 @@
-"""`oddsmill train plan`: the step of a run, compiled for devices that are not here; what fits, and what it takes."""
+"""`oddsmill train plan`: compiles the step of a run for devices that are not here and finds what fits their memory."""
 
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
+from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, RunFailed, require
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.plan import PlanConfig
-from oddsmill.train.model.hf_config import num_parameters
+from oddsmill.train.model.hf_config import DecoderConfig, num_parameters
 from oddsmill.train.planning.figures import Figures, measure
 from oddsmill.train.planning.rows import StepRows, step_rows
 from oddsmill.train.planning.topologies import Topology, find_topology
@@ -24,7 +24,7 @@ from oddsmill.train.weights.hub import find_model
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A mesh and a policy that were tried; `figures` where they fit, else `problem`."""
+    """A mesh and a recomputation policy that were tried: `figures` if the step fits, else the `problem`."""
 
     mesh: MeshConfig
     policy: bool | str
@@ -34,20 +34,19 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that was found. Attributes: trials: the last is the one that fits."""
+    """The outcome of `make_plan`; the last of `trials` is the one that fits."""
 
-    config: PlanConfig
     topology: Topology
     rows: StepRows
     num_parameters: int
     trials: list[Trial]
 
 
-def make_plan(config: PlanConfig, *, say: Callable[[str], Any]) -> Plan:
-    """Tries meshes and policies until one fits.
+def make_plan(config: PlanConfig) -> Plan:
+    """Tries meshes and recomputation policies until the step fits, and logs each try.
 
     Raises:
-      Refused: the topology, the model, the rows or the only mesh cannot be.
+      Refused: the topology, the model, the rows or the only mesh is not possible.
       RunFailed: nothing fits.
     """
     topology = find_topology(config.topology)
@@ -56,7 +55,7 @@ def make_plan(config: PlanConfig, *, say: Callable[[str], Any]) -> Plan:
     else:
         model_path = Path(config.model.config or "")
     run = config.run_config(gradient_checkpointing=True)
-    hf_config, decoder = read_decoder(run, model_path, say=say)
+    hf_config, decoder = read_decoder(run, model_path, say=log.info)
     rows = step_rows(config, run)
     require(
         (rows.vocab_size or 0) <= decoder.vocab_size,
@@ -65,34 +64,25 @@ def make_plan(config: PlanConfig, *, say: Callable[[str], Any]) -> Plan:
         f"has ids beyond the vocabulary of {model_path}",
     )
     if config.frozen_dtype is None and (config.lora or config.frozen_parameters):
-        # Weights are kept as they are stored, which config.json says too.
+        # Frozen weights are kept in the dtype in which they are stored; config.json names it, too.
         stored = str(hf_config.get("dtype") or hf_config.get("torch_dtype") or config.param_dtype)
         config = dataclasses.replace(config, frozen_dtype="bfloat16" if "16" in stored else "float32")
-    epoch = rows.epoch or config.rows_per_step
-    num_steps = config.max_steps or math.ceil(config.num_train_epochs * epoch / config.rows_per_step)
     trials: list[Trial] = []
     candidates = list(_candidates(config, len(topology.devices)))
     for mesh, policy in candidates:
-        run = config.run_config(mesh=mesh, gradient_checkpointing=policy)
         try:
-            assembly = assemble(
-                run, decoder, model_path=model_path, max_pairs=rows.max_pairs, row_lengths=[rows.row_length],
-                num_steps=num_steps, devices=topology.devices,
-            )  # fmt: skip
-            figures = measure(assembly, run, rows, topology)
+            figures = _try(config, mesh, policy, decoder, model_path, rows, topology)
         except Refused as refusal:
             if len(candidates) == 1:
                 raise
             trials.append(Trial(mesh=mesh, policy=policy, problem=str(refusal)))
         except jax.errors.JaxRuntimeError as error:
-            trials.append(Trial(mesh=mesh, policy=policy, problem=_no_room(error)))
+            trials.append(Trial(mesh=mesh, policy=policy, problem=_out_of_memory(error)))
         else:
             trials.append(Trial(mesh=mesh, policy=policy, figures=figures))
-        say(describe_trial(trials[-1]))
+        log.info(describe_trial(trials[-1]))
         if trials[-1].figures:
-            return Plan(
-                config=config, topology=topology, rows=rows, num_parameters=num_parameters(decoder), trials=trials
-            )
+            return Plan(topology=topology, rows=rows, num_parameters=num_parameters(decoder), trials=trials)
     if not any("memory" in trial.problem for trial in trials):
         raise Refused(trials[0].problem)
     raise RunFailed(
@@ -101,7 +91,32 @@ def make_plan(config: PlanConfig, *, say: Callable[[str], Any]) -> Plan:
     )
 
 
+def _try(
+    config: PlanConfig,
+    mesh: MeshConfig,
+    policy: bool | str,
+    decoder: DecoderConfig,
+    model_path: Path,
+    rows: StepRows,
+    topology: Topology,
+) -> Figures:
+    """Assembles and compiles the step with one mesh and policy, as a run would."""
+    run = config.run_config(mesh=mesh, gradient_checkpointing=policy)
+    epoch = rows.epoch or config.rows_per_step
+    assembly = assemble(
+        run,
+        decoder,
+        model_path=model_path,
+        max_pairs=rows.max_pairs,
+        row_lengths=[rows.row_length],
+        num_steps=config.max_steps or math.ceil(config.num_train_epochs * epoch / config.rows_per_step),
+        devices=topology.devices,
+    )
+    return measure(assembly, rows, recomputes=bool(policy), num_processes=topology.num_processes)
+
+
 def describe_trial(trial: Trial) -> str:
+    """Returns a trial in one line: its settings, and how much memory it needs."""
     axes = dataclasses.asdict(trial.mesh)
     mesh = " ".join(f"--mesh.{axis}={size}" for axis, size in axes.items() if size not in (1, -1))
     policy = str(trial.policy).lower() if isinstance(trial.policy, bool) else trial.policy
@@ -112,7 +127,7 @@ def describe_trial(trial: Trial) -> str:
 
 
 def _candidates(config: PlanConfig, count: int) -> Iterator[tuple[MeshConfig, bool | str]]:
-    """Meshes and policies, the fastest first by expectation: what moves least, then what computes least again."""
+    """Yields meshes and policies in the order of their expected speed: fewest collectives, then least recomputation."""
     tensors = [2**power for power in range(4) if count % 2**power == 0]
     meshes = [MeshConfig(data=1, fsdp=count // tensor, tensor=tensor) for tensor in tensors]
     chosen = config.gradient_checkpointing
@@ -122,16 +137,16 @@ def _candidates(config: PlanConfig, count: int) -> Iterator[tuple[MeshConfig, bo
             yield mesh, policy
 
 
-def _no_room(error: jax.errors.JaxRuntimeError) -> str:
-    """What XLA says where a program does not fit.
+def _out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
+    """Returns how much memory a program needs, from XLA's refusal to compile it.
 
     Raises:
-      JaxRuntimeError: it says something else.
+      JaxRuntimeError: the error is another one.
     """
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:
         raise error
-    # Of all it names the first is what is needed, the next what there is.
+    # The first size in the message is the one needed, the next the one available.
     sizes = re.findall(r"\b(\d[\d.]*)([KMGT])\b", text.splitlines()[0])
     figures = f": it needs {sizes[0][0]} {sizes[0][1]}iB of {sizes[1][0]} {sizes[1][1]}iB" if len(sizes) > 1 else ""
     return "does not fit in memory" + figures

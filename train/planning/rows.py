@@ -1,4 +1,4 @@
-"""The rows of a planned step: those of its data, or rows that stand for them."""
+"""The rows of a planned step: the first ones of its data, or full rows of the same shape."""
 
 from contextlib import closing
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from oddsmill.train.step.batch_rules import batch_rules
 
 
 class StepRows(NamedTuple):
-    """What the plan knows of a step's rows.
+    """The rows of one step, as far as a plan depends on them.
 
     Attributes:
-      position, branch: [B, L] of all rows of the step, as `oddsmill.schemas.layout.derive` gives them.
-      pairs: of the step.
-      max_pairs: the most pairs a row holds, of all rows.
-      vocab_size: of the tokenizer; None where there is none.
-      epoch: rows of the data, those that fill up its last step counted; None where there are none.
+      position, branch: [B, L] int, as `oddsmill.schemas.layout.derive` gives them, for all rows of the step.
+      pairs: number of pairs of the step.
+      max_pairs: the most pairs that any row of the data holds.
+      vocab_size: vocabulary of the data's tokenizer; None without data.
+      epoch: rows of an epoch, with the empty rows that fill its last step; None without data.
     """
 
     position: np.ndarray
@@ -42,45 +42,51 @@ class StepRows(NamedTuple):
 
 
 def step_rows(config: PlanConfig, run: TrainConfig) -> StepRows:
-    """The first step's rows.
+    """Returns the rows of the first step of the data, or full rows where there is no data.
 
     Raises:
       Refused: the data cannot be trained on.
     """
-    count = config.rows_per_step
     if config.data:
-        manifest = read_train_split(config.data)
-        split = manifest.splits["train"]
-        empty = batch_rules(run.compat).empty_rows(split.rows, run.rows_per_step)
-        with closing(
-            train_batches(
-                config.data,
-                manifest,
-                rows_per_step=count,
-                shuffle=config.shuffle_train_dataset,
-                seed=config.seed,
-                empty_rows=empty,
-            )
-        ) as batches:
-            batch = next(batches)
-        return StepRows(
-            position=batch["position"],
-            branch=batch["branch"],
-            pairs=int(batch["segment"].max(1).sum()),
-            max_pairs=split.max_pairs_per_row,
-            vocab_size=manifest.tokenizer.vocab_size,
-            epoch=split.rows + empty,
-        )
+        return _rows_of_data(run)
     assert config.row_length is not None  # by PlanConfig
-    pairs = config.pairs_per_row or 4
-    thirds = np.array_split(np.zeros(config.row_length, np.int32), 3 * pairs)
-    sides = zip(thirds[0::3], thirds[1::3], thirds[2::3], strict=True)
+    return full_rows(config.rows_per_step, row_length=config.row_length, pairs_per_row=config.pairs_per_row or 4)
+
+
+def _rows_of_data(run: TrainConfig) -> StepRows:
+    manifest = read_train_split(run.data)
+    split = manifest.splits["train"]
+    empty_rows = batch_rules(run.compat).empty_rows(split.rows, run.rows_per_step)
+    batches = train_batches(
+        run.data,
+        manifest,
+        rows_per_step=run.rows_per_step,
+        shuffle=run.shuffle_train_dataset,
+        seed=run.seed,
+        empty_rows=empty_rows,
+    )
+    with closing(batches):
+        batch = next(batches)
+    return StepRows(
+        position=batch["position"],
+        branch=batch["branch"],
+        pairs=int(batch["segment"].max(1).sum()),
+        max_pairs=split.max_pairs_per_row,
+        vocab_size=manifest.tokenizer.vocab_size,
+        epoch=split.rows + empty_rows,
+    )
+
+
+def full_rows(count: int, *, row_length: int, pairs_per_row: int) -> StepRows:
+    """Returns full rows, whose pairs are a third prompt, a third chosen and a third rejected answer each."""
+    parts = [part.tolist() for part in np.array_split(np.zeros(row_length, np.int32), 3 * pairs_per_row)]
+    sides = zip(parts[0::3], parts[1::3], parts[2::3], strict=True)
     row = make_row(
-        [Pair(prompt=p, chosen=c, rejected=r, id=index) for index, (p, c, r) in enumerate(sides)],  # type: ignore[arg-type]
-        row_length=config.row_length,
+        [Pair(prompt=p, chosen=c, rejected=r, id=index) for index, (p, c, r) in enumerate(sides)],
+        row_length=row_length,
         pad_id=0,
         vocab_size=1,
     )
     arrays = derive(row)
     position, branch = (np.tile(array, (count, 1)) for array in (arrays.position, arrays.branch))
-    return StepRows(position, branch, pairs * count, pairs, None, None)
+    return StepRows(position, branch, pairs_per_row * count, pairs_per_row, None, None)

@@ -1,17 +1,16 @@
-"""Devices to compile for that are not here: fake CPUs, and the TPU slices that Google names."""
+"""Devices that JAX can compile for although they are not here: fake CPUs, and the TPU slices that Google names."""
 
 import difflib
 import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.monitor.mfu import peak_flops
 
 # Chips of a slice -> how they are arranged, by Google's tables of TPU configurations.
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -21,32 +20,28 @@ _CUBES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chip:
-    """What a TPU chip, one device to JAX, is by Google's data sheets.
+class Chip(NamedTuple):
+    """A generation of TPU chips by Google's data sheets; JAX sees a chip as one device.
 
     Attributes:
-      cores_a_chip: what Google's names of slices count a chip as: v4 and v5p name TensorCores, v5e and v6e chips.
-      memory_bytes, memory_bytes_per_s: its main memory (HBM).
-      link_bytes_per_s: what all its links to other chips bring in together.
+      units: what a slice's name counts of each chip: v4 and v5p count TensorCores, v5e and v6e chips.
+      memory_bytes: size of its main memory (HBM).
     """
 
-    cores_a_chip: int
-    memory_bytes: float
-    memory_bytes_per_s: float
-    link_bytes_per_s: float
+    units: int
+    memory_bytes: int
 
 
 _CHIPS = {
-    "v4": Chip(cores_a_chip=2, memory_bytes=32 * 2**30, memory_bytes_per_s=1228e9, link_bytes_per_s=300e9),
-    "v5e": Chip(cores_a_chip=1, memory_bytes=16 * 2**30, memory_bytes_per_s=819e9, link_bytes_per_s=200e9),
-    "v5p": Chip(cores_a_chip=2, memory_bytes=95 * 2**30, memory_bytes_per_s=2765e9, link_bytes_per_s=600e9),
-    "v6e": Chip(cores_a_chip=1, memory_bytes=32 * 2**30, memory_bytes_per_s=1638e9, link_bytes_per_s=448e9),
+    "v4": Chip(units=2, memory_bytes=32 * 2**30),
+    "v5e": Chip(units=1, memory_bytes=16 * 2**30),
+    "v5p": Chip(units=2, memory_bytes=95 * 2**30),
+    "v6e": Chip(units=1, memory_bytes=32 * 2**30),
 }
 _SLICES = {
-    f"{name}-{chips * chip.cores_a_chip}": (name, chips)
+    f"{name}-{chips * chip.units}": (name, chips)
     for name, chip in _CHIPS.items()
-    for chips in (_CUBES if chip.cores_a_chip == 2 else _FLAT)
+    for chips in (_CUBES if chip.units == 2 else _FLAT)
 }
 _GPU = re.compile(r"gpu|cuda|rocm|nvidia|geforce|^(rtx|gh|gb|[abhl])\d{1,4}", re.IGNORECASE)
 
@@ -56,15 +51,13 @@ class Topology:
     """Devices to compile for.
 
     Attributes:
-      name: as it was asked for.
-      chip: what one of them is; None where that is not known.
-      peak_flops: bfloat16 FLOP/s of one; None where that is not known.
+      name: the name that was asked for.
+      memory_bytes: size of each device's memory; None where it is not known.
     """
 
     name: str
     devices: list[Any]
-    chip: Chip | None
-    peak_flops: float | None
+    memory_bytes: int | None
 
     @property
     def num_processes(self) -> int:
@@ -72,14 +65,14 @@ class Topology:
 
 
 def find_topology(name: str) -> Topology:
-    """The devices of a name: `cpu:8`, or a TPU slice as Google names it (`v5litepod-16` is `v5e-16`).
+    """Returns the devices of a name: `cpu:8`, or a TPU slice as Google names it (`v5litepod-16` is `v5e-16`).
 
     Raises:
       Refused: an unknown name, a GPU, or libtpu is not installed.
     """
     cpus = re.fullmatch(r"cpu:([1-9]\d*)", name)
     if cpus:
-        return Topology(name=name, devices=_fake_cpus(name, int(cpus.group(1))), chip=None, peak_flops=None)
+        return Topology(name=name, devices=_fake_cpus(name, int(cpus.group(1))), memory_bytes=None)
     found = _SLICES.get(name.replace("v5litepod-", "v5e-"))
     if found is None and _GPU.search(name):
         raise Refused(
@@ -96,8 +89,7 @@ def find_topology(name: str) -> Topology:
     generation, chips = found
     devices = _tpus(generation, chips)
     assert len(devices) == chips
-    peak = peak_flops(devices[0].device_kind)
-    return Topology(name=name, devices=devices, chip=_CHIPS[generation], peak_flops=peak)
+    return Topology(name=name, devices=devices, memory_bytes=_CHIPS[generation].memory_bytes)
 
 
 def _fake_cpus(name: str, count: int) -> list[Any]:
@@ -112,7 +104,7 @@ def _fake_cpus(name: str, count: int) -> list[Any]:
 
 
 def _tpus(generation: str, chips: int) -> list[Any]:
-    shape = (_CUBES if _CHIPS[generation].cores_a_chip == 2 else _FLAT)[chips]
+    shape = (_CUBES if _CHIPS[generation].units == 2 else _FLAT)[chips]
     # libtpu looks for the TPU machine it would be on, and says at length that it finds none.
     for variable, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),

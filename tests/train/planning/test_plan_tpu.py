@@ -34,7 +34,7 @@ def test_every_name_of_a_slice_is_one_that_xla_knows_with_as_many_chips(libtpu):
         "from oddsmill.train.planning.topologies import _SLICES, find_topology\n"
         "for name in _SLICES:\n"
         "    found = find_topology(name)\n"
-        "    print(name, len(found.devices), found.num_processes, found.peak_flops)\n"
+        "    print(name, len(found.devices), found.num_processes, found.memory_bytes // 2**30)\n"
     )
     finished = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **libtpu}
@@ -42,10 +42,10 @@ def test_every_name_of_a_slice_is_one_that_xla_knows_with_as_many_chips(libtpu):
     assert finished.returncode == 0 and finished.stderr == ""
     found = {line.split()[0]: line.split()[1:] for line in finished.stdout.splitlines()}
     assert set(found) == set(_SLICES)
-    assert found["v5e-16"] == ["16", "4", "197000000000000.0"]
-    assert found["v5p-128"] == ["64", "16", "459000000000000.0"]
-    assert found["v4-8"] == ["4", "1", "275000000000000.0"]
-    assert found["v6e-8"] == ["8", "1", "918000000000000.0"]
+    assert found["v5e-16"] == ["16", "4", "16"]
+    assert found["v5p-128"] == ["64", "16", "95"]
+    assert found["v4-8"] == ["4", "1", "32"]
+    assert found["v6e-8"] == ["8", "1", "32"]
 
 
 def test_a_small_model_on_four_chips(libtpu, tmp_path):
@@ -55,9 +55,8 @@ def test_a_small_model_on_four_chips(libtpu, tmp_path):
     assert finished.returncode == 0 and finished.stderr == ""
     assert "v5e-4: 4 devices (TPU v5 lite), 1 process(es)" in finished.stdout
     assert "of 16,384" in finished.stdout
-    times = [figure(finished.stdout, f"{name}, ms") for name in ("products", "main memory", "links")]
-    assert figure(finished.stdout, "estimate, ms") == max(times)
-    assert 0 < figure(finished.stdout, "MFU at most, %") < 100
+    assert figure(finished.stdout, "executed, GFLOP") > figure(finished.stdout, "model, GFLOP") > 0
+    assert figure(finished.stdout, "all-gather, MB") > 0
 
 
 def test_what_does_not_fit_is_told_with_its_memory(libtpu, tmp_path):
@@ -82,5 +81,5 @@ def test_eight_billion_parameters_fit_64_chips(libtpu):
     assert figure(finished.stdout, "total") < 15.75 * 1024
     state = 12 * 8_030_261_248 / 64 / 2**20
     assert figure(finished.stdout, "of it updated in place") == pytest.approx(state, rel=0.01)
-    assert figure(finished.stdout, "MFU at most, %") > 60
+    assert figure(finished.stdout, "executed, GFLOP") < 1.3 * figure(finished.stdout, "model, GFLOP")
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 10e6  # kilobytes
