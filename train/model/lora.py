@@ -1,16 +1,15 @@
-"""LoRA: trained low-rank adapters beside the linear layers of a frozen model, under PEFT's names and in its files.
+"""LoRA: trained low-rank adapters beside the linear layers of a frozen model, under PEFT's names.
 
-Dropout. Each adapter draws a mask of its own over its input [L, in] of every row. The mask follows from the seed, the
-step, the tokens of the row, the layer and the adapter, and from nothing else: micro-batches, devices, processes and a
-resumed run draw the same, and so does a layer that is computed again in the backward pass. In the one-row layout a
-prompt is computed once, so its masks are shared by the two sides, as all of its values are; the answers have their own.
+Dropout: each adapter draws a mask over its input [L, in] for every row. The mask depends on the seed, the step, the
+tokens of the row, the layer and the adapter, and on nothing else, so micro-batches, devices, processes, a resumed run
+and a layer that the backward pass computes again all draw the same. In the one-row layout a prompt is computed once, so
+both sides share its masks, as they share all of its values; the answers have their own.
 
 Source: Hu et al. 2021 (arXiv:2106.09685); rsLoRA's scaling: Kalajdzievski 2023 (arXiv:2312.03732).
 """
 
 import re
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,30 +20,30 @@ from oddsmill.train.config.model import LoraConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.frozen import join_params, select
 from oddsmill.train.model.layers import Linear, LoRA
-from oddsmill.train.model.names import WeightPath, hf_names
+from oddsmill.train.model.names import Params, WeightPath, hf_names
 
-ADAPTER = "adapter"  # the attribute of a linear layer
+_ADAPTER = "adapter"  # the attribute of a linear layer that holds its adapter
 
 
 def adapter_scaling(lora: LoraConfig) -> float:
-    """alpha / rank; with rsLoRA alpha / sqrt(rank)."""
+    """Returns alpha / rank; with rsLoRA alpha / sqrt(rank)."""
     return lora.alpha / (lora.rank**0.5 if lora.use_rslora else lora.rank)
 
 
 def linear_layers(decoder: Decoder) -> dict[WeightPath, Linear]:
-    """All linear layers of attention and MLP, by path; each is stacked over the decoder's layers."""
+    """Returns the linear layers of attention and MLP by path; each is stacked over the decoder's layers."""
     modules = nnx.iter_modules(decoder.layers)
     found = {("layers", *map(str, path)): module for path, module in modules if isinstance(module, Linear)}
     return dict(sorted(found.items()))
 
 
 def add_adapters(decoder: Decoder, lora: LoraConfig, *, param_dtype: jnp.dtype, rngs: nnx.Rngs) -> Decoder:
-    """Gives the targeted linear layers adapters that change nothing yet: A uniform in +-1 / sqrt(in), B zero.
+    """Gives the targeted linear layers adapters that change no result yet, and returns the decoder.
 
-    That is PEFT's start (kaiming uniform with a = sqrt(5)).
+    A is uniform in +-1 / sqrt(in) and B zero, as PEFT initialises them (kaiming uniform with a = sqrt(5)).
 
     Raises:
-      Refused: a target that matches no linear layer, or not the same ones in every layer.
+      Refused: a target matches no linear layer, or not the same ones in every layer.
     """
     linears = linear_layers(decoder)
     targets = set(linears)
@@ -67,34 +66,33 @@ def add_adapters(decoder: Decoder, lora: LoraConfig, *, param_dtype: jnp.dtype, 
 
 
 def _is_target(target: str, name: str) -> bool:
-    """PEFT's meaning: the end of the name, at a dot, or a regular expression of all of it."""
+    """Returns whether PEFT would take the module: its name ends with the target, at a dot, or matches it as a whole."""
     return f".{name}".endswith(f".{target}") or re.fullmatch(target, name) is not None
 
 
 def is_adapter(path: WeightPath) -> bool:
-    return ADAPTER in path
+    """Returns whether a weight belongs to an adapter."""
+    return _ADAPTER in path
 
 
-def lora_matrices(params: dict[str, Any]) -> dict[WeightPath, dict[str, jax.Array]]:
-    """The linear layer's path -> its `lora_A` [layers, rank, in] and `lora_B` [layers, out, rank]."""
+def lora_matrices(params: Params) -> dict[WeightPath, dict[str, jax.Array]]:
+    """Returns, by the path of the linear layer, its `lora_A` [layers, rank, in] and `lora_B` [layers, out, rank]."""
     found: dict[WeightPath, dict[str, jax.Array]] = {}
     for path, leaf in flatten_dict(params).items():
         found.setdefault(path[:-2], {})[path[-1]] = leaf
     return found
 
 
-def merge_lora(
-    params: dict[str, Any], frozen: dict[str, Any], lora: LoraConfig | None, *, dtype: str | None = None
-) -> dict[str, Any]:
-    """The weights of a model without adapters that computes the same: W + scaling * B A.
+def merge_lora(params: Params, frozen: Params, lora: LoraConfig | None, *, dtype: str | None = None) -> Params:
+    """Returns the weights W + scaling * B A of a model without adapters that computes the same.
 
-    The sum is taken in float32 or wider and rounded once.
+    The sum is computed in float32 or wider and rounded once.
 
     Args:
-      params: the adapters; without `lora` the trained weights, which only join the frozen.
-      dtype: what a sum is rounded to; None: the dtype of W.
-      frozen: the base weights. Those that have an adapter are given up to the result: beside a model that
-        fills the device a second one would have no room.
+      params: the adapters; where `lora` is None the trained weights, which are only joined with the frozen ones.
+      frozen: the base weights. Those with an adapter are donated to the result, since a device that the model fills
+        has no room for a second one.
+      dtype: dtype that the sum is rounded to; None keeps the dtype of W.
     """
     if lora is None:
         return join_params(params, frozen)
@@ -118,5 +116,5 @@ def _merge(
         change = jnp.einsum("or,ri->oi", B.astype(acc_dtype), A.astype(acc_dtype), precision="highest")
         return None, (W.astype(acc_dtype) + scaling * change).astype(dtype)
 
-    # A layer at a time: of all at once, the change in float32 would take twice what bfloat16 weights do.
+    # One layer at a time: of all layers at once, the change in float32 would take twice the memory of the weights.
     return jax.lax.scan(one_layer, None, (weight, lora_A, lora_B))[1]

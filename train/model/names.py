@@ -4,6 +4,9 @@ Our paths are Hugging Face's names with the layers stacked on a leading axis, so
 `layers.X` <-> `model.layers.{i}.X`. Modules have the same names without the last part.
 """
 
+from typing import Any
+
+Params = dict[str, Any]  # a tree of weights by the parts of their names; its leaves are arrays, or shapes of arrays
 WeightPath = tuple[str, ...]
 
 

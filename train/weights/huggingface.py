@@ -7,7 +7,6 @@ read pieces of 8 MiB, was no faster (bench/results/load_cpu2_202611.md), so ther
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.model.names import WeightPath, hf_names, is_stacked
+from oddsmill.train.model.names import Params, WeightPath, hf_names, is_stacked
 from oddsmill.train.weights.safetensors_files import DTYPES, StoredTensor, listed, stored_tensors, write_tensors
 
 # Tensors that checkpoints hold and no decoder reads; transformers passes over these too.
@@ -27,11 +26,11 @@ _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 def load_params(
     folder: str | Path,
-    abstract_params: dict[str, Any],
-    shardings: dict[str, Any],
+    abstract_params: Params,
+    shardings: Params,
     *,
     num_layers: int,
-) -> dict[str, Any]:
+) -> Params:
     """Reads a model folder into sharded arrays, each device its own slice, cast to the dtype asked for.
 
     The host holds the slices of one tensor at a time. A process reads what its own devices need.
@@ -53,24 +52,19 @@ def load_params(
     )()
     tensors = [(stored[name], path, layer) for path in shapes for layer, name in enumerate(hf_names(path, num_layers))]
     for tensor, path, layer in sorted(tensors, key=lambda entry: (entry[0].file, entry[0].name)):
+        sharding: NamedSharding = placed[path]
         if path in stacked:
-            params[path] = _layer_writer(placed[path])(
-                params[path], _on_devices(tensor, _of_a_layer(placed[path])), layer
-            )
+            one_layer = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+            params[path] = _layer_writer(sharding)(params[path], _on_devices(tensor, one_layer), layer)
         else:
-            params[path] = _on_devices(tensor, placed[path]).astype(shapes[path].dtype)
-        jax.block_until_ready(params[path])  # what is on its way holds memory
+            params[path] = _on_devices(tensor, sharding).astype(shapes[path].dtype)
+        jax.block_until_ready(params[path])  # a tensor whose transfer is not finished holds host memory
     return unflatten_dict(params)
 
 
-def _of_a_layer(sharding: NamedSharding) -> NamedSharding:
-    """The sharding of one layer of a stacked weight."""
-    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-
-
 def _on_devices(tensor: StoredTensor, sharding: NamedSharding) -> jax.Array:
-    """A tensor of a file as a sharded array, in the dtype in which it is stored."""
-    parts: dict[str, np.ndarray] = {}  # read once, however many devices hold the same part
+    """Returns a stored tensor as a sharded array, in the dtype in which it is stored."""
+    parts: dict[str, np.ndarray] = {}  # each part is read once, however many devices hold it
 
     def read(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None  # JAX's type allows for it
@@ -84,7 +78,7 @@ def _on_devices(tensor: StoredTensor, sharding: NamedSharding) -> jax.Array:
 
 @cache
 def _layer_writer(sharding: NamedSharding) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
-    """A function that writes one layer into a stacked weight in place."""
+    """Returns a function that writes one layer into a stacked weight in place."""
 
     def write(weight: jax.Array, tensor: jax.Array, layer: jax.Array) -> jax.Array:
         # As bits: XLA on CPU copies bfloat16 by way of float32, ten times as slowly.
@@ -96,11 +90,13 @@ def _layer_writer(sharding: NamedSharding) -> Callable[[jax.Array, jax.Array, in
     return jax.jit(write, donate_argnums=0, out_shardings=sharding)
 
 
-def check_stored(folder: str | Path, abstract_params: dict[str, Any], *, num_layers: int) -> Mapping[str, StoredTensor]:
-    """The tensors of a model folder, which are those of our weights; a head beside a tied table is compared with it.
+def check_stored(folder: str | Path, abstract_params: Params, *, num_layers: int) -> Mapping[str, StoredTensor]:
+    """Returns the tensors of a model folder once it has been checked that they are those of our weights.
+
+    An output head that is stored beside a tied embedding must equal it.
 
     Raises:
-      Refused: as `load_params`.
+      Refused: tensors missing, left over, of another shape or of a dtype that is not supported.
     """
     stored = stored_tensors(folder)
     shapes = flatten_dict(abstract_params)
@@ -172,19 +168,19 @@ def _equal(first: StoredTensor, second: StoredTensor) -> bool:
 
 
 def save_params(
-    params: dict[str, Any],
+    params: Params,
     folder: str | Path,
     *,
     num_layers: int,
     max_shard_size: str = "5GB",
-    dtype: Any = None,
+    dtype: str | None = None,
     is_writer: bool = True,
 ) -> None:
-    """Writes safetensors as Hugging Face has them: one file, or shards with an index. One tensor at a time.
+    """Writes weights as Hugging Face safetensors: one file, or shards with an index. Every process calls this.
 
     Args:
-      dtype: what they are cast to; None keeps each as it is.
-      is_writer: every process calls this, one writes.
+      dtype: dtype to cast all weights to; None keeps each weight's own.
+      is_writer: True on the process that writes.
     """
     leaves = flatten_dict(params)
     tensors: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
@@ -209,7 +205,7 @@ def _tensor(weight: jax.Array, layer: int | None, *, dtype: np.dtype) -> jax.Arr
 
 
 def _on_host(weight: jax.Array, layer: int | None, dtype: np.dtype) -> np.ndarray:
-    """One tensor of a weight. Nothing of it stays in the weight, which np.asarray(weight) would keep as a copy."""
+    """Returns one tensor of a weight on the host. (np.asarray would cache a copy of the whole weight in the weight.)"""
     if not weight.is_fully_addressable:
         return multihost_utils.process_allgather(_tensor(weight, layer, dtype=dtype), tiled=True)
     parts = [shard for shard in weight.addressable_shards if shard.replica_id == 0]

@@ -1,8 +1,7 @@
-"""A model folder in, a decoder on the mesh out: for what answers or measures, and does not train."""
+"""Loads a model folder as a decoder on the mesh, for generation and evaluation."""
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +10,20 @@ from jax.sharding import Mesh
 
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import DecoderConfig
+from oddsmill.train.model.names import Params
 from oddsmill.train.parallel.sharding import batch_sharding, param_shardings
 from oddsmill.train.weights.huggingface import load_params
 
 
 def load_decoder(
     folder: Path, config: DecoderConfig, mesh: Mesh, *, param_dtype: str, compute_dtype: str
-) -> tuple[nnx.GraphDef, dict[str, Any]]:
-    """The decoder's definition and its weights, each where the table of train/parallel/sharding.py says.
+) -> tuple[nnx.GraphDef, Params]:
+    """Returns the decoder's definition and its weights, sharded by the table of train/parallel/sharding.py.
 
     Args:
-      config: of the folder's config.json.
-      param_dtype: what weights are kept in.
-      compute_dtype: what matrix products take.
+      config: the decoder that the folder's config.json describes.
+      param_dtype: dtype in which weights are kept.
+      compute_dtype: dtype of the inputs of matrix products.
 
     Raises:
       Refused: the weights do not fit the config or the mesh.

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,12 +10,12 @@ from safetensors.numpy import save_file
 
 from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.model.lora import lora_matrices
-from oddsmill.train.model.names import hf_names
+from oddsmill.train.model.names import Params, hf_names
 
 
 def save_adapter(
     folder: Path,
-    params: dict[str, Any],
+    params: Params,
     lora: LoraConfig,
     *,
     num_layers: int,

@@ -1,11 +1,13 @@
-"""Safetensors files: which tensor lies where, rows of one read at a time, tensors written one at a time.
+"""Safetensors files of a model folder: an inventory of what they hold, reading slices, writing one tensor at a time.
 
-The library reads and writes whole tensors or whole files; here no more than what is asked for is ever in memory.
-Plain reads, not a memory map: a map counts every page it has touched as the process's own.
+Reading is the library's. Writing is not: the library takes all tensors of a file at once, which in shards of 5 GB is
+5 GB of host memory, and in the filed comparison three to four times the memory in no less time
+(bench/results/load_cpu2_202611.md).
 
 Source: the format's definition, https://github.com/huggingface/safetensors#format
 """
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +24,12 @@ from safetensors import SafetensorError, safe_open
 from oddsmill.schemas.errors import Refused
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-DTYPES = {name: jnp.dtype(dtype) for name, dtype in
-          {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}.items()}  # fmt: skip
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(jnp.bfloat16),
+}
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.msgpack", "*.h5")
 
@@ -75,10 +81,10 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
 
 
 def stored_tensors(folder: str | Path) -> dict[str, StoredTensor]:
-    """Every tensor of a model folder: of `model.safetensors`, or of the shards that the index names.
+    """Returns the tensors of a model folder by name, from `model.safetensors` or the shards that the index names.
 
     Raises:
-      Refused: no safetensors there, a damaged file, an index that does not say what the shards hold.
+      Refused: the folder has no safetensors, a file is damaged, or the index does not fit the shards.
     """
     folder = Path(folder)
     if (folder / SINGLE_FILE).is_file():  # before the index, as transformers does
@@ -114,6 +120,7 @@ def stored_tensors(folder: str | Path) -> dict[str, StoredTensor]:
 
 
 def _no_safetensors(folder: Path) -> str:
+    """Returns a message that says what a folder without readable weights has, and what to do about it."""
     loose = sorted(path.name for path in folder.glob("*.safetensors"))
     if loose:
         return f"{folder} holds {loose[0]} but neither {SINGLE_FILE} nor {INDEX_FILE}; fetch the missing one"
@@ -129,7 +136,7 @@ def _no_safetensors(folder: Path) -> str:
 
 
 def listed(names: list[str], *, limit: int = 20) -> str:
-    """Names for a message; those that differ in a number alone (that of the layer) become one."""
+    """Returns names for a message; those that differ only in the number of the layer become one entry."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for name in names:
         number = re.search(r"(?<=\.)\d+(?=\.)", name)
@@ -151,12 +158,12 @@ def write_tensors(
     max_shard_size: str,
     is_writer: bool = True,
 ) -> None:
-    """Writes one file, or shards with an index, as the library would byte for byte; one tensor in memory at a time.
+    """Writes one file, or shards with an index, byte for byte as the library would; one tensor is in memory at a time.
 
     Args:
-      tensors: shape and dtype of every tensor.
-      fetch: gives one, in that shape and dtype. It is called once for each, in the same order on every process.
-      is_writer: the other processes only fetch.
+      tensors: shape and dtype of each tensor, by name.
+      fetch: returns a tensor in that shape and dtype. Every process calls it once for each, in the same order.
+      is_writer: False on the processes that only take part in `fetch`.
     """
     sizes = {name: int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for name, (shape, dtype) in tensors.items()}
     plan = split_state_dict_into_shards_factory(
@@ -166,7 +173,7 @@ def write_tensors(
         max_shard_size=max_shard_size,
     )
     for filename, names in plan.filename_to_tensors.items():
-        # Widest first keeps every tensor aligned; then by name.
+        # The widest dtype first keeps every tensor aligned; the library orders them so, too.
         ordered = sorted(names, key=lambda name: (-tensors[name][1].itemsize, name))
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         position = 0
@@ -190,7 +197,7 @@ def write_tensors(
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _write_all(file: Any, tensor: np.ndarray) -> None:
+def _write_all(file: io.FileIO, tensor: np.ndarray) -> None:
     content = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
     while content:  # a raw write may take less than it is given
         content = content[file.write(content) :]
