@@ -38,6 +38,7 @@ def show_messages(level: LogLevel = "info", *, to_stderr: bool = False) -> None:
         log.removeHandler(handler)
     log.addHandler(_ConsoleHandler(to_stderr=to_stderr))
     log.setLevel(level.upper())
+    log.propagate = False  # a library that configures the root logger would have every message shown twice
 
 
 @contextlib.contextmanager

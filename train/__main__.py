@@ -104,11 +104,9 @@ def plan(arguments: Sequence[str]) -> None:
 
     # What accelerators this machine has stay free: another process may train on them.
     jax.config.update("jax_platforms", "cpu")
-    from oddsmill.schemas.console import show_messages
     from oddsmill.train.planning.plan import make_plan
     from oddsmill.train.planning.report import report
 
-    show_messages()
     print(report(make_plan(config)))
 
 

@@ -32,6 +32,15 @@ def test_the_level_and_the_stream_are_the_callers_choice(capsys):
     assert (captured.out, captured.err) == ("", "warning: shown\n")
 
 
+def test_a_message_is_shown_once_where_a_library_configured_the_root_logger():
+    code = (
+        "import logging; from oddsmill.schemas.console import log, show_messages;"
+        "logging.basicConfig(level='INFO'); show_messages(); log.info('one')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("one\n", "")
+
+
 def test_other_loggers_are_left_alone():
     before = logging.getLogger().level, list(logging.getLogger().handlers)
     show_messages("error")

@@ -33,7 +33,7 @@ def measured(variant):
     program, tokens = Program(compiled.as_text()), rows.fill * ROWS * ROW_LENGTH
     return {
         "flops": program.flops() / tokens,
-        "flops_of_attention_blocks": program.open_flops() * rows.visits / tokens,
+        "flops_of_attention_blocks": program.dynamic_loop_flops() * rows.visits / tokens,
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes / tokens,
     }
 
