@@ -1,3 +1,5 @@
+"""Datasets of a hub that is served from a folder."""
+
 import json
 import os
 import subprocess
@@ -6,19 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.input.parts import numbered_parts, read_batches
-from oddsmill.pipeline.input.sources import find_inputs
-from oddsmill.pipeline.input.splits import slice_rows
-from oddsmill.schemas.errors import Refused
 from tests.pipeline.hub_server import COMMIT, FakeHub
 
 ROOT = Path(__file__).parents[3]
+
+
 # Runs where HF_ENDPOINT is set before a library reads it: prints the rows, or the refusal, of each set of settings.
 PROBE = """
 import json, sys
@@ -163,60 +161,3 @@ def test_a_run_on_a_hub_dataset_makes_the_dataset_of_its_rows(
     )
     sources = {json.loads(line)["source"] for line in listed.stdout.splitlines()}
     assert sources == {f"hf://org/name/train:{number}" for number in range(10)}
-
-
-@pytest.mark.parametrize("rows", [7, 99, 150])
-def test_slices_are_those_of_datasets(tmp_path: Path, rows: int):
-    pq.write_table(pa.table({"n": range(rows)}), tmp_path / "rows.parquet")
-    for bounds in (":5%", "33%:66%", "-7:", "2:5", "50%:-1%", "10%:", "-50%:"):
-        try:
-            loaded = datasets.load_dataset(
-                "parquet",
-                data_files={"train": str(tmp_path / "rows.parquet")},
-                split=f"train[{bounds}]",
-                cache_dir=str(tmp_path / "cache"),
-            )
-            expected = list(loaded["n"])
-        except ValueError:  # how datasets says that there is no row
-            expected = []
-        try:
-            found = list(slice_rows(f"train[{bounds}]", rows, "here"))
-        except Refused as refused:
-            found = []
-            assert "is empty: here has" in str(refused)  # noqa: PT017
-        assert found == expected, bounds
-
-
-def read_saved(folder: Path, **settings: Any) -> list[tuple[str, int, Any]]:
-    inputs = find_inputs(SourceConfig(path=str(folder), **settings))
-    return [
-        (inputs[row.origin.file].path, row.origin.row, row.values())
-        for part in numbered_parts(inputs)
-        for batch in read_batches(part)
-        for row in batch
-    ]
-
-
-def test_a_dataset_saved_on_disk(tmp_path: Path, triples: Callable):
-    rows = triples(50)
-    saved = datasets.Dataset.from_list(rows).shuffle(seed=1)
-    saved.save_to_disk(tmp_path / "one", num_shards=3)
-    assert read_saved(tmp_path / "one") == [(f"{tmp_path}/one/train", n, row) for n, row in enumerate(saved)]
-    assert [row for _, row, _ in read_saved(tmp_path / "one", split="train[15:20]")] == [15, 16, 17, 18, 19]
-    both = datasets.DatasetDict({"train": saved, "test": datasets.Dataset.from_list(rows[:5])})
-    both.save_to_disk(tmp_path / "two")
-    found = read_saved(tmp_path / "two", split="test+train[:4%]")
-    assert found == [(f"{tmp_path}/two/test", n, row) for n, row in enumerate(rows[:5])] + [
-        (f"{tmp_path}/two/train", n, saved[n]) for n in (0, 1)
-    ]
-    with pytest.raises(Refused, match=r"--source.split=dev: .*two has no such split; there are train, test"):
-        read_saved(tmp_path / "two", split="dev")
-    with pytest.raises(Refused, match=r"--source.name=x is for a hub dataset"):
-        read_saved(tmp_path / "two", name="x")
-
-
-def test_a_saved_dataset_that_lacks_a_file_is_refused(tmp_path: Path, triples: Callable):
-    datasets.Dataset.from_list(triples(9)).save_to_disk(tmp_path / "one", num_shards=2)
-    (tmp_path / "one" / "data-00001-of-00002.arrow").unlink()
-    with pytest.raises(Refused, match=r"data-00001-of-00002\.arrow: cannot be read"):
-        read_saved(tmp_path / "one")

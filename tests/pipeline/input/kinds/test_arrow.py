@@ -1,0 +1,57 @@
+"""Arrow files and streams, and what they share with Parquet: division, texts that are not UTF-8, damage."""
+
+import struct
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from oddsmill.pipeline.config import SourceConfig
+from oddsmill.pipeline.drops import Dropped
+from oddsmill.pipeline.input.parts import count_part, divide, number_parts
+from oddsmill.pipeline.input.sources import find_inputs
+from oddsmill.schemas.errors import Refused
+from tests.pipeline.input.files import KINDS, read
+
+
+def test_parquet_and_arrow_are_divided_where_their_format_is(tmp_path: Path):
+    rows = [{"prompt": str(number)} for number in range(20)]
+    for name in ("rows.parquet", "file.arrow"):
+        (tmp_path / name).write_bytes(KINDS[name](rows))
+        (source,) = find_inputs(SourceConfig(path=str(tmp_path / name)))
+        parts = number_parts(source, map(count_part, divide(0, source, part_bytes=1)))
+        assert [(*part.part.span[:2], part.first_row) for part in parts] == [(0, 1, 0), (1, 2, 7), (2, 3, 14)]
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "file.arrow"])
+def test_one_bad_text_of_a_table_spoils_its_own_row_only(tmp_path: Path, name: str):
+    texts = pa.array([b"good", b"bad \xff", b"fine"], pa.binary()).view(pa.string())
+    table = pa.table({"prompt": texts})
+    if name == "rows.parquet":
+        pq.write_table(table, tmp_path / name)
+    else:
+        with pa.ipc.new_file(tmp_path / name, table.schema) as writer:
+            writer.write_table(table)
+    good, bad, fine = read(tmp_path / name)
+    assert (good.values(), fine.values()) == ({"prompt": "good"}, {"prompt": "fine"})
+    with pytest.raises(Dropped, match="unreadable: byte 4 of a text is not UTF-8"):
+        bad.values()
+    assert bad.as_text() == "bad \\xff"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("rows.parquet", "Parquet"), ("file.arrow", "Arrow")])
+def test_a_table_cut_short_is_refused(tmp_path: Path, name: str, kind: str):
+    (tmp_path / name).write_bytes(KINDS[name]([{"prompt": "x"}] * 1000)[:-20])
+    with pytest.raises(Refused, match=rf"{name}: damaged {kind} file"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["file.arrow", "stream.arrow"])
+def test_a_text_that_lies_outside_of_an_arrow_file_is_refused(tmp_path: Path, name: str):
+    content = KINDS[name]([{"a": "x"}] * 7)
+    offsets, moved = (struct.pack("<8i", *numbers) for numbers in (range(8), (0, 1, 2, 3, 1 << 30, 5, 6, 7)))
+    assert content.count(offsets) == 1
+    (tmp_path / name).write_bytes(content.replace(offsets, moved))
+    with pytest.raises(Refused, match=rf"{name}, before the first row: the file is damaged"):
+        read(tmp_path / name)
