@@ -135,10 +135,10 @@ class InputSettings:
 class OutputSettings:
     """Where the dataset goes."""
 
-    output: str = setting("The folder that the dataset is written to.")
+    output: str | None = setting("The folder that the dataset is written to; only `run` needs one.", default=None)
 
     def check(self) -> None:
-        require(bool(self.output), "output", self.output, "give a folder")
+        require(self.output != "", "output", self.output, "give a folder")
 
 
 _NOT_OF_TRL = {"compat": (None,)}
@@ -202,8 +202,8 @@ class LengthSettings:
 
 
 @settings()
-class DatasetSettings:
-    """Which pairs the dataset holds, in which order and files, and how it is made."""
+class SplitSettings:
+    """Which pairs the dataset holds, in which splits, order and files."""
 
     eval_share: float = setting(
         "The share of the prompts whose pairs form the eval split.",
@@ -230,6 +230,18 @@ class DatasetSettings:
         default=None,
         at_least=1,
     )
+
+    def check(self) -> None:
+        if not self.shuffle:
+            require(self.eval_share == 0, "shuffle", False, "source order has one split; add --eval_share=0")
+            one_shard = self.num_shards in (None, 1)
+            require(one_shard, "shuffle", False, "source order has one shard; leave out --num_shards")
+
+
+@settings()
+class ExecutionSettings:
+    """How the dataset is made, and when it is not."""
+
     max_drop_share: float = setting(
         "The run is refused when a greater share of the rows is dropped.",
         default=0.5,
@@ -242,14 +254,15 @@ class DatasetSettings:
         default_factory=dict,
     )
 
-    def check(self) -> None:
-        if not self.shuffle:
-            require(self.eval_share == 0, "shuffle", False, "source order has one split; add --eval_share=0")
-            one_shard = self.num_shards in (None, 1)
-            require(one_shard, "shuffle", False, "source order has one shard; leave out --num_shards")
-
 
 # Python lists the fields of the last base first: the order of the settings is upwards.
 @settings()
-class PreprocessConfig(DatasetSettings, LengthSettings, OutputSettings, InputSettings):
+class DatasetSettings(ExecutionSettings, SplitSettings, LengthSettings, OutputSettings, InputSettings):
+    """All that decides what a dataset holds."""
+
+
+@settings()
+class PreprocessConfig(DatasetSettings):
     """Settings of `oddsmill pipeline run`."""
+
+    output: str = setting("The folder that the dataset is written to.")

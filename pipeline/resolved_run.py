@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.formats import check_source, detect_format, parse_row
 from oddsmill.pipeline.formats.pairs import Pair
@@ -42,7 +42,7 @@ class ResolvedRun:
       libraries: the versions of the libraries that make the bytes.
     """
 
-    config: PreprocessConfig
+    config: DatasetSettings
     format_name: str
     inputs: list[Input]
     tokenizer_folder: str
@@ -54,10 +54,17 @@ class ResolvedRun:
 
     @property
     def paths(self) -> list[str]:
+        """The input files, in order."""
         return [file.path for file in self.inputs]
 
+    @property
+    def output(self) -> str:
+        """The folder of the dataset. `plan` and `explain` write none."""
+        assert self.config.output is not None  # by PreprocessConfig
+        return self.config.output
 
-def resolve_run(config: PreprocessConfig) -> ResolvedRun:
+
+def resolve_run(config: DatasetSettings) -> ResolvedRun:
     """Looks at the input and the tokenizer, and resolves every setting that was left open.
 
     Raises:
@@ -71,7 +78,8 @@ def resolve_run(config: PreprocessConfig) -> ResolvedRun:
     format_name = config.source.format or detect_format(sample, source=config.source, compat=config.compat)
     check_source(config.source, format_name)
     check_rendering(_sample_pairs(sample, format_name, config), tokenizer.chat_template, config)
-    _check_apart(config.output, [file for each in inputs for file in each.files] + [str(folder)])
+    if config.output is not None:
+        _check_apart(config.output, [file for each in inputs for file in each.files] + [str(folder)])
     num_shards = _num_shards(config, inputs)
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_IN_MANIFEST}
     names = ("fields", "ranked_pairs", "margin", "vote_values")
@@ -136,7 +144,7 @@ def _absolute(path: str) -> str:
     return path.rstrip("/") if is_remote(path) else str(Path(path).resolve())
 
 
-def _sample_pairs(sample: list[RawRow], format_name: str, config: PreprocessConfig) -> list[Pair]:
+def _sample_pairs(sample: list[RawRow], format_name: str, config: DatasetSettings) -> list[Pair]:
     pairs: list[Pair] = []
     for row in sample:
         with suppress(Dropped):
@@ -144,7 +152,7 @@ def _sample_pairs(sample: list[RawRow], format_name: str, config: PreprocessConf
     return pairs
 
 
-def _num_shards(config: PreprocessConfig, inputs: list[Input]) -> dict[Split, int]:
+def _num_shards(config: DatasetSettings, inputs: list[Input]) -> dict[Split, int]:
     train = config.num_shards or 1
     if config.num_shards is None and config.shuffle:
         train = max(1, math.ceil(sum(each.text_bytes for each in inputs) / SHARD_TEXT_BYTES))

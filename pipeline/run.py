@@ -75,7 +75,7 @@ def _finished(resolved: ResolvedRun) -> Manifest | None:
     Raises:
       Refused: the folder holds the dataset of another run, and `overwrite` is off.
     """
-    path = resolved.config.output
+    path = resolved.output
     if not folder.is_finished(path):
         return None
     try:

@@ -120,12 +120,12 @@ class TokenizePairs(beam.DoFn):
             Shared(),
             spill,
         )
-        self._vocab_size = resolved.tokenizer.vocab_size
+        self._output, self._vocab_size = resolved.output, resolved.tokenizer.vocab_size
 
     def setup(self) -> None:
         # Where nothing else is said there is a process for each core, so a call must not spread over the cores.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        folder = os.path.join(self._config.output, TOKENIZER_FOLDER)
+        folder = os.path.join(self._output, TOKENIZER_FOLDER)
         self._tokenizer = self._shared.acquire(lambda: load_tokenizer(fetch_folder(folder)))
         self._threads = ThreadPoolExecutor(_BATCHES_AHEAD)
 
@@ -229,6 +229,7 @@ def _write_shard(resolved: ResolvedRun, shard: ShardKey, blocks: Iterable[bytes]
         index=index,
         count=resolved.num_shards[split],
         config=resolved.config,
+        output=resolved.output,
         tokenizer=resolved.tokenizer,
         paths=resolved.paths,
     )
@@ -255,7 +256,7 @@ class WriteRejects(beam.DoFn):
     """The rejects of an input file -> a file of them, and how many of each reason."""
 
     def __init__(self, resolved: ResolvedRun):
-        self._output, self._paths = resolved.config.output, resolved.paths
+        self._output, self._paths = resolved.output, resolved.paths
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[dict[str, int]]:
         file, blocks = element
@@ -270,7 +271,7 @@ class WriteManifest(beam.DoFn):
 
     def process(self, _: None, seen: Seen, reports: list[ShardReport], drops: list[dict[str, int]]) -> Iterator[None]:
         manifest = make_manifest(self._resolved, seen, reports, drops)
-        target = os.path.join(self._resolved.config.output, MANIFEST_NAME)
+        target = os.path.join(self._resolved.output, MANIFEST_NAME)
         with publishing(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(manifest.to_json())
         yield from ()

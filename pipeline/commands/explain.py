@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, shown_token, side_text
-from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats import keys, trl_rules
 from oddsmill.pipeline.formats.formats import parse_row
@@ -34,10 +34,9 @@ _LAYOUT_ENDS = 4  # positions shown at each end of a branch
 
 
 @settings()
-class ExplainConfig(PreprocessConfig):
+class ExplainConfig(DatasetSettings):
     """Settings of `oddsmill pipeline explain`: those of `run`, of which output is not needed, and these."""
 
-    output: str = setting("It is not written.", default="unwritten")
     row: str = setting("The row's number in its file, from 0, as rejects/ and inspect give it; or FILE:NUMBER.")
     file: int | None = setting(
         "The file's number in the list of inputs, from 0. It is needed where there are several and row names none.",

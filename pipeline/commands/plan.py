@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.formats import parse_row
 from oddsmill.pipeline.input.rows import RawRow
@@ -30,10 +30,9 @@ _SLACK = 0.02
 
 
 @settings()
-class PlanConfig(PreprocessConfig):
+class PlanConfig(DatasetSettings):
     """Settings of `oddsmill pipeline plan`: those of `run`, of which output is not needed, and these."""
 
-    output: str = setting("It is not written.", default="unwritten")
     sample_rows: int = setting("How many rows are looked at, spread evenly over the input.", default=2000, at_least=1)
 
 
@@ -110,7 +109,7 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
     )
 
 
-def prepare(rows: Iterable[RawRow], tokenizer: Tokenizer, config: PreprocessConfig, *, format_name: str) -> Prepared:
+def prepare(rows: Iterable[RawRow], tokenizer: Tokenizer, config: DatasetSettings, *, format_name: str) -> Prepared:
     """Parses and encodes rows, once for all lengths."""
     parsed, drops = [], Counter[str]()
     for row in rows:
@@ -123,7 +122,7 @@ def prepare(rows: Iterable[RawRow], tokenizer: Tokenizer, config: PreprocessConf
     return Prepared([pair for pair in encoded if not isinstance(pair, Dropped)], drops)
 
 
-def scaled(config: PreprocessConfig, max_length: int) -> PreprocessConfig:
+def scaled(config: DatasetSettings, max_length: int) -> DatasetSettings:
     """The settings at another max_length: max_prompt_length and row_length keep their proportion to it."""
     ratio = max_length / config.max_length
     prompt = config.max_prompt_length if config.compat == "trl" else max(1, round(config.max_prompt_length * ratio))
@@ -135,7 +134,7 @@ def scaled(config: PreprocessConfig, max_length: int) -> PreprocessConfig:
     )
 
 
-def measure(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: PreprocessConfig) -> Budget:
+def measure(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: DatasetSettings) -> Budget:
     """Applies the length rules to encoded pairs and packs what is kept."""
     slots, cut = _kept(pairs, tokenizer, config)
     packed = _packed(slots, config.slots, config)
@@ -153,7 +152,7 @@ def measure(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: PreprocessCo
     )
 
 
-def row_lengths(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: PreprocessConfig) -> list[RowLength]:
+def row_lengths(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: DatasetSettings) -> list[RowLength]:
     """Packs the pairs, fitted to max_length, into rows of several lengths, ascending."""
     slots, _ = _kept(pairs, tokenizer, replace(config, row_length=None))
     longest = max(slots, default=config.max_length)
@@ -170,7 +169,7 @@ def suggest(candidates: Sequence[RowLength]) -> RowLength:
     return next(candidate for candidate in able if candidate.padding <= least + _SLACK)
 
 
-def _kept(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: PreprocessConfig) -> tuple[list[int], int]:
+def _kept(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: DatasetSettings) -> tuple[list[int], int]:
     """Slots of each pair that is kept, and how many of them are cut."""
     slots, cut = [], 0
     for pair in pairs:
@@ -183,14 +182,14 @@ def _kept(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: PreprocessConf
     return slots, cut
 
 
-def _packed(slots: Sequence[int], row_length: int, config: PreprocessConfig) -> RowLength:
+def _packed(slots: Sequence[int], row_length: int, config: DatasetSettings) -> RowLength:
     fitting = [length for length in slots if length <= row_length]
     rows = len((pack if config.shuffle else pack_in_order)(fitting, row_length=row_length))
     padding = 1 - sum(fitting) / (rows * row_length) if rows else 0.0
     return RowLength(row_length, len(slots) - len(fitting), padding, rows)
 
 
-def _length_table(budgets: Sequence[Budget], config: PreprocessConfig, scale: float) -> Table:
+def _length_table(budgets: Sequence[Budget], config: DatasetSettings, scale: float) -> Table:
     table = Table(title="per max_length (* the setting); max_prompt_length and row_length in proportion")
     headings = ("max_length", "max_prompt", "row_length", "whole", "cut", "dropped", "padding", "packed")
     for heading in (*headings, "rows", "rows packed", "tokens"):
@@ -210,7 +209,7 @@ def _length_table(budgets: Sequence[Budget], config: PreprocessConfig, scale: fl
     return table
 
 
-def _row_table(candidates: Sequence[RowLength], config: PreprocessConfig, scale: float) -> Table:
+def _row_table(candidates: Sequence[RowLength], config: DatasetSettings, scale: float) -> Table:
     table = Table(title=f"per row_length, at max_length {config.max_length}, packed")
     for heading in ("row_length", "too long for a row", "padding", "rows"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -4,7 +4,7 @@ import hashlib
 from functools import cache
 from typing import NamedTuple
 
-from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Origin
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.schemas.manifest import Split
@@ -30,7 +30,7 @@ def prompt_id(pair: Pair) -> int:
     return int.from_bytes(_hash(pair.prompt.encode(), size=8))
 
 
-def place(pair: Pair, identity: int, origin: Origin, config: PreprocessConfig, num_shards: dict[Split, int]) -> Place:
+def place(pair: Pair, identity: int, origin: Origin, config: DatasetSettings, num_shards: dict[Split, int]) -> Place:
     """Split by the prompt's text, so that no prompt is in both; shard and rank by the pair's id."""
     if not config.shuffle:
         return Place("train", 0, origin.file << 48 | origin.row)

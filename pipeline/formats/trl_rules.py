@@ -7,7 +7,7 @@ TRL does not have are refused with it, but `max_prompt_length`, which keeps its 
 from itertools import takewhile
 from typing import Any
 
-from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.fields import Row, check_encodable, kind_of
 from oddsmill.pipeline.formats.pairs import Notes, Pair, PairIds, PreferencePair, chat_pair
@@ -69,7 +69,7 @@ def split_as_trl(
     return heads, answers, merged
 
 
-def fit_as_trl(heads: list[list[int]], answers: list[list[int]], merged: bool, config: PreprocessConfig) -> PairIds:
+def fit_as_trl(heads: list[list[int]], answers: list[list[int]], merged: bool, config: DatasetSettings) -> PairIds:
     """TRL's cut: each answer to what its prompt leaves of `max_length`; the prompt is never cut.
 
     Where the two sides have different prompts, what they have in common is the prompt and the rest goes to the

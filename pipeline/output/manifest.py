@@ -76,7 +76,7 @@ def _check(ledger: Ledger, splits: dict[str, SplitSummary], resolved: ResolvedRu
     if ledger.rows_in == 0:
         raise Refused("the input has no rows")
     dropped = sum(ledger.drops.values())
-    where = f"{resolved.config.output}/{REJECTS_FOLDER}/ holds each row with its reason"
+    where = f"{resolved.output}/{REJECTS_FOLDER}/ holds each row with its reason"
     candidates = ledger.rows_in + ledger.extra_pairs
     if dropped > resolved.config.max_drop_share * candidates:
         raise Refused(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from oddsmill.pipeline import progress
-from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import DropReason, Origin, Reject
 from oddsmill.pipeline.formats.pairs import Notes
 from oddsmill.pipeline.output.blocks import Items, freeze, thawing
@@ -81,13 +81,15 @@ def write_shard(
     split: Split,
     index: int,
     count: int,
-    config: PreprocessConfig,
+    config: DatasetSettings,
+    output: str,
     tokenizer: TokenizerSummary,
     paths: Sequence[str],
 ) -> tuple[ShardReport, list[tuple[int, bytes]]]:
     """Writes shard `index` of `count` with the pairs of `blocks` (see `freeze_pairs`), whatever their order.
 
     Args:
+      output: the folder of the dataset.
       paths: the input files, by the number that an `Origin` has.
 
     Returns: the report, and the duplicates that were dropped, as blocks of rejects with the number of their file.
@@ -112,7 +114,7 @@ def write_shard(
         rows = _rows(lengths.sum(axis=1).tolist(), config)
         name = shard_name(split, index, count)
         tally = Tally()
-        with publishing(join(config.output, name)) as path:
+        with publishing(join(output, name)) as path:
             with _writing(path, name) as writer:
                 for members in rows:
                     row = _make_row(members, pairs, lengths, config, tokenizer)
@@ -120,7 +122,7 @@ def write_shard(
                     progress.count(rows_written=1)
                     writer.write(encode_row(row))
             shard, options = _inspect(path, name=name, records=len(rows))
-        _write_provenance(provenance_path(config.output, name), pairs, rows, paths)
+        _write_provenance(provenance_path(output, name), pairs, rows, paths)
         report = ShardReport(
             split=split,
             shard=shard,
@@ -160,14 +162,14 @@ def _freeze_duplicates(
     yield from rejects.rest()
 
 
-def _rows(lengths: Sequence[int], config: PreprocessConfig) -> list[list[int]]:
+def _rows(lengths: Sequence[int], config: DatasetSettings) -> list[list[int]]:
     if not config.packing:
         return [[index] for index in range(len(lengths))]
     return (pack if config.shuffle else pack_in_order)(lengths, row_length=config.slots)
 
 
 def _make_row(
-    members: list[int], pairs: Items, lengths: np.ndarray, config: PreprocessConfig, tokenizer: TokenizerSummary
+    members: list[int], pairs: Items, lengths: np.ndarray, config: DatasetSettings, tokenizer: TokenizerSummary
 ) -> Row:
     dtype = token_dtype(tokenizer.vocab_size)
     lengths = lengths[members]

@@ -6,7 +6,7 @@ tokens; then the answers.
 
 from collections.abc import Callable
 
-from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.dialogues import SYSTEM_ROLES
 from oddsmill.pipeline.formats.pairs import Message, Notes, PairIds
@@ -20,7 +20,7 @@ def shorten_dialogue(
     ids: PairIds,
     encode: Encode,
     token_starts: Callable[[str], list[int]],
-    config: PreprocessConfig,
+    config: DatasetSettings,
 ) -> PairIds:
     """Makes the prompt of a dialogue fit beside its answers, where it is too long and `overlong` is not `drop`.
 
@@ -45,7 +45,7 @@ def shorten_dialogue(
     return ids._replace(truncated=Truncated.PROMPT)
 
 
-def fit(ids: PairIds, config: PreprocessConfig, *, bos_id: int | None) -> PairIds:
+def fit(ids: PairIds, config: DatasetSettings, *, bos_id: int | None) -> PairIds:
     """Applies the length rules; every answer that comes in ends with EOS, and one that is cut loses it.
 
     1. An answer longer than `max_completion_length` is cut at its end.
@@ -90,7 +90,7 @@ def fit(ids: PairIds, config: PreprocessConfig, *, bos_id: int | None) -> PairId
 
 
 def _drop_turns(
-    prompt: list[Message], ids: PairIds, encode: Encode, config: PreprocessConfig
+    prompt: list[Message], ids: PairIds, encode: Encode, config: DatasetSettings
 ) -> tuple[list[Message], PairIds]:
     """The first of the shorter prompts that fits; where none does, the shortest."""
     shorter = shorter_prompts(prompt)
@@ -122,7 +122,7 @@ def _cut_longest_text(
     ids: PairIds,
     encode: Encode,
     token_starts: Callable[[str], list[int]],
-    config: PreprocessConfig,
+    config: DatasetSettings,
 ) -> PairIds:
     """Takes tokens from the longest text of a turn that is not the system's, until the rendered prompt fits."""
     texts = ["" if message["role"] in SYSTEM_ROLES else message.get("content") or "" for message in prompt]
@@ -147,7 +147,7 @@ def _cut_longest_text(
             return ids._replace(notes=ids.notes | notes)
 
 
-def _prompt_limit(ids: PairIds, config: PreprocessConfig) -> int:
+def _prompt_limit(ids: PairIds, config: DatasetSettings) -> int:
     """What the longer answer leaves to the prompt of `max_length`, or `max_prompt_length` where that is more."""
     longer = max(len(ids.chosen), len(ids.rejected))
     if config.max_completion_length is not None:
@@ -155,7 +155,7 @@ def _prompt_limit(ids: PairIds, config: PreprocessConfig) -> int:
     return max(config.max_length - longer, config.max_prompt_length)
 
 
-def _cut_prompt(prompt: list[int], limit: int, config: PreprocessConfig, bos_id: int | None) -> list[int]:
+def _cut_prompt(prompt: list[int], limit: int, config: DatasetSettings, bos_id: int | None) -> list[int]:
     """At most `limit` tokens of the prompt; its BOS is one of them."""
     if len(prompt) <= limit:
         return prompt

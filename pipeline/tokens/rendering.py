@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, Pair, PreferencePair
 from oddsmill.schemas.chat.template import ChatTemplate, TemplateFailed
@@ -29,7 +29,7 @@ def _a_template_that_fails_drops_the_row() -> Iterator[None]:
         raise Dropped(DropReason.TEMPLATE_ERROR, str(failure)) from failure.__cause__
 
 
-def render_pair(pair: Pair, template: ChatTemplate | None, config: PreprocessConfig) -> Rendered:
+def render_pair(pair: Pair, template: ChatTemplate | None, config: DatasetSettings) -> Rendered:
     """The texts that the model reads of a pair; those of a `PreferencePair` are its own.
 
     Raises:
@@ -75,7 +75,7 @@ def render_messages(
 
 
 @_a_template_that_fails_drops_the_row()
-def render_as_trl(pair: ChatPair, template: ChatTemplate, config: PreprocessConfig) -> PreferencePair:
+def render_as_trl(pair: ChatPair, template: ChatTemplate, config: DatasetSettings) -> PreferencePair:
     """TRL's rendering: the prompt is the characters that three renderings have in common.
 
     Raises:
@@ -96,7 +96,7 @@ def render_as_trl(pair: ChatPair, template: ChatTemplate, config: PreprocessConf
     return PreferencePair(start, *(side[len(start) :] for side in sides))
 
 
-def check_rendering(pairs: Sequence[Pair], template: ChatTemplate | None, config: PreprocessConfig) -> None:
+def check_rendering(pairs: Sequence[Pair], template: ChatTemplate | None, config: DatasetSettings) -> None:
     """Renders a sample before a run begins.
 
     Raises:
@@ -113,7 +113,7 @@ def check_rendering(pairs: Sequence[Pair], template: ChatTemplate | None, config
         raise Refused(f"--chat_date={config.chat_date}: has no effect, since the chat template writes no date")
 
 
-def template_options(pair: ChatPair, config: PreprocessConfig) -> dict[str, Any]:
+def template_options(pair: ChatPair, config: DatasetSettings) -> dict[str, Any]:
     """What `ChatTemplate.render` takes beside the messages; the row's variables win."""
     return {"date": config.chat_date, "variables": config.chat_template_kwargs | json.loads(pair.variables)}
 

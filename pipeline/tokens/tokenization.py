@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import NamedTuple
 
-from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats import trl_rules
 from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, Pair, PairIds, PreferencePair
@@ -41,9 +41,7 @@ class Encoded(NamedTuple):
         return self.prompt, self.with_chosen, self.with_rejected
 
 
-def tokenize_batch(
-    pairs: Sequence[Pair], tokenizer: Tokenizer, config: PreprocessConfig
-) -> Iterator[PairIds | Dropped]:
+def tokenize_batch(pairs: Sequence[Pair], tokenizer: Tokenizer, config: DatasetSettings) -> Iterator[PairIds | Dropped]:
     """Tokenizes pairs, all their texts in one call: the tokenizer spreads a call over the cores.
 
     Raises:
@@ -56,7 +54,7 @@ def tokenize_batch(
             yield dropped
 
 
-def encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer, config: PreprocessConfig) -> Iterator[Encoded | Dropped]:
+def encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer, config: DatasetSettings) -> Iterator[Encoded | Dropped]:
     """The costly half of `tokenize_batch`, which no length setting has a part in.
 
     Raises:
@@ -72,7 +70,7 @@ def encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer, config: Preprocess
             yield Encoded(pair, texts_of_pair, *next(encoded))
 
 
-def finish(encoded: Encoded, tokenizer: Tokenizer, config: PreprocessConfig) -> PairIds:
+def finish(encoded: Encoded, tokenizer: Tokenizer, config: DatasetSettings) -> PairIds:
     """The other half of `tokenize_batch`: boundary, special tokens, length rules.
 
     Raises:
@@ -139,7 +137,7 @@ def add_special_tokens(ids: PairIds, tokenizer: Tokenizer) -> PairIds:
     )
 
 
-def _render(pair: Pair, tokenizer: Tokenizer, config: PreprocessConfig) -> Rendered | Dropped:
+def _render(pair: Pair, tokenizer: Tokenizer, config: DatasetSettings) -> Rendered | Dropped:
     try:
         if config.compat == "trl" and isinstance(pair, ChatPair):
             return Rendered(render_as_trl(pair, needed(tokenizer.chat_template), config))
@@ -148,7 +146,7 @@ def _render(pair: Pair, tokenizer: Tokenizer, config: PreprocessConfig) -> Rende
         return dropped
 
 
-def _shorten(pair: ChatPair, ids: PairIds, tokenizer: Tokenizer, config: PreprocessConfig) -> PairIds:
+def _shorten(pair: ChatPair, ids: PairIds, tokenizer: Tokenizer, config: DatasetSettings) -> PairIds:
     prompt, chosen, rejected = pair.messages()
     template, options = needed(tokenizer.chat_template), template_options(pair, config)
 

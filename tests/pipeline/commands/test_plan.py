@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline.commands.plan import RowLength, measure, prepare, row_lengths, scaled, suggest
-from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
+from oddsmill.pipeline.config import DatasetSettings, SourceConfig
 from oddsmill.pipeline.input.sampling import sample_rows
 from oddsmill.pipeline.resolved_run import resolve_run
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
@@ -25,11 +25,11 @@ def rows(triples: Callable) -> list[Any]:
 
 
 @pytest.fixture
-def make_config(tokenizer_folder: Path) -> Callable[..., PreprocessConfig]:
-    def make(path: Path, **changes: Any) -> PreprocessConfig:
-        settings = {"tokenizer": str(tokenizer_folder), "output": "unwritten", "max_length": 64} | changes
+def make_config(tokenizer_folder: Path) -> Callable[..., DatasetSettings]:
+    def make(path: Path, **changes: Any) -> DatasetSettings:
+        settings = {"tokenizer": str(tokenizer_folder), "max_length": 64} | changes
         settings.setdefault("max_prompt_length", 32)
-        return PreprocessConfig(source=SourceConfig(path=str(path)), **settings)
+        return DatasetSettings(source=SourceConfig(path=str(path)), **settings)
 
     return make
 
