@@ -1,4 +1,4 @@
-"""The device mesh and where every array lies on it. The one table of sharding rules."""
+"""The device mesh, and the sharding of every array on it. `_RULES` is the one table of weights' shardings."""
 
 import math
 import re
@@ -14,14 +14,15 @@ from oddsmill.schemas.errors import Refused
 from oddsmill.train.config.devices import MeshConfig
 
 MESH_AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # rows of a batch are spread over both; devices along `tensor` share theirs
+BATCH_AXES = ("data", "fsdp")  # rows of a batch are split over both; devices along `tensor` hold the same rows
 
-# Weight name (dotted, layers stacked on a leading axis) -> which of its dimensions lies on which mesh axis; of several
-# choices the first whose dimension can be split evenly. The first match counts. Weights are [out, in]; what reads the
-# hidden state is sharded by fsdp on `in`, what writes it on `out`, so each is gathered whole over fsdp once a layer.
-# The other dimension, that of heads or of the MLP's inside, lies along tensor and stays split: a product there, one sum
-# over tensor after it. Tables lie by row: by column, XLA cannot bring what it looks up there to the rows of the batch
-# without replicating it.
+# (pattern of a weight's dotted name, its sharding). The first pattern that matches counts; of several shardings, the
+# first that splits the weight evenly. Layers are stacked on a leading axis.
+#
+# Weights are [out, in]. A layer that reads the hidden state is split over fsdp on `in`, one that writes it on `out`, so
+# each is gathered over fsdp once a layer. The other dimension, heads or the MLP's inner size, is split over tensor and
+# stays so: each device computes its part, and one sum over tensor follows. Embeddings are split by row: if they were
+# split by column, XLA would have to replicate the looked-up vectors to bring them to the rows of the batch.
 _RULES: tuple[tuple[str, tuple[PartitionSpec, ...]], ...] = (
     (
         r"^(embed_tokens|lm_head)\.weight$",
@@ -30,17 +31,17 @@ _RULES: tuple[tuple[str, tuple[PartitionSpec, ...]], ...] = (
     (r"\.(o_proj|down_proj)\.weight$", (PartitionSpec(None, "fsdp", "tensor"),)),
     (r"_proj\.weight$", (PartitionSpec(None, "tensor", "fsdp"),)),
     (r"norm\.weight$|\.bias$", (PartitionSpec(),)),
-    # Adapters are split on the side of the weight that is not the rank; they are small, so tensor holds copies.
+    # Adapters are split on the dimension that is not the rank. They are small, so each device along tensor has a copy.
     (r"\.lora_A$", (PartitionSpec(None, None, "fsdp"), PartitionSpec())),
     (r"\.lora_B$", (PartitionSpec(None, "fsdp", None), PartitionSpec())),
 )
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of all devices, or of some.
+    """Returns a mesh of the given devices, or of all that JAX has.
 
     Raises:
-      Refused: the axes do not multiply to the number of devices, or processes would hold rows in part.
+      Refused: the axes do not multiply to the number of devices, or two processes would share only some rows.
     """
     count = jax.device_count() if devices is None else len(devices)
     others = config.fsdp * config.tensor
@@ -57,10 +58,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def param_shardings(abstract_params: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
-    """The sharding of every weight, by the table; the same tree as `abstract_params`.
+    """Returns the sharding of every weight by the table, as a tree like `abstract_params`.
 
     Raises:
-      Refused: a dimension that cannot be split evenly.
+      Refused: a weight has a dimension that the mesh does not divide.
     """
 
     def splits_evenly(shape: tuple[int, ...], spec: PartitionSpec) -> bool:
@@ -81,12 +82,16 @@ def param_shardings(abstract_params: dict[str, Any], mesh: Mesh) -> dict[str, An
 
 
 def _num_shares(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
-    """Into how many parts a dimension is split that lies on these axes."""
+    """Returns into how many parts these mesh axes split a dimension."""
     return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
 
 
 def state_shardings(abstract_state: Any, params: dict[str, Any], mesh: Mesh) -> Any:
-    """Shardings of a training state: a leaf that ends in a weight's path and has its shape lies as the weight does."""
+    """Returns the shardings of a training state as a tree like it.
+
+    A leaf whose path ends in a weight's path and that has its shape, such as a moment, is sharded like the weight; all
+    others are replicated.
+    """
     by_path, weights = flatten_dict(params), flatten_dict(abstract_state["params"])
     replicated = NamedSharding(mesh, PartitionSpec())
 
@@ -101,32 +106,32 @@ def state_shardings(abstract_state: Any, params: dict[str, Any], mesh: Mesh) -> 
 
 
 def shard_bytes(tree: Any) -> int:
-    """Bytes of a device's part of arrays, or of their shapes, that have shardings."""
+    """Returns the bytes of one device's parts of a tree of arrays, or of shapes with shardings."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over the batch axes; further dimensions whole."""
+    """Returns the sharding of a batch: rows are split over the batch axes, other dimensions are not."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 class RowShare(NamedTuple):
-    """Which part of every batch's rows a process reads: `shard_index` of `shard_count` equal ones."""
+    """The part of every batch's rows that a process reads: number `shard_index` of `shard_count` equal parts."""
 
     shard_index: int
     shard_count: int
 
 
 def num_row_shards(mesh: Mesh) -> int:
-    """Into how many parts the rows of a batch are split; their number must be a multiple of it."""
+    """Returns into how many parts the rows of a batch are split; it must divide their number."""
     return _num_shares(mesh, BATCH_AXES)
 
 
 def row_share(mesh: Mesh) -> RowShare:
-    """This process's share. Processes that differ along `tensor` alone read the same rows.
+    """Returns the part of the rows that this process reads. Processes that differ only along `tensor` read the same.
 
     Raises:
-      Refused: two processes would share some of their rows and not the others.
+      Refused: two processes would share only some of their rows.
     """
     num_rows = num_row_shards(mesh)
     held: dict[int, set[int]] = {}
@@ -143,6 +148,6 @@ def row_share(mesh: Mesh) -> RowShare:
 
 
 def put_on_mesh(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays of the rows that each process holds: [B_local, ...] -> [B, ...], rows sharded."""
+    """Returns a batch as global arrays, made of the rows of each process: [B_local, ...] -> [B, ...], split by rows."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
