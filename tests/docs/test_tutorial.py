@@ -13,7 +13,8 @@ import pytest
 from oddsmill.__main__ import main
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "tutorial" / "first_model.md").read_text(encoding="utf-8")
+TUTORIAL = ROOT / "docs" / "tutorial" / "first_model.md"
+HOW_IT_IS_BUILT = ROOT / "docs" / "explanation" / "how_it_is_built.md"
 # The same page in seconds: what a run prints has the same words after 4 steps as after 300.
 FEWER_STEPS = [
     ("max_steps=300", "max_steps=4"),
@@ -23,9 +24,10 @@ FEWER_STEPS = [
 NUMBER = re.compile(r"[+-]?\d[\d,.]*(e[+-]?\d+)?")
 
 
-def blocks() -> Iterator[tuple[str, list[str]]]:
+def blocks(page: Path) -> Iterator[tuple[str, list[str]]]:
     """The page's commands, each `bash` block with the lines of the `text` block behind it."""
-    for script, output in re.findall(r"```bash\n(.*?)```\n(?:```text\n(.*?)```)?", PAGE, re.DOTALL):
+    text = page.read_text(encoding="utf-8")
+    for script, output in re.findall(r"```bash\n(.*?)```\n(?:```text\n(.*?)```)?", text, re.DOTALL):
         yield script, output.splitlines()
 
 
@@ -58,7 +60,7 @@ def test_the_commands_of_the_page_print_what_it_says(
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
     stages = set()
-    for script, expected in blocks():
+    for script, expected in blocks(TUTORIAL):
         for full, fewer in FEWER_STEPS:
             script = script.replace(full, fewer)
         for command in script.replace("\\\n", " ").splitlines():
@@ -82,12 +84,23 @@ def test_the_commands_of_the_page_print_what_it_says(
 def test_the_page_as_it_stands_trains_a_model_that_answers(tmp_path: Path):
     """In bash, with all steps."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    script = "\n".join(["set -e", f'oddsmill() {{ "{sys.executable}" -m oddsmill "$@"; }}', *(b for b, _ in blocks())])
+    script = "\n".join(
+        ["set -e", f'oddsmill() {{ "{sys.executable}" -m oddsmill "$@"; }}', *(b for b, _ in blocks(TUTORIAL))]
+    )
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert_prints([line for _, lines in blocks() for line in lines], done.stdout, numbers=False)
+    assert_prints([line for _, lines in blocks(TUTORIAL) for line in lines], done.stdout, numbers=False)
     accuracy = re.search(r"reward accuracy ([\d.]+)", done.stdout)
     assert accuracy and float(accuracy[1]) > 0.9
     assert " The capital of France is Paris." in done.stdout
+
+
+def test_the_pair_that_is_followed_through_the_code_is_as_the_page_says(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
+    monkeypatch.chdir(ROOT)
+    ((script, expected),) = blocks(HOW_IT_IS_BUILT)
+    assert main(shlex.split(script.replace("\\\n", " "))[1:]) == 0
+    assert_prints(expected, capfd.readouterr().out, numbers=True)
 
 
 def test_a_line_that_is_not_printed_is_seen():
