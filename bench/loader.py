@@ -30,7 +30,7 @@ from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import DEVICE_ARRAYS, TrainBatches, train_batches
 from oddsmill.train.parallel.sharding import put_on_mesh
-from oddsmill.train.setup import prepare
+from oddsmill.train.prepare import prepare
 from oddsmill.train.step.step import train_step
 
 MAX_LENGTH = 512
@@ -68,16 +68,17 @@ def rows_per_s_of_step(data: str, folder: Path, steps: int) -> Iterator[float]:
         )
     )
     step = jax.jit(
-        partial(train_step, objective=run.objective, optimizer=run.optimizer, micro_batches=1), donate_argnums=0
+        partial(train_step, objective=run.program.objective, optimizer=run.program.optimizer, micro_batches=1),
+        donate_argnums=0,
     )
-    with jax.set_mesh(run.mesh):
-        state = run.initial_state(run.initial_weights()[0])
+    with jax.set_mesh(run.program.mesh):
+        state = run.program.initial_state(run.initial_weights()[0])
         del state["skipped"]  # of the loop (train/step/guard.py)
-        batch = next(train_batches(data, run.manifest, rows_per_step=STEP_ROWS, shuffle=True, seed=0))
-        arrays = put_on_mesh({name: batch[name] for name in DEVICE_ARRAYS}, run.mesh)
+        batch = next(train_batches(data, run.data.manifest, rows_per_step=STEP_ROWS, shuffle=True, seed=0))
+        arrays = put_on_mesh({name: batch[name] for name in DEVICE_ARRAYS}, run.program.mesh)
         state, _ = jax.block_until_ready(step(state, arrays))  # compiles
     while True:
-        with jax.set_mesh(run.mesh):
+        with jax.set_mesh(run.program.mesh):
             started = time.perf_counter()
             for _ in range(steps):
                 state, _ = step(state, arrays)

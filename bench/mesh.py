@@ -20,7 +20,7 @@ from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.hf_config import parse_config
 from oddsmill.train.planning.compiled import Program
 from oddsmill.train.planning.figures import batch_shapes, compile_step
-from oddsmill.train.step.assembly import assemble
+from oddsmill.train.step.program import build_program
 
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 2, 2))
 
@@ -39,7 +39,7 @@ def compiled_step(axes: MeshConfig, given: argparse.Namespace) -> Any:
         data="", run_dir="", model=ModelConfig(config="-"), mesh=axes, compute_dtype="bfloat16",
         total_batch_size=given.rows // given.micro_batches, gradient_accumulation_steps=given.micro_batches,
     )  # fmt: skip
-    step = assemble(
+    step = build_program(
         config,
         parse_config(model, path="bench")[0],
         model_path=Path(),

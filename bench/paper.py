@@ -22,10 +22,10 @@ import numpy as np
 
 from bench.preference_texts import HH, TOKENIZERS
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
+from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.loop import train
-from oddsmill.train.monitor.metrics import METRICS_NAME
 
 matplotlib.use("Agg")  # no display is needed
 from matplotlib import pyplot
@@ -64,7 +64,7 @@ def run(folder: Path, data: str, *, beta: float, steps: int) -> Records:
     )
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         train(config)
-    records = [json.loads(line) for line in (run_dir / METRICS_NAME).read_text().splitlines()]
+    records = [json.loads(line) for line in RunFiles(run_dir).metrics.read_text().splitlines()]
     return [record for record in records if "loss" in record]
 
 

@@ -36,7 +36,7 @@ from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import DEVICE_ARRAYS, Batch, stored_rows, train_batches
 from oddsmill.train.parallel.sharding import put_on_mesh
-from oddsmill.train.setup import Run, prepare
+from oddsmill.train.prepare import Run, prepare
 from oddsmill.train.step.step import State, train_step
 from tests.train.decoders import two_row_batch, two_row_loss
 
@@ -78,9 +78,14 @@ BOUNDS = {"hh": 6.0, "long": 4.0}
 
 def two_row_step(state: State, batch: Batch, *, run: Run) -> tuple[State, jax.Array]:
     """The classic step: the dense reference of the tests, with the same optimizer. Returns: the loss, too."""
-    loss = partial(two_row_loss, run.objective.definition, beta=run.objective.preference.beta, nll_scope="full")
+    loss = partial(
+        two_row_loss,
+        run.program.objective.definition,
+        beta=run.program.objective.preference.beta,
+        nll_scope="full",
+    )
     (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"], batch)
-    updates, opt_state = run.optimizer.update(gradients, state["opt_state"], state["params"])
+    updates, opt_state = run.program.optimizer.update(gradients, state["opt_state"], state["params"])
     params = jax.tree.map(lambda p, u: p + u, state["params"], updates)
     return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, value
 
@@ -91,12 +96,12 @@ def stored_pairs(data: str, manifest: Manifest) -> list[Pair]:
 
 
 def one_row_batches(run: Run, data: str, rows: int) -> Batches:
-    for batch in train_batches(data, run.manifest, rows_per_step=rows, shuffle=True, seed=0):
-        yield put_on_mesh({name: batch[name] for name in DEVICE_ARRAYS}, run.mesh)
+    for batch in train_batches(data, run.data.manifest, rows_per_step=rows, shuffle=True, seed=0):
+        yield put_on_mesh({name: batch[name] for name in DEVICE_ARRAYS}, run.program.mesh)
 
 
 def two_row_batches(run: Run, data: str, pairs_a_step: int, max_length: int) -> Batches:
-    pairs = stored_pairs(data, run.manifest)
+    pairs = stored_pairs(data, run.data.manifest)
     np.random.default_rng(0).shuffle(pairs)  # type: ignore[arg-type]
     endless = itertools.cycle(pairs)
     while True:
@@ -115,31 +120,33 @@ class Side:
         settings = {"gradient_checkpointing": False, **variant.settings}
         start = partial(TrainConfig, data=data, run_dir="-", model=ModelConfig(config=str(model)), max_steps=1000)
         run = prepare(start(**settings))
-        split = run.manifest.splits["train"]
+        split = run.data.manifest.splits["train"]
         if variant.two_rows:
             step: Step = partial(two_row_step, run=run)
             self.batches = two_row_batches(run, data, pairs_a_step, texts.max_length)
             self.pairs_a_step: float = pairs_a_step
         else:
-            step = partial(train_step, objective=run.objective, optimizer=run.optimizer, micro_batches=1)
+            step = partial(
+                train_step, objective=run.program.objective, optimizer=run.program.optimizer, micro_batches=1
+            )
             rows = max(1, round(pairs_a_step * split.rows / split.pairs))
             self.batches = one_row_batches(run, data, rows)
             self.pairs_a_step = rows * split.pairs / split.rows
         self.run = run
         state, batch = self.state(), next(self.batches)
-        with jax.set_mesh(run.mesh):
+        with jax.set_mesh(run.program.mesh):
             self.step = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
         self.megabytes_a_pair = self.step.memory_analysis().temp_size_in_bytes / 1e6 / self.pairs_a_step
 
     def state(self) -> State:
-        state = self.run.initial_state(self.run.initial_weights()[0])
+        state = self.run.program.initial_state(self.run.initial_weights()[0])
         del state["skipped"]  # of the loop (train/step/guard.py)
         return state
 
     def measure(self, steps: int) -> None:
         """Takes `steps` steps after one that is not counted."""
         state, seconds = self.state(), 0.0
-        with jax.set_mesh(self.run.mesh):
+        with jax.set_mesh(self.run.program.mesh):
             for number in range(steps + 1):
                 batch = next(self.batches)
                 started = time.process_time()
@@ -171,7 +178,7 @@ def compare(page: Page, name: str, folder: Path, given: argparse.Namespace) -> N
     # Real tokens are those of two rows a pair, unpadded.
     pairs = stored_pairs(str(data[True]), manifest)
     tokens = sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs) / len(pairs)
-    size = sum(leaf.size for leaf in jax.tree.leaves(sides[0].run.abstract_state["params"]))
+    size = sum(leaf.size for leaf in jax.tree.leaves(sides[0].run.program.abstract_state["params"]))
     page.say(
         f"\n## {texts.name}, max_length {texts.max_length}\n\nLlama of {size:,} parameters, vocabulary {vocab_size:,}, "
         f"float32. {split.pairs:,} pairs, {split.pairs / split.rows:.1f} to a row of {manifest.row_length}; about "

@@ -1,6 +1,5 @@
 """`oddsmill train`: reads the settings and calls one function."""
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -27,17 +26,17 @@ def run(arguments: Sequence[str]) -> None:
     config = read_command_line(TrainConfig, arguments, command="oddsmill train run")
     import jax
 
-    from oddsmill.train.loop import ADAPTER_FOLDER, EXPORT_FOLDER, train
-    from oddsmill.train.monitor.curves import CURVES_NAME
-    from oddsmill.train.monitor.metrics import METRICS_NAME
-    from oddsmill.train.monitor.samples import SAMPLES_NAME, side_by_side
-    from oddsmill.train.parallel.device_errors import left_at_once
+    from oddsmill.train.checkpoint.run_files import RunFiles
+    from oddsmill.train.loop import train
+    from oddsmill.train.monitor.samples import side_by_side
+    from oddsmill.train.parallel.device_errors import exit_at_once_if_process_lost
 
-    with left_at_once():
+    with exit_at_once_if_process_lost():
         evaluation = train(config)
-    if jax.process_index() > 0:  # one process has the console
+    if jax.process_index() > 0:  # only the first process is sure to see the files
         return
-    samples = side_by_side(config.run_dir)
+    files = RunFiles(config.run_dir)
+    samples = side_by_side(files.samples)
     if samples:
         log.info(f"\n{samples}")
     if evaluation:
@@ -46,13 +45,13 @@ def run(arguments: Sequence[str]) -> None:
             f"loss {evaluation['eval/loss']:.4f}, log_odds_chosen {evaluation['eval/log_odds_chosen']:+.4f}"
         )
     export = config.lora.export if config.lora else "merged"
-    made = {"model": EXPORT_FOLDER} if export != "adapter" else {}
-    made |= {"adapter": ADAPTER_FOLDER} if export != "merged" else {}
-    made |= {"curves": CURVES_NAME, "metrics": METRICS_NAME}
+    made = {"model": files.model} if export != "adapter" else {}
+    made |= {"adapter": files.adapter} if export != "merged" else {}
+    made |= {"curves": files.curves, "metrics": files.metrics}
     if samples:
-        made["samples"] = SAMPLES_NAME
-    for name, file in made.items():
-        log.info(f"{name:<10} {os.path.join(config.run_dir, file)}")
+        made["samples"] = files.samples
+    for name, path in made.items():
+        log.info(f"{name:<10} {path}")
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -61,9 +60,9 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     config = read_command_line(EvaluateConfig, arguments, command="oddsmill train eval", messages_to_stderr=True)
     from oddsmill.train.commands.evaluate import run_evaluate
-    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
+    from oddsmill.train.parallel.device_errors import exit_at_once_if_process_lost, explain_device_errors
 
-    with left_at_once(), told_clearly():
+    with exit_at_once_if_process_lost(), explain_device_errors():
         run_evaluate(config)
 
 
@@ -73,9 +72,9 @@ def generate(arguments: Sequence[str]) -> None:
 
     config = read_command_line(GenerateConfig, arguments, command="oddsmill train generate", messages_to_stderr=True)
     from oddsmill.train.commands.generate import run_generate
-    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
+    from oddsmill.train.parallel.device_errors import exit_at_once_if_process_lost, explain_device_errors
 
-    with left_at_once(), told_clearly():
+    with exit_at_once_if_process_lost(), explain_device_errors():
         run_generate(config)
 
 
@@ -84,15 +83,12 @@ def export(arguments: Sequence[str]) -> None:
     from oddsmill.train.config.export import ExportConfig
 
     config = read_command_line(ExportConfig, arguments, command="oddsmill train export")
-    import jax
-
     from oddsmill.train.commands.export import export_run
-    from oddsmill.train.parallel.device_errors import left_at_once, told_clearly
+    from oddsmill.train.parallel.device_errors import exit_at_once_if_process_lost, explain_device_errors
 
-    with left_at_once(), told_clearly():
+    with exit_at_once_if_process_lost(), explain_device_errors():
         step = export_run(config)
-    if jax.process_index() == 0:
-        log.info(f"{'adapter' if config.adapter else 'model':<10} {config.out} (step {step})")
+    log.info(f"{'adapter' if config.adapter else 'model':<10} {config.out} (step {step})")
 
 
 def plan(arguments: Sequence[str]) -> None:

@@ -13,17 +13,18 @@ import jax
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.manifest import MANIFEST_NAME, TokenizerSummary, file_sha256, read_manifest
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
-from oddsmill.train.checkpoint.digests import digest
+from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.commands.export import export_run
 from oddsmill.train.config.export import ExportConfig
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.orpo_config import ORPOConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.raw_rows import preprocess_rows
-from oddsmill.train.loop import CHECKPOINT_FOLDER, make_evaluation, train
+from oddsmill.train.loop import train
 from oddsmill.train.model.frozen import join_params
 from oddsmill.train.parallel.processes import join_processes
-from oddsmill.train.setup import Run, prepare
+from oddsmill.train.prepare import Run, prepare
+from oddsmill.train.run_folder import restore_weights
 
 
 class ORPOTrainer:
@@ -74,7 +75,7 @@ class ORPOTrainer:
         self._processing_class, self._distributed = processing_class, arguments.distributed
         self._pipeline_settings = arguments.pipeline_settings() if isinstance(arguments, ORPOConfig) else {}
         self._is_preprocessing = False
-        folders = Path(arguments.run_dir) / "data"
+        folders = RunFiles(arguments.run_dir).data
         if train_dataset is None:
             require(bool(arguments.data), "train_dataset", None, "give the rows: a preprocessed folder or rows of text")
             train_dataset = arguments.data
@@ -115,11 +116,11 @@ class ORPOTrainer:
         """
         self._check_end_is_kept("evaluate", instead="train() returned its metrics")
         run = prepare(self.arguments)
-        evaluation = make_evaluation(self.arguments, run)
+        evaluation = run.evaluation()
         if evaluation is None:
             raise Refused("evaluate: there is no eval split; give eval_dataset, or rows with an eval_share above 0")
         params, frozen = self._weights(run)
-        with jax.set_mesh(run.mesh):
+        with jax.set_mesh(run.program.mesh):
             return evaluation(join_params(params, frozen))
 
     def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
@@ -136,18 +137,15 @@ class ORPOTrainer:
         export_run(ExportConfig(run_dir=self.arguments.run_dir, out=os.fspath(folder), **options))
 
     def _weights(self, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The trained weights that are measured, and the frozen ones."""
-        folder = Path(self.arguments.run_dir) / CHECKPOINT_FOLDER
-        if not folder.is_dir():
-            return run.initial_weights()
-        with Checkpoints(folder, identity=run.identity, save_total_limit=None) as checkpoints:
-            checkpoints.check_identity()
-            if not checkpoints.steps:
-                return run.initial_weights()
-            step = checkpoints.find_step(None, best=self.arguments.load_best_model_at_end)
-            frozen = run.initial_weights()[1] if run.has_frozen_weights else {}
-            shapes = run.abstract_state["params"]
-            return checkpoints.restore_params(step, shapes, frozen_digest=digest(frozen)), frozen
+        """Returns the trained weights that are measured, and the frozen ones."""
+        folder = run.files.checkpoints
+        if folder.is_dir():
+            with Checkpoints(folder, identity=run.identity, save_total_limit=None) as checkpoints:
+                has_checkpoint = bool(checkpoints.steps)
+            if has_checkpoint:
+                _, params, frozen = restore_weights(run, None)
+                return params, frozen
+        return run.initial_weights()
 
     def _check_end_is_kept(self, name: str, *, instead: str) -> None:
         """Refuses the newest checkpoint in place of later weights that were not kept."""

@@ -18,12 +18,12 @@ import numpy as np
 from bench.peers.job import Job, Meter, read_job, report
 from oddsmill.schemas.layout import derive
 from oddsmill.schemas.record import Pair, decode_row, make_row
-from oddsmill.train import loop
+from oddsmill.train import loop, session
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import step_pair_ids, stored_rows
 from oddsmill.train.monitor.mfu import peak_flops, step_flops
-from oddsmill.train.setup import Run, prepare
+from oddsmill.train.prepare import Run, prepare
 
 
 def settings(job: Job) -> TrainConfig:
@@ -52,18 +52,20 @@ def settings(job: Job) -> TrainConfig:
 def measure(job: Job) -> None:
     meter, config = Meter(job.warmup_steps, job.our_steps), settings(job)
 
-    class MeteredMetrics(loop.Metrics):  # type: ignore[name-defined,misc]
+    class MeteredMetrics(session.MetricsWriter):  # type: ignore[name-defined,misc]
         def write(self, step: int, values: Any) -> None:
             super().write(step, values)
             meter.step_ended(values["loss"])
 
-    loop.Metrics = MeteredMetrics  # type: ignore[attr-defined]
+    session.MetricsWriter = MeteredMetrics  # type: ignore[attr-defined]
     with contextlib.redirect_stdout(sys.stderr):
         loop.train(config)
     memory = jax.devices()[0].memory_stats() or {}
     run = prepare(config)
     ids = [
-        step_pair_ids(config.data, run.manifest, rows_per_step=config.rows_per_step, shuffle=False, seed=0, step=step)
+        step_pair_ids(
+            config.data, run.data.manifest, rows_per_step=config.rows_per_step, shuffle=False, seed=0, step=step
+        )
         for step in range(job.warmup_steps + 1, meter.num_steps + 1)
     ]
     meter.report(
@@ -78,13 +80,13 @@ def measure(job: Job) -> None:
 
 def flops_per_pair(data: str, run: Run) -> float:
     """Of the model itself, the prompt of a pair once: train/monitor/mfu.py."""
-    rows = stored_rows(data, run.manifest, "train")
+    rows = stored_rows(data, run.data.manifest, "train")
     flops, pairs = 0.0, 0
     for index in range(len(rows)):
         row = decode_row(rows[index])
         arrays = derive(row)
         flops += step_flops(
-            run.decoder_config, arrays.position[None], arrays.branch[None], trained_share=1.0, nll_scope="full"
+            run.model.decoder_config, arrays.position[None], arrays.branch[None], trained_share=1.0, nll_scope="full"
         )
         pairs += len(row)
     return flops / pairs
@@ -94,10 +96,10 @@ def losses(job: Job) -> list[float]:
     """The loss of each of the peers' batches, one pair a row, in order."""
     run = prepare(settings(job))
     params, _ = run.initial_weights()
-    loss = jax.jit(lambda batch: run.objective.loss(params, batch, run.objective.totals(batch))[0])
+    loss = jax.jit(lambda batch: run.program.objective.loss(params, batch, run.program.objective.totals(batch))[0])
     pairs = [Pair(**ids, id=number + 1) for number, ids in enumerate(job.pairs())]
     values = []
-    with jax.set_mesh(run.mesh):
+    with jax.set_mesh(run.program.mesh):
         for start in range(0, len(pairs), job.pairs_per_step):
             rows = [one_row(pair, run) for pair in pairs[start : start + job.pairs_per_step]]
             values.append(
@@ -107,7 +109,7 @@ def losses(job: Job) -> list[float]:
 
 
 def one_row(pair: Pair, run: Run) -> Any:
-    manifest = run.manifest
+    manifest = run.data.manifest
     row = make_row([pair], row_length=manifest.row_length, pad_id=0, vocab_size=manifest.tokenizer.vocab_size)
     return derive(row)
 

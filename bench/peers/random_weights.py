@@ -19,7 +19,7 @@ def write_weights(folder: Path, *, dtype: str) -> None:
 def main(folder: Path, dtype: str) -> None:
     from oddsmill.train.config.model import ModelConfig
     from oddsmill.train.config.train_config import TrainConfig
-    from oddsmill.train.setup import prepare
+    from oddsmill.train.prepare import prepare
     from oddsmill.train.weights.huggingface import save_params
 
     model = folder / "model"
@@ -31,7 +31,7 @@ def main(folder: Path, dtype: str) -> None:
         max_steps=1,
     )
     run = prepare(config)
-    save_params(run.initial_weights()[0], model, num_layers=run.decoder_config.num_hidden_layers)
+    save_params(run.initial_weights()[0], model, num_layers=run.model.decoder_config.num_hidden_layers)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from bench.peers.prepare import prepare_data, whole_rows
 from bench.peers.random_weights import main as write_weights
 from bench.preference_texts import read_jsonl, ultrafeedback_like_rows
 from oddsmill.schemas.record import Pair
-from oddsmill.train.setup import prepare
+from oddsmill.train.prepare import prepare
 from tests.bench.test_step import ROWS
 from tests.train.decoders import two_row_batch, two_row_loss
 
@@ -46,7 +46,7 @@ def test_the_losses_of_ours_are_those_of_two_padded_rows(job):
     pairs = [Pair(**ids, id=1) for ids in job.pairs()]
     batches = [two_row_batch(pairs[start : start + 4], MAX_LENGTH) for start in range(0, len(pairs), 4)]
     expected = [
-        float(two_row_loss(run.objective.definition, params, batch, beta=job.beta, nll_scope="full")[0])
+        float(two_row_loss(run.program.objective.definition, params, batch, beta=job.beta, nll_scope="full")[0])
         for batch in batches
     ]
     assert our_side.losses(job) == pytest.approx(expected, abs=1e-5)

@@ -12,7 +12,7 @@ from bench.step import CLASSIC, OURS, one_row_batches, two_row_batches, two_row_
 from bench.training_data import preprocess_texts, write_model_config
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.setup import prepare
+from oddsmill.train.prepare import prepare
 from oddsmill.train.step.step import train_step
 
 TOKENIZER = "recipes/tiny/tokenizer"
@@ -42,7 +42,7 @@ def prepared(folder, variant):
 
 
 def fresh_state(run):
-    state = run.initial_state(run.initial_weights()[0])
+    state = run.program.initial_state(run.initial_weights()[0])
     del state["skipped"]
     return state
 
@@ -54,9 +54,9 @@ def test_ours_has_the_loss_of_the_classic_form(data):
     # Of the step only what the loss needs is compiled: gradients are compared in tests/train/loss/test_equivalence.py.
     expected = jax.jit(lambda state, batch: two_row_step(state, batch, run=run)[1])(fresh_state(run), batch)
     run = prepared(data, OURS)
-    batch = next(one_row_batches(run, folder, run.manifest.splits["train"].rows))
-    step = partial(train_step, objective=run.objective, optimizer=run.optimizer, micro_batches=1)
-    with jax.set_mesh(run.mesh):
+    batch = next(one_row_batches(run, folder, run.data.manifest.splits["train"].rows))
+    step = partial(train_step, objective=run.program.objective, optimizer=run.program.optimizer, micro_batches=1)
+    with jax.set_mesh(run.program.mesh):
         loss = jax.jit(lambda state, batch: step(state, batch)[1]["loss"])(fresh_state(run), batch)
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
 

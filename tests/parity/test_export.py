@@ -1,8 +1,6 @@
 """What transformers wrote comes out of us bit for bit, and transformers and its tokenizer load it: every family."""
 
-import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,13 +12,12 @@ from flax import nnx
 
 from oddsmill.schemas.manifest import read_manifest
 from oddsmill.train.config.devices import MeshConfig
-from oddsmill.train.config.model import ModelConfig
-from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import parse_config, read_config
 from oddsmill.train.parallel.sharding import make_mesh, param_shardings
 from oddsmill.train.weights.export import export_model
 from oddsmill.train.weights.huggingface import load_params
+from oddsmill.train.weights.model_files import ModelFiles
 from tests.datasets import packed, random_pairs, write_dataset
 
 SHAPE: dict[str, Any] = {
@@ -81,18 +78,9 @@ def exported_by_us(folder: Path, tokenizer_folder: Path, dtype: str) -> Path:
     write_dataset(folder / "data", {"train": rows}, row_length=32, vocab_size=400, eos_id=2)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / "data" / "tokenizer" / name).write_bytes((tokenizer_folder / name).read_bytes())
-    (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0}) + "\n")
-    manifest = read_manifest(folder / "data")
-    run = SimpleNamespace(
-        is_writer=True,
-        decoder_config=decoder,
-        hf_config=hf_config,
-        model_folder=folder / "original",
-        manifest=manifest,
-        eval_manifest=manifest,
-    )
-    config = TrainConfig(
-        data=str(folder / "data"), run_dir=str(folder), model=ModelConfig(path=str(folder / "original"))
-    )
-    export_model(folder / "exported", params=params, config=config, run=run, step=1, max_shard_size="50KB")
+    export_model(
+        folder / "exported", params=params, model=ModelFiles(folder / "original", hf_config, decoder),
+        tokenizer_folder=folder / "data" / "tokenizer", tokenizer=read_manifest(folder / "data").tokenizer, card="",
+        max_shard_size="50KB",
+    )  # fmt: skip
     return folder / "exported"

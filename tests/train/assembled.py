@@ -14,7 +14,7 @@ from oddsmill.train.attention.xla import BLOCK
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.hf_config import parse_config
-from oddsmill.train.step.assembly import Assembly, assemble
+from oddsmill.train.step.program import StepProgram, build_program
 
 ROW_LENGTH, ROWS = 1024, 8
 MODEL = {
@@ -69,8 +69,10 @@ def hh_like_rows() -> RowFigures:
     return RowFigures(positions / end.size, max(map(len, rows)), float(seen.sum(-1).mean()))
 
 
-def assembled(model: dict[str, Any] = MODEL, *, max_pairs: int = 8, **settings: Any) -> Assembly:
+def assembled(model: dict[str, Any] = MODEL, *, max_pairs: int = 8, **settings: Any) -> StepProgram:
     """Args: settings: of TrainConfig."""
     config = TrainConfig(data="", run_dir="", model=ModelConfig(config=json.dumps(model)), **settings)
     decoder = parse_config(model, path="test")[0]
-    return assemble(config, decoder, model_path=Path(), max_pairs=max_pairs, row_lengths=[ROW_LENGTH], num_steps=100)
+    return build_program(
+        config, decoder, model_path=Path(), max_pairs=max_pairs, row_lengths=[ROW_LENGTH], num_steps=100
+    )

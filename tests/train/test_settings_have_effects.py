@@ -22,7 +22,7 @@ from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import DEVICE_ARRAYS
 from oddsmill.train.parallel.sharding import put_on_mesh
-from oddsmill.train.setup import prepare
+from oddsmill.train.prepare import prepare
 from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import logged
@@ -130,6 +130,7 @@ ELSEWHERE = {
         "attention/test_attention.py::test_every_mechanism_gives_the_same_and_only_vanilla_holds_all_scores"
     ),
     "gradient_checkpointing": "test_settings_have_effects.py::test_what_is_computed_again_is_a_setting",
+    "verify_shards": "data/test_verified_shards.py::test_a_shard_that_keeps_its_size_and_time_is_read_again_on_request",
     "distributed.coordinator_address": TWO_PROCESSES,
     "distributed.num_processes": TWO_PROCESSES,
     "distributed.process_id": TWO_PROCESSES,
@@ -205,13 +206,13 @@ def traces(given, run_dir, monkeypatch):
 def num_products(config):
     """Matrix products in a step's loss and gradient, of which a rematerialised one has more."""
     run = prepare(config)
-    shape = (config.total_batch_size, run.manifest.row_length)
+    shape = (config.total_batch_size, run.data.manifest.row_length)
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in DEVICE_ARRAYS}
 
     def loss(params, batch):
-        return run.objective.loss(params, batch, run.objective.totals(batch))[0]
+        return run.program.objective.loss(params, batch, run.program.objective.totals(batch))[0]
 
-    return str(jax.make_jaxpr(jax.grad(loss))(run.abstract_state["params"], batch)).count("dot_general")
+    return str(jax.make_jaxpr(jax.grad(loss))(run.program.abstract_state["params"], batch)).count("dot_general")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 import oddsmill
 from oddsmill import DistributedConfig, ModelConfig, ORPOConfig, ORPOTrainer
 from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.raw_rows import preprocess_rows, write_rows
 from oddsmill.train.monitor.metrics import last_evaluation
@@ -50,7 +51,7 @@ def test_a_preprocessed_folder_is_trained_on_measured_and_saved(prepared, tmp_pa
     assert type(trainer.arguments) is TrainConfig
     before = trainer.evaluate()
     after = trainer.train()
-    assert after == last_evaluation(tmp_path / "run") and after["eval/loss"] < before["eval/loss"]
+    assert after == last_evaluation(tmp_path / "run" / "metrics.jsonl") and after["eval/loss"] < before["eval/loss"]
     assert trainer.evaluate() == pytest.approx(after, rel=1e-5)
     trainer.save_pretrained(tmp_path / "saved")
     exported = load_file(tmp_path / "run" / "export" / "model.safetensors")
@@ -89,8 +90,8 @@ def test_no_older_weights_are_measured_or_saved_for_those_of_the_end(prepared, t
     data, model = prepared
     done = []
     monkeypatch.setattr("oddsmill.train.trainer.export_run", lambda config: done.append(config.checkpoint))
-    monkeypatch.setattr("oddsmill.train.trainer.prepare", lambda config: done.append("prepared"))
-    monkeypatch.setattr("oddsmill.train.trainer.make_evaluation", lambda config, run: None)
+    without_evaluation = SimpleNamespace(evaluation=lambda: None)
+    monkeypatch.setattr("oddsmill.train.trainer.prepare", lambda config: done.append("prepared") or without_evaluation)
 
     def trained(**settings):
         trainer = ORPOTrainer(arguments(tmp_path, do_last_save=False, **settings), model, data)
@@ -112,7 +113,8 @@ def test_no_older_weights_are_measured_or_saved_for_those_of_the_end(prepared, t
 
 def test_before_any_checkpoint_the_weights_are_those_of_step_0(prepared, tmp_path):
     data, model = prepared
-    run = SimpleNamespace(identity={}, initial_weights=lambda: ("of step 0", "frozen"))
+    files = RunFiles(tmp_path / "run")
+    run = SimpleNamespace(identity={}, files=files, initial_weights=lambda: ("of step 0", "frozen"))
     trainer = ORPOTrainer(arguments(tmp_path), model, data)
     assert trainer._weights(run) == ("of step 0", "frozen")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)

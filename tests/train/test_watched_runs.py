@@ -1,6 +1,5 @@
 """Whole runs: stopped, starved, poisoned and watched by every sink there is."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -15,8 +14,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import oddsmill.train.loop
+import oddsmill.train.session
 from oddsmill.train.__main__ import main
-from oddsmill.train.setup import prepare
+from oddsmill.train.prepare import Run, prepare
 from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import logged
@@ -53,17 +53,14 @@ def inputs(tmp_path_factory, make_tokenizer):
 def at_step(monkeypatch, step, action):
     """Does something while a step, counted from 1 in this start, is taken."""
     counts = iter(range(1, 10_000))
-    put_on_mesh = oddsmill.train.loop.put_on_mesh
+    put_on_mesh = oddsmill.train.session.put_on_mesh
 
     def put(batch, mesh):
-        if is_of_the_training(batch) and next(counts) == step:
+        if next(counts) == step:
             action()
         return put_on_mesh(batch, mesh)
 
-    def is_of_the_training(batch):
-        return sys._getframe(2).f_code.co_name == "_train"
-
-    monkeypatch.setattr(oddsmill.train.loop, "put_on_mesh", put)
+    monkeypatch.setattr(oddsmill.train.session, "put_on_mesh", put)
 
 
 def test_a_signal_at_an_evaluation_saves_first_and_evaluates_when_the_run_goes_on(
@@ -97,7 +94,7 @@ def test_a_signal_at_the_last_evaluation_leaves_what_a_run_without_one_leaves(in
         at_step(patch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert main(arguments) == 143
     with monkeypatch.context() as patch:
-        patch.setattr(oddsmill.train.loop.Checkpoints, "save", lambda *_, **__: exit(9))
+        patch.setattr(oddsmill.train.session.Checkpoints, "save", lambda *_, **__: exit(9))
         with pytest.raises(SystemExit):
             main(arguments)
     for _ in range(2):
@@ -105,7 +102,7 @@ def test_a_signal_at_the_last_evaluation_leaves_what_a_run_without_one_leaves(in
         assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
     found = []
     for name in ("whole", "stopped"):
-        reader = oddsmill.train.loop.Checkpoints(tmp_path / name / "checkpoints", identity={}, save_total_limit=None)
+        reader = oddsmill.train.session.Checkpoints(tmp_path / name / "checkpoints", identity={}, save_total_limit=None)
         with reader as checkpoints:
             found.append(checkpoints.find_step(None, best=True))
     assert found == [6, 6]
@@ -113,10 +110,12 @@ def test_a_signal_at_the_last_evaluation_leaves_what_a_run_without_one_leaves(in
 
 def test_devices_without_room_from_the_start_are_told_in_one_message(inputs, tmp_path, monkeypatch, capsys):
     def prepared(config):
-        def initial_weights():
+        def initial_weights(run):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes")
 
-        return dataclasses.replace(prepare(config), initial_weights=initial_weights)
+        run = prepare(config)
+        monkeypatch.setattr(Run, "initial_weights", initial_weights)
+        return run
 
     monkeypatch.setattr(oddsmill.train.loop, "prepare", prepared)
     assert main(["run", f"--run_dir={tmp_path / 'run'}", *inputs["random"], "--max_steps=2"]) == 1

@@ -1,33 +1,31 @@
-"""Which evaluation was the best so far, and when there is no use in going on."""
+"""The best evaluation so far, and early stopping where none has been better for long."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from oddsmill.schemas.errors import require
-from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.loss.choice import preference_loss
-from oddsmill.train.loss.pairs import metric_names
 
 _DEFAULT_METRIC = "loss"
 
 
 @dataclass
 class Best:
-    """The rules of transformers' `load_best_model_at_end` and of its early stopping.
+    """Follows the rules of transformers' `load_best_model_at_end` and of its early stopping.
 
     Attributes:
       metric: key of the evaluations' metrics, with `eval/`.
-      data: digest of what the evaluations measure; those of other rows cannot be compared.
+      patience: evaluations on end without improvement that end the run; None where none do.
+      data: digest of the rows that the evaluations measure; those of other rows cannot be compared.
       value, step: of the best evaluation; None before the first. Of equal ones the earliest is the best.
       without_improvement: evaluations since the last that was better by more than `threshold`.
     """
 
     metric: str
     greater_is_better: bool
-    patience: int | None
-    threshold: float
+    patience: int | None = None
+    threshold: float = 0.0
     data: str | None = None
     value: float | None = None
     step: int | None = None
@@ -55,12 +53,12 @@ class Best:
         }  # fmt: skip
 
     def restore(self, notes: Mapping[str, Any], *, saved_steps: Collection[int] | None = None) -> str | None:
-        """Goes on from a checkpoint's notes, or begins anew where they cannot be compared with what comes.
+        """Goes on from a checkpoint's notes, or begins anew where they cannot be compared with evaluations to come.
 
         Args:
           saved_steps: one of which must be the best; None where its weights are not needed.
 
-        Returns: why it begins anew, for the console; None where it goes on.
+        Returns: the reason to begin anew, for the console; None where it goes on.
         """
         changed = [name for name, value in self._rules().items() if notes.get(name, value) != value]
         if changed:
@@ -75,19 +73,26 @@ class Best:
         return {"metric": self.metric, "greater_is_better": self.greater_is_better, "eval_data": self.data}
 
 
-def make_best(config: TrainConfig) -> Best:
-    """Follows the settings.
+def make_best(
+    known_metrics: Sequence[str],
+    metric_for_best_model: str | None = None,
+    greater_is_better: bool | None = None,
+    *,
+    patience: int | None = None,
+    threshold: float = 0.0,
+    data: str | None = None,
+) -> Best:
+    """Returns the rules that the settings ask for.
+
+    Args:
+      known_metrics: names of the metrics of an evaluation, without `eval/`.
+      greater_is_better: for that metric; None: unless its name ends with loss.
+      patience, threshold, data: as in Best.
 
     Raises:
       Refused: there is no metric of that name.
     """
-    name = (config.metric_for_best_model or _DEFAULT_METRIC).removeprefix("eval/").removeprefix("eval_")
-    known = metric_names(preference_loss(config))
-    require(name in known, "metric_for_best_model", name, f"there are {', '.join(known)}")
-    greater = config.greater_is_better
-    return Best(
-        metric=f"eval/{name}",
-        greater_is_better=not name.endswith("loss") if greater is None else greater,
-        patience=config.early_stopping_patience,
-        threshold=config.early_stopping_threshold,
-    )
+    name = (metric_for_best_model or _DEFAULT_METRIC).removeprefix("eval/").removeprefix("eval_")
+    require(name in known_metrics, "metric_for_best_model", name, f"there are {', '.join(known_metrics)}")
+    greater = not name.endswith("loss") if greater_is_better is None else greater_is_better
+    return Best(metric=f"eval/{name}", greater_is_better=greater, patience=patience, threshold=threshold, data=data)

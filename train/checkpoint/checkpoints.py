@@ -13,17 +13,21 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from oddsmill.schemas.console import held_back
+from oddsmill.schemas.console import held_back, log
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.settings import defaults_of
 from oddsmill.train.checkpoint.digests import digest
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.data_order import DataOrder
-from oddsmill.train.step.step import State
+
+State = dict[str, Any]  # of a run (train/step/step.py); here only its `params` have a name
 
 
 class _NewestAndBest:
-    """Which checkpoints stay: `total`, the newest and the best among them; as in transformers never fewer than both."""
+    """Orbax's policy for which checkpoints stay: `total`, the newest and the best among them.
+
+    As in transformers the newest and the best both stay, even where `total` is 1.
+    """
 
     def __init__(self, total: int):
         self._total = total
@@ -51,11 +55,11 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, *, identity: dict[str, Any], save_total_limit: int | None):
-        self._console = ExitStack()
-        self._console.enter_context(held_back("absl"))  # what fails here is said once, by what is raised
         self._folder = Path(folder).absolute()
         if save_total_limit is None and not self._folder.is_dir():
             raise self._nothing_saved()
+        self._console = ExitStack()
+        self._console.enter_context(held_back("absl"))  # the errors that are raised here say what fails
         self._identity = identity
         self._policy = _NewestAndBest(save_total_limit or 0)
         self._checkpointer = ocp.training.Checkpointer(
@@ -75,7 +79,7 @@ class Checkpoints:
         return max(self.steps, default=None)
 
     def find_step(self, wanted: int | None, *, best: bool = False) -> int:
-        """The step of a checkpoint: the one wanted; else the newest, or with `best` that of the best evaluation.
+        """Returns the step of a checkpoint: the one wanted; else the newest, or with `best` the best evaluation's.
 
         Raises:
           Refused: there is none.
@@ -92,7 +96,7 @@ class Checkpoints:
         return found if found in steps else steps[-1]  # before the first evaluation none is the best
 
     def _newest_meta(self) -> dict[str, Any]:
-        """What stands beside the newest arrays that has not been damaged; empty where there is none."""
+        """Returns the JSON beside the newest arrays whose checkpoint is not damaged; empty where there is none."""
         for step in reversed(self.steps):
             try:
                 return self._load(step, {"meta": None})["meta"]
@@ -128,9 +132,9 @@ class Checkpoints:
         pair_ids_of: Callable[[int], np.ndarray],
         frozen_digest: str | None,
     ) -> tuple[int, State, dict[str, Any]]:
-        """The newest whole checkpoint: its step, its state laid out as `abstract_state` says, its notes.
+        """Returns the newest whole checkpoint: its step, its state laid out as `abstract_state` says, its notes.
 
-        Moves `batches` and `order` to where they were then. Damaged ones are named on the console and set aside.
+        Moves `batches` and `order` to where they were then. Damaged checkpoints are renamed, with a warning.
 
         Args:
           pair_ids_of: a step -> [rows, N] uint64, the pairs that the loader gives for it now.
@@ -161,7 +165,7 @@ class Checkpoints:
                 loaded = {}  # its arrays make room for the next
                 continue
             self._check_frozen(meta, frozen_digest)
-            order.set_state(meta["data_order"], pair_ids_of(step), where=f"{self._folder}, step {step}")
+            order.set_state(meta["data_order"], step, pair_ids_of(step), where=f"{self._folder}, step {step}")
             self._set_aside(problems, step)
             self._whole_step = step
             batches.set_state(meta["data"])
@@ -173,7 +177,7 @@ class Checkpoints:
         )
 
     def restore_params(self, step: int, abstract_params: Any, *, frozen_digest: str | None) -> Any:
-        """The trained weights of a step alone, laid out as `abstract_params` says.
+        """Returns the trained weights of a step, laid out as `abstract_params` says.
 
         Raises:
           Refused: it is damaged or not there, or was trained beside other frozen weights than those of `frozen_digest`.
@@ -214,8 +218,8 @@ class Checkpoints:
         Args:
           notes: JSON that `restore` gives back.
           best_step: the checkpoint that stays beside the newest.
-          again: replaces that of this step, whose notes have changed; it is left alone where it is the only one, since
-            a run killed in between would have none.
+          again: replaces the checkpoint of this step, whose notes have changed; it is left alone where it is the only
+            one, since a run killed in between would have none.
 
         Raises:
           RunFailed: this save, or the one before, cannot be written.
@@ -246,7 +250,7 @@ class Checkpoints:
             raise self._failed(step, error) from error
 
     def check(self) -> None:
-        """Costs nothing while a save goes well.
+        """Raises what a save under way has met; costs nothing while it goes well.
 
         Raises:
           RunFailed: the save that is under way cannot be written.
@@ -278,17 +282,19 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Waits for a save that is under way; where the run failed already, that failure is the one that is told."""
-        if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
-            return  # another process is lost: a save would wait for it for ever
+        """Waits for a save that is under way; where the run failed already, that failure is the one that is raised."""
         try:
-            self.wait()
-        except RunFailed:
-            if error is None:
-                raise
+            if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+                return  # another process is lost: a save would wait for it for ever
+            try:
+                self.wait()
+            except RunFailed:
+                if error is None:
+                    raise
+            finally:
+                with suppress(Exception):  # raises what `wait` did, once more
+                    self._checkpointer.close()
         finally:
-            with suppress(Exception):  # raises what `wait` did, once more
-                self._checkpointer.close()
             self._console.close()
 
     def _nothing_saved(self) -> Refused:
@@ -308,13 +314,13 @@ class Checkpoints:
             )
 
     def _set_aside(self, problems: dict[int, str], whole: int) -> None:
-        """Renames damaged checkpoints, so that their steps can be saved again, and says so."""
+        """Renames damaged checkpoints, so that their steps can be saved again, with a warning."""
         for step, problem in problems.items():
             if jax.process_index() == 0:
                 aside = self._folder / f"{step}.damaged"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(step)).rename(aside)
-                print(
+                log.warning(
                     f"the checkpoint of step {step} is damaged ({problem}): it lies in {aside} now, "
                     f"and the run goes on from that of step {whole}"
                 )
@@ -332,15 +338,8 @@ class Checkpoints:
 
 
 def _first_line(error: BaseException) -> str:
-    """The root of an error, short enough for a line."""
+    """Returns the message of the root of an error, short enough for a line."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return text if len(text) <= 200 else text[:200] + " …"
-
-
-def abstract(state: State, shardings: Any) -> State:
-    """Shapes, dtypes and shardings of a state, without its arrays."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings
-    )

@@ -11,35 +11,37 @@ from typing import Any, NamedTuple
 
 import jax
 
+from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
-from oddsmill.schemas.manifest import Manifest, check_shards, read_manifest
-from oddsmill.train.checkpoint.restoring import Restored, restore_run
+from oddsmill.schemas.files import publish_text
+from oddsmill.schemas.manifest import read_manifest
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.evaluate import EvaluateConfig
 from oddsmill.train.config.loss import LossSettings
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.data.loader import num_rows
+from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.data.provenance import Place, place_of_each, read_places
+from oddsmill.train.data.verified_shards import read_verified_shards, verify_shards
 from oddsmill.train.loss.choice import preference_loss
 from oddsmill.train.loss.pairs import PreferenceLoss, describing_terms
 from oddsmill.train.model.frozen import join_params
-from oddsmill.train.model.hf_config import parse_config, read_config
 from oddsmill.train.parallel.processes import join_processes
 from oddsmill.train.parallel.sharding import make_mesh, num_row_shards
-from oddsmill.train.setup import check_tokenizer
+from oddsmill.train.prepare import Run
+from oddsmill.train.run_folder import restore_run
 from oddsmill.train.step.evaluation import Evaluation, Pairs
 from oddsmill.train.step.step import Objective
 from oddsmill.train.weights.hub import find_model
 from oddsmill.train.weights.loading import load_decoder
+from oddsmill.train.weights.model_files import check_tokenizer, read_model_files
 
 
 class _Measured(NamedTuple):
-    """What is measured: the objective of a decoder, all its weights, and the folder of the rows."""
+    """The objective of a decoder, all its weights, and the rows to measure them on."""
 
     objective: Objective
     params: dict[str, Any]
-    data: str
-    manifest: Manifest
+    dataset: Dataset
 
 
 def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
@@ -52,8 +54,9 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise Refused(f"{path}: there is no folder {Path(path).absolute().parent}; make it first")
     with _stdout_kept_free():
-        objective, params, data, manifest = _of_run(config) if config.run_dir else _of_model(config)
-        if not num_rows(manifest, config.split):
+        objective, params, dataset = _of_run(config) if config.run_dir else _of_model(config)
+        data, manifest = dataset.folder, dataset.manifest
+        if not dataset.num_rows(config.split):
             raise Refused(f"--split={config.split}: {data} has no rows of it")
         shares = num_row_shards(objective.mesh)
         problem = f"must be a multiple of the {shares} devices that rows are spread over"
@@ -80,17 +83,15 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
 def _of_model(config: EvaluateConfig) -> _Measured:
     assert config.model is not None and config.model.path is not None and config.data is not None  # by EvaluateConfig
     join_processes(config.distributed)
-    manifest = read_manifest(config.data)
-    check_shards(config.data, manifest)
+    dataset = Dataset(config.data, read_manifest(config.data))
+    verify_shards([dataset], {})
     folder = find_model(config.model.path, config.model.revision)
-    decoder_config, unused = parse_config(read_config(folder), path=str(folder))
-    if unused and jax.process_index() == 0:
-        print(f"{folder}: fields that are not known here and not used: {', '.join(unused)}")
-    check_tokenizer(manifest, decoder_config, folder, data=config.data)
+    model = read_model_files(folder, disable_dropout=False)  # an evaluation drops nothing in any case
+    check_tokenizer(dataset.manifest, model, data=config.data)
     mesh = make_mesh(config.mesh or MeshConfig())
     definition, params = load_decoder(
         folder,
-        decoder_config,
+        model.decoder_config,
         mesh,
         param_dtype=config.param_dtype or TrainConfig.param_dtype,
         compute_dtype=config.compute_dtype or TrainConfig.compute_dtype,
@@ -101,25 +102,22 @@ def _of_model(config: EvaluateConfig) -> _Measured:
         preference=preference_loss(_loss_settings(config, LossSettings())),
         max_pairs=1,  # the split says it
     )
-    return _Measured(objective, params, config.data, manifest)
+    return _Measured(objective, params, dataset)
 
 
 def _of_run(config: EvaluateConfig) -> _Measured:
     assert config.run_dir is not None  # by run_evaluate
-    restored = restore_run(
+    run, step, params, frozen = restore_run(
         config.run_dir,
         command="oddsmill train eval",
         checkpoint=config.checkpoint,
         mesh=config.mesh,
         distributed=config.distributed,
     )
-    run = restored.run
-    if run.is_writer:
-        print(f"{config.run_dir}: the checkpoint of step {restored.step}")
-    data, manifest = _rows_for(config, restored)
-    preference = preference_loss(_loss_settings(config, restored.config))
-    objective = dataclasses.replace(run.objective, preference=preference)
-    return _Measured(objective, join_params(restored.params, restored.frozen), data, manifest)
+    log.info(f"{config.run_dir}: the checkpoint of step {step}")
+    preference = preference_loss(_loss_settings(config, run.config))
+    objective = dataclasses.replace(run.program.objective, preference=preference)
+    return _Measured(objective, join_params(params, frozen), rows_for_run(config, run))
 
 
 def _loss_settings(config: EvaluateConfig, of_run: LossSettings) -> LossSettings:
@@ -129,22 +127,26 @@ def _loss_settings(config: EvaluateConfig, of_run: LossSettings) -> LossSettings
     return LossSettings(**{name: getattr(of_run, name) for name in names} | given)
 
 
-def _rows_for(config: EvaluateConfig, restored: Restored) -> tuple[str, Manifest]:
-    """The folder that is measured on and its manifest: those of the run, where none is given."""
-    run, of_run = restored.run, restored.config.data
-    if config.data is None and config.split == "eval":
-        return run.eval_data, run.eval_manifest
-    data = config.data or of_run
-    if data == of_run:
-        return data, run.manifest
-    manifest = read_manifest(data)
-    check_shards(data, manifest)
-    if manifest.tokenizer.sha256["tokenizer.json"] != run.manifest.tokenizer.sha256["tokenizer.json"]:
+def rows_for_run(config: EvaluateConfig, run: Run) -> Dataset:
+    """Returns the rows that a run is measured on: its own, where no others are given.
+
+    Raises:
+      Refused: the run's own rows are gone or others now, or those that are given were made with another tokenizer.
+    """
+    own = run.eval_data if config.split == "eval" else run.data
+    if config.data is None and not Path(own.folder).is_dir():
+        raise Refused(f"{own.folder}, the data of the run, are not there any more; give rows by --data")
+    dataset = Dataset(config.data or own.folder, read_manifest(config.data or own.folder))
+    if config.data is None and dataset.manifest.sha256 != own.manifest.sha256:
+        raise Refused(f"{own.folder} was preprocessed anew since the run; give rows by --data")
+    verify_shards([dataset], read_verified_shards(run.files.verified_shards))
+    own_tokenizer = run.data.manifest.tokenizer.sha256["tokenizer.json"]
+    if dataset.manifest.tokenizer.sha256["tokenizer.json"] != own_tokenizer:
         raise Refused(
-            f"--data={data} was made with another tokenizer than {of_run}, which the run was trained on: "
-            "preprocess with the same"
+            f"--data={dataset.folder} was made with another tokenizer than {run.data.folder}, which the run was "
+            "trained on: preprocess with the same"
         )
-    return data, manifest
+    return dataset
 
 
 def pair_lines(pairs: Pairs, places: Sequence[Place | None], loss: PreferenceLoss) -> Iterator[dict[str, Any]]:
@@ -173,9 +175,9 @@ def pair_lines(pairs: Pairs, places: Sequence[Place | None], loss: PreferenceLos
 
 @contextlib.contextmanager
 def _stdout_kept_free() -> Iterator[None]:
-    """Standard output holds the metrics alone: what else is said meanwhile goes to standard error.
+    """Sends to standard error what is written to standard output meanwhile: that holds the metrics alone.
 
-    By file descriptor too, for libraries that are not Python: gloo tells there which peers it has found.
+    By file descriptor too, for libraries that are not Python: gloo writes there which peers it has found.
     """
     sys.stdout.flush()
     kept = os.dup(1)
@@ -189,10 +191,7 @@ def _stdout_kept_free() -> Iterator[None]:
 
 
 def _publish(path: str, text: str) -> None:
-    """The file appears under its name when it is whole."""
-    unfinished = f"{path}.unfinished"
     try:
-        Path(unfinished).write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
+        publish_text(path, text)
     except OSError as error:
         raise Refused(f"{path}: cannot be written ({error.strerror})") from error

@@ -127,6 +127,12 @@ class BatchSettings:
         at_least=0,
         may_change=True,
     )
+    verify_shards: bool = setting(
+        "Every shard is compared with its digest at every start; false: only those that the run has not compared "
+        "before, and those whose size or time of change is another since.",
+        default=False,
+        may_change=True,
+    )
 
     @property
     def rows_per_step(self) -> int:

@@ -25,10 +25,6 @@ DEVICE_ARRAYS = ("inputs", "labels", "branch", "segment", "position", "end")
 _BY_PIPE = grain.experimental.DatasetOptions(min_shm_size=2**62)
 
 
-def num_rows(manifest: Manifest, split: str) -> int:
-    return manifest.splits[split].rows if split in manifest.splits else 0
-
-
 def empty_row(row_length: int, max_pairs: int) -> Batch:
     """A row of padding alone: it adds nothing to any sum."""
     arrays = {name: np.zeros(row_length, np.int32) for name in DEVICE_ARRAYS}

@@ -7,30 +7,27 @@ from contextlib import contextmanager
 import jax
 
 from oddsmill.schemas.errors import Refused, RunFailed
-from oddsmill.schemas.manifest import Manifest
+from oddsmill.train.data.dataset import Dataset
 
 
 class ShardWatch:
-    """Remembers how every shard lies on disk when the run begins, where its digest was compared with the manifest's.
+    """Remembers the inode, size and time of change of every shard, which the run has verified when it begins."""
 
-    Args:
-      datasets: folders with their manifests.
-
-    Raises:
-      RunFailed: from `check` and `blamed`.
-    """
-
-    def __init__(self, *datasets: tuple[str, Manifest]):
+    def __init__(self, *datasets: Dataset):
         paths = {
-            os.path.join(folder, shard.name)
-            for folder, manifest in datasets
-            for split in manifest.splits.values()
+            os.path.join(dataset.folder, shard.name)
+            for dataset in datasets
+            for split in dataset.manifest.splits.values()
             for shard in split.shards
         }
         self._before = {path: _state(path) for path in sorted(paths)}
 
     def check(self) -> None:
-        """One `stat` a shard: cheap enough before every checkpoint."""
+        """Compares every shard with what is remembered: one `stat` each, cheap enough before every checkpoint.
+
+        Raises:
+          RunFailed: a shard was altered or is missing.
+        """
         changed = [path for path, state in self._before.items() if _state(path) != state]
         if changed:
             what = "; ".join(f"{path} {'was altered' if os.path.exists(path) else 'is missing'}" for path in changed)
@@ -40,8 +37,12 @@ class ShardWatch:
             )
 
     @contextmanager
-    def blamed(self) -> Iterator[None]:
-        """What fails inside is told as a shard's fault where one has changed."""
+    def explain_errors(self) -> Iterator[None]:
+        """Explains an error inside by the shard that has changed, or by a row that cannot be read.
+
+        Raises:
+          RunFailed: in place of any error but those of the devices and those that are explained already.
+        """
         try:
             yield
         except (Refused, RunFailed, jax.errors.JaxRuntimeError):

@@ -5,9 +5,6 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from oddsmill.train.monitor.metrics import METRICS_NAME
-
-CURVES_NAME = "curves.png"
 _PANELS = (
     ("loss", ("loss", "nll_loss")),
     ("mean log-probability of an answer token", ("logps/chosen", "logps/rejected")),
@@ -16,22 +13,23 @@ _PANELS = (
 )
 
 
-def plot_curves(run_dir: str | Path) -> Path:
-    """Draws training curves as lines and evaluations as points into `run_dir/curves.png`; returns its path."""
-    lines = (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+def plot_curves(metrics: Path, picture: Path) -> None:
+    """Draws the training curves of a metrics.jsonl as lines and its evaluations as points.
+
+    Args:
+      picture: the PNG file to write.
+    """
+    logged = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     # Without pyplot: no display is needed, and a notebook's own figures stay as they are.
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2)
     for panel, (title, names) in zip(axes.flat, _PANELS, strict=True):
         for color, name in enumerate(names):
             for prefix, style in (("", "-"), ("eval/", "o")):
-                points = [(record["step"], record[prefix + name]) for record in records if prefix + name in record]
+                points = [(line["step"], line[prefix + name]) for line in logged if prefix + name in line]
                 if points:
                     panel.plot(*zip(*points, strict=True), style, color=f"C{color}", label=prefix + name)
         panel.set(title=title, xlabel="step")
-        if panel.lines:  # of a run that skipped every step there are none
+        if panel.lines:  # a run that skipped every step has none
             panel.legend()
-    path = Path(run_dir) / CURVES_NAME
-    figure.savefig(path, dpi=120)
-    return path
+    figure.savefig(picture, dpi=120)

@@ -1,28 +1,26 @@
-"""Where metrics go: metrics.jsonl always, TensorBoard and W&B on request, and the console."""
+"""Metrics of a run: written to metrics.jsonl always, to TensorBoard and W&B on request, and shown on the console."""
 
-import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
 from tensorboardX import SummaryWriter
 
-from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.schemas.files import publish_text
+from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.monitor.progress import RunProgress
 from oddsmill.train.monitor.wandb_sink import WandbSink
 
-METRICS_NAME = "metrics.jsonl"
-
 
 def _drop_lines_after(path: Path, step: int, *, evaluation_due: bool) -> None:
-    """Removes what a killed run wrote after its last checkpoint: those steps are taken again.
+    """Removes the lines that a killed run wrote after its last checkpoint: those steps are taken again.
 
     Args:
-      evaluation_due: so is the evaluation of that step itself.
+      evaluation_due: the evaluation of that step is taken again too.
     """
     if not path.exists():
         return
@@ -35,23 +33,36 @@ def _drop_lines_after(path: Path, step: int, *, evaluation_due: bool) -> None:
                 kept.append(line + "\n")
         except ValueError:
             continue  # the last line, cut off by the kill
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("".join(kept), encoding="utf-8")
-    os.replace(unfinished, path)
+    publish_text(path, "".join(kept))
 
 
-def last_evaluation(run_dir: str | Path, *, step: int | None = None) -> dict[str, float]:
-    """The newest evaluation in a run's metrics.jsonl, or that of a step, keys `eval/…`; empty where there is none."""
-    lines = map(json.loads, (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines())
+def last_evaluation(metrics: Path, *, step: int | None = None) -> dict[str, float]:
+    """Returns the newest evaluation in a metrics.jsonl, or that of a step; empty where there is none.
+
+    Keys are `eval/…`.
+    """
+    lines = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
     evaluations = [line for line in lines if "eval/loss" in line and step in (None, line["step"])]
     return {name: value for name, value in evaluations[-1].items() if name != "step"} if evaluations else {}
 
 
-class Metrics:
-    """Writes one JSON object a logged step to `run_dir/metrics.jsonl`, full precision, key `step`.
+def metrics_at(metrics: Path, step: int) -> dict[str, Any]:
+    """Returns the newest value of every metric up to a step, but for speeds."""
+    newest: dict[str, Any] = {}
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        if values["step"] <= step:
+            newest |= values
+    return {name: newest[name] for name in sorted(newest) if name not in ("step", "mfu") and "per_second" not in name}
+
+
+class MetricsWriter:
+    """Writes one JSON object a logged step to metrics.jsonl, full precision, key `step`. The first process writes.
 
     Args:
-      run_dir: exists.
+      files: of a run's folder, which exists.
+      report_to: `tensorboard`, `wandb`, both or none.
+      settings: of the run, for W&B's page.
       first_step: steps already taken; later lines of an earlier start are dropped.
       evaluation_due: the evaluation after them is not done, or is done again.
       num_steps: length of the run, for the progress bar.
@@ -59,27 +70,25 @@ class Metrics:
 
     def __init__(
         self,
-        config: TrainConfig,
+        files: RunFiles,
         *,
+        report_to: Sequence[str],
+        settings: Mapping[str, Any],
         first_step: int,
         num_steps: int,
-        is_writer: bool,
         evaluation_due: bool = False,
     ):
-        self._progress = RunProgress(first_step=first_step, num_steps=num_steps, is_writer=is_writer)
+        self._progress = RunProgress(first_step=first_step, num_steps=num_steps)
         self._file, self._tensorboard, self._wandb = None, None, None
-        if is_writer:
-            if "wandb" in config.report_to:  # first: it may be refused, and then nothing is open
-                self._wandb = WandbSink(config.run_dir, dataclasses.asdict(config))
-            path = Path(config.run_dir) / METRICS_NAME
-            _drop_lines_after(path, first_step, evaluation_due=evaluation_due)
-            self._file = path.open("a", encoding="utf-8")
-            if "tensorboard" in config.report_to:
-                self._tensorboard = SummaryWriter(
-                    os.path.join(config.run_dir, "tensorboard"), purge_step=first_step + 1
-                )
+        if jax.process_index() == 0:
+            if "wandb" in report_to:  # first: it may be refused, and then nothing is open
+                self._wandb = WandbSink(files.folder, files.wandb, settings)
+            _drop_lines_after(files.metrics, first_step, evaluation_due=evaluation_due)
+            self._file = files.metrics.open("a", encoding="utf-8")
+            if "tensorboard" in report_to:
+                self._tensorboard = SummaryWriter(str(files.tensorboard), purge_step=first_step + 1)
 
-    def __enter__(self) -> "Metrics":
+    def __enter__(self) -> "MetricsWriter":
         self._progress.__enter__()
         return self
 
@@ -120,7 +129,3 @@ class Metrics:
                 self._tensorboard.add_text(f"samples/{number}", "\n\n".join(lines), step)
         if self._wandb:
             self._wandb.write_samples(step, samples)
-
-    def say(self, line: str) -> None:
-        """A line of its own on the console."""
-        self._progress.say(line)

@@ -1,70 +1,71 @@
-"""What is kept of a step whose loss or gradient is not finite: its pairs, and which rows of it are to blame."""
+"""The dump of a step whose loss or gradient is not finite: its pairs, and which of its rows are not finite alone."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.loader import DEVICE_ARRAYS, Batch, empty_row
 from oddsmill.train.parallel.sharding import put_on_mesh
-from oddsmill.train.setup import Run
+from oddsmill.train.step.step import Objective
 
 
 def hex_ids(pair_ids: np.ndarray) -> list[str]:
-    """Pair ids as `inspect` and `explain` write them; the padding's 0 is left out."""
+    """Returns pair ids as `inspect` and `explain` write them, without the padding's 0."""
     return [f"{pair_id:016x}" for pair_id in pair_ids.ravel().tolist() if pair_id]
 
 
-def dump_path(run_dir: str | Path, step: int) -> Path:
-    suffix = f"-process-{jax.process_index()}" if jax.process_count() > 1 else ""
-    return Path(run_dir) / f"nonfinite-step-{step}{suffix}.json"
+class RowAlone(NamedTuple):
+    """Loss and gradient norm of a row as if it were the whole batch."""
+
+    loss: float
+    grad_norm: float
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 def write_dump(
-    config: TrainConfig, run: Run, *, step: int, values: Mapping[str, float], batch: Batch, params: Any, frozen: Any
-) -> Path:
-    """Writes a JSON file of the step for `oddsmill pipeline explain --dump=FILE`; returns its path.
-
-    On one process each row is measured again alone, at the weights of that step.
+    path: Path, *, data: str, step: int, values: Mapping[str, float], batch: Batch, alone: Sequence[RowAlone] | None
+) -> None:
+    """Writes a JSON file of the step for `oddsmill pipeline explain --dump=FILE`.
 
     Args:
+      data: the folder of the rows.
       values: the step's metrics.
       batch: the rows that this process holds of the step.
-      params: the trained weights at which the step was taken.
+      alone: each of them measured alone; None where that was not possible.
     """
-    alone = _rows_alone(config, run, batch, params, frozen) if jax.process_count() == 1 else None
     rows = []
     for index, pair_ids in enumerate(batch["pair_ids"]):
         row: dict[str, Any] = {"pairs": hex_ids(pair_ids)}
         if alone is not None:
-            loss, grad_norm = alone[index]
-            row |= {"loss": readable(loss), "grad_norm": readable(grad_norm)}
-            row["finite"] = math.isfinite(loss) and math.isfinite(grad_norm)
+            measured = alone[index]
+            row |= {"loss": readable(measured.loss), "grad_norm": readable(measured.grad_norm)}
+            row["finite"] = measured.is_finite
         rows.append(row)
     dump = {
         "step": step,
         "loss": readable(values["loss"]),
         "grad_norm": readable(values["grad_norm"]),
-        "data": str(Path(config.data).absolute()),
+        "data": str(Path(data).absolute()),
         "rows": rows,
     }
-    path = dump_path(config.run_dir, step)
     path.write_text(json.dumps(dump, indent=2) + "\n", encoding="utf-8")
-    return path
 
 
 def describe_failure(path: Path, *, step: int, values: Mapping[str, float]) -> str:
-    """The message that ends the run, from the dump that was written."""
+    """Returns the message that ends the run, from the dump that was written."""
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    blamed = [row for row in rows if not row.get("finite", True)]
-    whose = "pairs of the rows that are not finite alone" if blamed else "pairs of this step"
-    ids = " ".join(pair for row in blamed or rows for pair in row["pairs"])
+    at_fault = [row for row in rows if not row.get("finite", True)]
+    whose = "pairs of the rows that are not finite alone" if at_fault else "pairs of this step"
+    ids = " ".join(pair for row in at_fault or rows for pair in row["pairs"])
     return (
         f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}; {whose}: {ids}. "
         f"oddsmill pipeline explain --dump={path} shows them. A lower --learning_rate or --max_grad_norm helps where "
@@ -73,24 +74,30 @@ def describe_failure(path: Path, *, step: int, values: Mapping[str, float]) -> s
 
 
 def readable(value: float) -> float | str:
-    """JSON has no number for what is not finite."""
+    """Returns a number that JSON has, or the text of one that it has not."""
     return value if math.isfinite(value) else str(value)
 
 
-def _rows_alone(config: TrainConfig, run: Run, batch: Batch, params: Any, frozen: Any) -> list[tuple[float, float]]:
-    """Loss and gradient norm of each row as if it were the whole batch."""
+def measure_rows_alone(
+    objective: Objective, batch: Batch, params: Any, frozen: Any, *, rows_at_once: int
+) -> list[RowAlone]:
+    """Returns loss and gradient norm of each row as if it were the whole batch. For one process.
+
+    Args:
+      params, frozen: the weights at which the step was taken.
+      rows_at_once: the fewest rows that are sure to fit on the mesh; all but one are empty.
+    """
 
     @jax.jit
     def measure(params: Any, frozen: Any, rows: Any) -> tuple[jax.Array, jax.Array]:
-        totals = run.objective.totals(rows)
-        (loss, _), gradients = jax.value_and_grad(run.objective.loss, has_aux=True)(params, rows, totals, frozen)
+        totals = objective.totals(rows)
+        (loss, _), gradients = jax.value_and_grad(objective.loss, has_aux=True)(params, rows, totals, frozen)
         return loss, optax.global_norm(gradients)
 
-    filler = empty_row(run.manifest.row_length, run.objective.max_pairs)
-    shares = config.total_batch_size  # the fewest rows that are sure to fit on the mesh
+    filler = empty_row(batch["branch"].shape[1], objective.max_pairs)
     found = []
     for index in range(len(batch["pair_ids"])):
-        rows = {name: np.stack([batch[name][index]] + [filler[name]] * (shares - 1)) for name in DEVICE_ARRAYS}
-        loss, grad_norm = measure(params, frozen, put_on_mesh(rows, run.mesh))
-        found.append((float(loss), float(grad_norm)))
+        rows = {name: np.stack([batch[name][index]] + [filler[name]] * (rows_at_once - 1)) for name in DEVICE_ARRAYS}
+        loss, grad_norm = measure(params, frozen, put_on_mesh(rows, objective.mesh))
+        found.append(RowAlone(float(loss), float(grad_norm)))
     return found

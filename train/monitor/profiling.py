@@ -4,31 +4,31 @@ from pathlib import Path
 
 import jax
 
-TRACE_FOLDER = "profile"
+from oddsmill.schemas.console import log
 
 
 class StepProfile:
-    """Traces the steps from the first to the last of `steps`, counted from 1, into `run_dir/profile`.
+    """Traces the steps from the first to the last of `steps`, counted from 1, into a folder.
 
-    Read it with TensorBoard's profile plugin, xprof, or Perfetto.
+    TensorBoard's profile plugin, xprof and Perfetto read it.
 
     Args:
-      steps: first and last; none where nothing is traced.
+      steps: first and last; None where nothing is traced.
     """
 
-    def __init__(self, run_dir: str, steps: list[int] | None):
-        self._folder = Path(run_dir) / TRACE_FOLDER
+    def __init__(self, folder: Path, steps: list[int] | None):
+        self._folder = folder
         self._first, self._last = steps or (0, 0)
         self._running = False
 
     def before(self, step: int) -> None:
-        """Called before a step is taken."""
+        """Begins the trace before the first of the steps."""
         if self._first and self._first <= step <= self._last and not self._running:
             jax.profiler.start_trace(self._folder)
             self._running = True
 
     def after(self, step: int, outputs: object) -> None:
-        """Called with what a step computes, for which it waits after the last one."""
+        """Ends the trace after the last of the steps, when its outputs are there."""
         if self._running and step >= self._last:
             jax.block_until_ready(outputs)
             self.close()
@@ -37,8 +37,7 @@ class StepProfile:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-            if jax.process_index() == 0:
-                print(f"profile    {self._folder}")
+            log.info(f"profile    {self._folder}")
 
     def __enter__(self) -> "StepProfile":
         return self

@@ -1,5 +1,6 @@
-"""What the console shows of a run: a bar on a terminal, plain lines elsewhere."""
+"""The console of a run: a bar on a terminal, lines elsewhere."""
 
+import logging
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -7,12 +8,14 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from oddsmill.schemas.console import log
+
 # Without a terminal there is no bar; a line appears at most this often.
 SECONDS_BETWEEN_LINES = 5.0
 
 
 def describe(values: Mapping[str, float]) -> str:
-    """The metrics of a training step or of an evaluation in a line."""
+    """Returns the metrics of a training step or of an evaluation in a line."""
     prefix = "eval/" if "eval/loss" in values else ""
     parts = [
         f"{prefix}loss {values[prefix + 'loss']:.4f}",
@@ -27,15 +30,16 @@ def describe(values: Mapping[str, float]) -> str:
 
 
 class RunProgress:
-    """The console of a run.
+    """Shows how far a run is. Lines go through the logger; while the bar is shown they stand above it.
 
     Args:
       first_step: steps already taken.
-      console: in place of standard output; for tests.
+      console: the terminal of the bar; for tests.
     """
 
-    def __init__(self, *, first_step: int, num_steps: int, is_writer: bool, console: Console | None = None):
-        self._console = console or Console(quiet=not is_writer, highlight=False, soft_wrap=True)
+    def __init__(self, *, first_step: int, num_steps: int, console: Console | None = None):
+        self._console = console or Console()
+        self._has_bar = self._console.is_terminal and log.isEnabledFor(logging.INFO)
         self._last_line = 0.0
         self._num_steps = num_steps
         self._bar = Progress(
@@ -45,7 +49,7 @@ class RunProgress:
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not (is_writer and self._console.is_terminal),
+            disable=not self._has_bar,
         )
         self._task = self._bar.add_task("", total=num_steps, completed=first_step)
 
@@ -59,16 +63,12 @@ class RunProgress:
         self._bar.stop()
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
-        """The metrics of a training step or of an evaluation."""
+        """Shows the metrics of a training step or of an evaluation."""
         is_evaluation = "eval/loss" in values
         if not is_evaluation:
             self._bar.update(self._task, completed=step, description=describe(values))
         now = time.monotonic()
         due = is_evaluation or step in (1, self._num_steps) or now - self._last_line >= SECONDS_BETWEEN_LINES
-        if due and (is_evaluation or not self._console.is_terminal):
+        if due and (is_evaluation or not self._has_bar):
             self._last_line = now
-            self.say(f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}  {describe(values)}")
-
-    def say(self, line: str) -> None:
-        """A line of its own, above the bar."""
-        self._console.print(line, markup=False)
+            log.info(f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}  {describe(values)}")

@@ -8,11 +8,9 @@ from typing import Any
 
 from oddsmill.schemas.errors import Refused
 
-RUN_NAME = "wandb.json"  # in run_dir: which run of theirs this is, so that a resumed run goes on in it
-
 
 def import_wandb() -> Any:
-    """The library.
+    """Returns the library.
 
     Raises:
       Refused: it is not installed.
@@ -27,25 +25,26 @@ def import_wandb() -> Any:
 
 
 class WandbSink:
-    """One of their runs. WANDB_MODE=offline and all their other variables hold.
+    """A run of W&B. WANDB_MODE=offline and all other variables of W&B hold.
 
     Args:
-      settings: the resolved settings of the run, for their page.
+      run_dir: the run's folder, whose name is the run's name where WANDB_NAME does not say another.
+      id_file: remembers which run of W&B this is, so that a resumed run goes on in it.
+      settings: the resolved settings of the run, for its page.
 
     Raises:
       Refused: it is not installed, nobody is logged in, or their server is not reached.
     """
 
-    def __init__(self, run_dir: str, settings: Mapping[str, Any]):
+    def __init__(self, run_dir: Path, id_file: Path, settings: Mapping[str, Any]):
         self._wandb = import_wandb()
-        path = Path(run_dir) / RUN_NAME
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known = json.loads(id_file.read_text(encoding="utf-8")) if id_file.is_file() else {}
         try:
             self._run = self._wandb.init(
-                # What is given here wins over their variables.
+                # Arguments win over W&B's variables, so these are read here.
                 project=os.environ.get("WANDB_PROJECT", "oddsmill"),
-                name=os.environ.get("WANDB_NAME", Path(run_dir).name),
-                dir=run_dir,
+                name=os.environ.get("WANDB_NAME", run_dir.name),
+                dir=str(run_dir),
                 config=dict(settings),
                 id=known.get("id"),
                 resume="allow",
@@ -55,8 +54,8 @@ class WandbSink:
                 f"--report_to=[wandb]: W&B cannot be reached or refuses ({' '.join(str(error).split())}). Run "
                 "`wandb login`, or set WANDB_MODE=offline and `wandb sync` later, or leave wandb out"
             ) from error
-        path.write_text(json.dumps({"id": self._run.id}) + "\n", encoding="utf-8")
-        # Their own step count only grows; after a kill ours goes back to the newest checkpoint.
+        id_file.write_text(json.dumps({"id": self._run.id}) + "\n", encoding="utf-8")
+        # W&B's own step count only grows; after a kill ours goes back to the newest checkpoint.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -64,7 +63,7 @@ class WandbSink:
         self._run.log({"step": step, **values})
 
     def write_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        """A table of the answers of one step."""
+        """Sends a table of the answers of one step."""
         columns = list(samples[0])
         table = self._wandb.Table(columns=columns, data=[[sample[name] for name in columns] for sample in samples])
         self._run.log({"step": step, "samples": table})

@@ -1,4 +1,4 @@
-"""What machines do to a run, told in one message instead of a traceback."""
+"""Errors of devices, disks and other processes, explained in one message instead of a traceback."""
 
 import errno
 import os
@@ -24,14 +24,14 @@ class ProcessLost(RunFailed):
 
 
 @contextmanager
-def told_clearly(run_dir: str | None = None) -> Iterator[None]:
-    """A full disk, full device memory and a lost process become `RunFailed`; all else stays as it is.
+def explain_device_errors(run_dir: str | None = None) -> Iterator[None]:
+    """Turns a full disk, full device memory and a lost process into `RunFailed`; other errors pass as they are.
 
     Args:
-      run_dir: of a training, which can go on; None: something else was done.
+      run_dir: of a training, which can go on; None for a command that cannot.
 
     Raises:
-      RunFailed: as said.
+      RunFailed: one of the three happened.
     """
     go_on = _GO_ON if run_dir else ""
     try:
@@ -51,10 +51,10 @@ def told_clearly(run_dir: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def left_at_once() -> Iterator[None]:
-    """For the command line: where another process is lost, this one ends too, now.
+def exit_at_once_if_process_lost() -> Iterator[None]:
+    """Ends a command at once where another process is lost: an ordinary end would wait minutes for it to say goodbye.
 
-    An ordinary end would wait minutes for the lost one to say goodbye.
+    For the command line alone: the interpreter's own clean-up does not run.
     """
     try:
         yield

@@ -8,15 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oddsmill.train.data.data_order import WORDS
 from oddsmill.train.data.loader import DEVICE_ARRAYS
 from oddsmill.train.model.frozen import split_params
 from oddsmill.train.monitor.mfu import attention_flops, step_flops
 from oddsmill.train.parallel.sharding import batch_sharding, shard_bytes
-from oddsmill.train.parallel.stop_requests import WISH
 from oddsmill.train.planning.compiled import Program
 from oddsmill.train.planning.rows import StepRows
-from oddsmill.train.step.assembly import Assembly
+from oddsmill.train.step.program import StepProgram
 
 # The program is compiled to be read, not run, so LLVM need not optimise it. XLA's passes before LLVM, which decide the
 # program and its memory, are the same but for a few bytes.
@@ -71,20 +69,13 @@ class Figures:
     moved: dict[str, int]
 
 
-def batch_shapes(assembly: Assembly, *, rows: int, row_length: int, num_processes: int = 1) -> dict[str, Any]:
+def batch_shapes(assembly: StepProgram, *, rows: int, row_length: int) -> dict[str, Any]:
     """Returns the batch of a run's step as shapes, dtypes and shardings."""
-    places = batch_sharding(assembly.mesh)
-
-    def shape(*dims: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *dims), dtype, sharding=places)
-
-    batch = {name: shape(row_length) for name in DEVICE_ARRAYS}
-    if num_processes > 1:
-        batch |= {WISH: shape(), WORDS: shape(2, dtype=jnp.uint32)}
-    return batch
+    array = jax.ShapeDtypeStruct((rows, row_length), jnp.int32, sharding=batch_sharding(assembly.mesh))
+    return dict.fromkeys(DEVICE_ARRAYS, array)
 
 
-def compile_step(assembly: Assembly, batch: dict[str, Any]) -> jax.stages.Compiled:
+def compile_step(assembly: StepProgram, batch: dict[str, Any]) -> jax.stages.Compiled:
     """Compiles the step of a run for the devices of its mesh; on CPUs into a program that is too slow to be run."""
     frozen = split_params(assembly.abstract_model, assembly.frozen_paths)[1]
     jitted: Any = assembly.jitted_step()
@@ -94,17 +85,16 @@ def compile_step(assembly: Assembly, batch: dict[str, Any]) -> jax.stages.Compil
     return lowered.compile(compiler_options=_NO_MACHINE_CODE if is_cpu else None)
 
 
-def measure(assembly: Assembly, rows: StepRows, *, recomputes: bool, num_processes: int) -> Figures:
+def measure(assembly: StepProgram, rows: StepRows, *, recomputes: bool) -> Figures:
     """Compiles the step of these rows and reads off its figures.
 
     Args:
       recomputes: True if the backward pass computes activations again (gradient_checkpointing).
-      num_processes: how many processes the devices of the mesh belong to.
 
     Raises:
       JaxRuntimeError: the step does not fit in the devices' memory.
     """
-    batch = batch_shapes(assembly, rows=len(rows.branch), row_length=rows.row_length, num_processes=num_processes)
+    batch = batch_shapes(assembly, rows=len(rows.branch), row_length=rows.row_length)
     compiled = compile_step(assembly, batch)
     state, program = assembly.abstract_state, Program(compiled.as_text() or "")
     sizes: Any = compiled.memory_analysis()
@@ -140,13 +130,13 @@ def measure(assembly: Assembly, rows: StepRows, *, recomputes: bool, num_process
     )
 
 
-def _attention_flops(assembly: Assembly, rows: StepRows) -> float:
+def _attention_flops(assembly: StepProgram, rows: StepRows) -> float:
     """Returns the FLOPs of attention's forward pass over the keys that each token sees.
 
     Splash computes all keys before a token, for two views of each row.
     """
     config, position, branch = assembly.decoder_config, rows.position, rows.branch
-    if assembly.attn_mechanism != "splash":
+    if assembly.attn_mechanism.name != "splash":
         return attention_flops(config, position, branch)
     whole_rows = np.broadcast_to(np.arange(position.shape[1]), position.shape)
     return 2 * attention_flops(config, whole_rows, np.ones_like(branch))

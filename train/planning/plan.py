@@ -17,9 +17,9 @@ from oddsmill.train.model.hf_config import DecoderConfig, num_parameters
 from oddsmill.train.planning.figures import Figures, measure
 from oddsmill.train.planning.rows import StepRows, step_rows
 from oddsmill.train.planning.topologies import Topology, find_topology
-from oddsmill.train.setup import read_decoder
-from oddsmill.train.step.assembly import assemble
+from oddsmill.train.step.program import build_program
 from oddsmill.train.weights.hub import find_model
+from oddsmill.train.weights.model_files import read_model_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,8 @@ def make_plan(config: PlanConfig) -> Plan:
     else:
         model_path = Path(config.model.config or "")
     run = config.run_config(gradient_checkpointing=True)
-    hf_config, decoder = read_decoder(run, model_path, say=log.info)
+    model = read_model_files(model_path, disable_dropout=run.disable_dropout)
+    hf_config, decoder = model.hf_config, model.decoder_config
     rows = step_rows(config, run)
     require(
         (rows.vocab_size or 0) <= decoder.vocab_size,
@@ -103,7 +104,7 @@ def _try(
     """Assembles and compiles the step with one mesh and policy, as a run would."""
     run = config.run_config(mesh=mesh, gradient_checkpointing=policy)
     epoch = rows.epoch or config.rows_per_step
-    assembly = assemble(
+    assembly = build_program(
         run,
         decoder,
         model_path=model_path,
@@ -112,7 +113,7 @@ def _try(
         num_steps=config.max_steps or math.ceil(config.num_train_epochs * epoch / config.rows_per_step),
         devices=topology.devices,
     )
-    return measure(assembly, rows, recomputes=bool(policy), num_processes=topology.num_processes)
+    return measure(assembly, rows, recomputes=bool(policy))
 
 
 def describe_trial(trial: Trial) -> str:

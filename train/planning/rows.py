@@ -6,11 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from oddsmill.schemas.layout import PADDING, derive
+from oddsmill.schemas.manifest import check_shards
 from oddsmill.schemas.record import Pair, make_row
 from oddsmill.train.config.plan import PlanConfig
 from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.data.dataset import open_train_data
 from oddsmill.train.data.loader import train_batches
-from oddsmill.train.setup import read_train_split
 from oddsmill.train.step.batch_rules import batch_rules
 
 
@@ -54,7 +55,8 @@ def step_rows(config: PlanConfig, run: TrainConfig) -> StepRows:
 
 
 def _rows_of_data(run: TrainConfig) -> StepRows:
-    manifest = read_train_split(run.data)
+    manifest = open_train_data(run.data).manifest
+    check_shards(run.data, manifest)
     split = manifest.splits["train"]
     empty_rows = batch_rules(run.compat).empty_rows(split.rows, run.rows_per_step)
     batches = train_batches(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.manifest import TOKENIZER_FOLDER, TokenizerSummary
-from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.setup import Run
+from oddsmill.schemas.files import publish_folder
+from oddsmill.schemas.manifest import TokenizerSummary
+from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.weights.huggingface import save_params
-from oddsmill.train.weights.model_card import model_card
+from oddsmill.train.weights.model_files import ModelFiles
 from oddsmill.train.weights.peft import save_adapter
-from oddsmill.train.weights.whole_folder import whole_folder
 
-# Those that a preprocessed dataset has no use for; tokenizer.json says the same, but some tools read them.
+# Files that a preprocessed dataset has no use for; tokenizer.json says the same, but some tools read them.
 _FURTHER_TOKENIZER_FILES = ("added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json")
 
 
@@ -25,83 +25,98 @@ def export_model(
     folder: str | Path,
     *,
     params: dict[str, Any],
-    config: TrainConfig,
-    run: Run,
-    step: int,
+    model: ModelFiles,
+    tokenizer_folder: Path,
+    tokenizer: TokenizerSummary,
+    card: str,
     dtype: str | None = None,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Writes `folder` whole or not at all, in place of one that stands there. Every process calls it, one writes.
+    """Writes `folder` whole or not at all, in place of one that stands there. Every process calls this; one writes.
 
     config.json goes out as it came in, but for the dtype of the weights where that is another.
 
     Args:
       params: all weights of the model, without adapters.
-      step: after which the weights are what they are.
+      tokenizer_folder, tokenizer: of the rows that the model was trained on.
+      card: the text of README.md.
       dtype: what weights are cast to; None leaves each as it is.
 
     Raises:
-      RunFailed: it cannot be written.
+      OSError: it cannot be written.
     """
-    with whole_folder(folder, is_writer=run.is_writer, what_to_do=_what_to_do(config)) as unfinished:
-        if run.is_writer:
+    is_writer = jax.process_index() == 0
+    with _published(folder, is_writer=is_writer) as unfinished:
+        if is_writer:
             written = jnp.dtype(dtype or jnp.result_type(*jax.tree.leaves(params)))
-            _write_json(unfinished / "config.json", with_dtype(run.hf_config, str(written)))
-            _write_tokenizer(unfinished, Path(config.data) / TOKENIZER_FOLDER, run.model_folder)
-            generation = generation_config(run.model_folder, run.hf_config, run.manifest.tokenizer)
+            _write_json(unfinished / "config.json", with_dtype(model.hf_config, str(written)))
+            shutil.copytree(tokenizer_folder, unfinished, copy_function=shutil.copyfile, dirs_exist_ok=True)
+            generation = generation_config(model.folder, model.hf_config, tokenizer)
             _write_json(unfinished / "generation_config.json", generation)
-            card = model_card(config, run.manifest, run.eval_manifest, run.decoder_config, step=step)
             (unfinished / "README.md").write_text(card, encoding="utf-8")
         save_params(
             params,
             unfinished,
-            num_layers=run.decoder_config.num_hidden_layers,
+            num_layers=model.decoder_config.num_hidden_layers,
             max_shard_size=max_shard_size,
             dtype=dtype,
-            is_writer=run.is_writer,
+            is_writer=is_writer,
         )
 
 
-def export_adapter(folder: str | Path, *, params: dict[str, Any], config: TrainConfig, run: Run, step: int) -> None:
+def export_adapter(
+    folder: str | Path,
+    *,
+    params: dict[str, Any],
+    lora: LoraConfig,
+    base_model: ModelConfig,
+    num_layers: int,
+    tokenizer_folder: Path,
+    card: str,
+) -> None:
     """As `export_model`, but the adapters alone, as PEFT has them, with tokenizer and model card.
 
     Args:
       params: the adapters.
+      base_model: the model that PEFT loads beside them.
+      num_layers: of that model.
     """
-    assert config.lora is not None
-    with whole_folder(folder, is_writer=run.is_writer, what_to_do=_what_to_do(config)) as unfinished:
-        if run.is_writer:
-            _write_tokenizer(unfinished, Path(config.data) / TOKENIZER_FOLDER, run.model_folder)
-            card = model_card(config, run.manifest, run.eval_manifest, run.decoder_config, step=step, adapter=True)
+    is_writer = jax.process_index() == 0
+    with _published(folder, is_writer=is_writer) as unfinished:
+        if is_writer:
+            shutil.copytree(tokenizer_folder, unfinished, copy_function=shutil.copyfile, dirs_exist_ok=True)
             (unfinished / "README.md").write_text(card, encoding="utf-8")
-        save_adapter(
-            unfinished,
-            params,
-            config.lora,
-            num_layers=run.decoder_config.num_hidden_layers,
-            base_model=config.model,
-            is_writer=run.is_writer,
-        )
+        save_adapter(unfinished, params, lora, num_layers=num_layers, base_model=base_model, is_writer=is_writer)
 
 
-def _what_to_do(config: TrainConfig) -> str:
-    return (
-        "The checkpoint is there: make room or give another folder, then "
-        f"oddsmill train export --run_dir={config.run_dir} --out=FOLDER"
-    )
+def _published(folder: str | Path, *, is_writer: bool) -> AbstractContextManager[Path]:
+    return publish_folder(folder) if is_writer else nullcontext(Path(folder))
+
+
+def copy_tokenizer(folder: Path, tokenizer_folder: Path, model_folder: Path) -> None:
+    """Makes a folder of the tokenizer and the chat template that the rows were made with.
+
+    Where the model's own folder holds that tokenizer, further files of it are copied too.
+    """
+    shutil.copytree(tokenizer_folder, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    if (model_folder / "tokenizer.json").is_file():  # the same as the rows': weights/model_files.py checks it
+        for name in _FURTHER_TOKENIZER_FILES:
+            if (model_folder / name).is_file():
+                shutil.copyfile(model_folder / name, folder / name)
 
 
 def with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """A config.json that says what the weights are: `dtype` is transformers 5's field, `torch_dtype` that of 4.
+    """Returns a config.json with the dtype of the weights: `dtype` is transformers 5's field, `torch_dtype` that of 4.
 
-    The one that came in goes out. Where there was none it is the older, which both read, and vLLM too.
+    The field that came in goes out. Where there was none it is the older, which both read, and vLLM too.
     """
     names = [name for name in ("dtype", "torch_dtype") if name in config] or ["torch_dtype"]
     return {**config, **dict.fromkeys(names, dtype)}
 
 
 def generation_config(folder: Path, config: dict[str, Any], tokenizer: TokenizerSummary) -> dict[str, Any]:
-    """The model's own generation_config.json, or the ids of its config.json and, where it has none, of the tokenizer.
+    """Returns the model's own generation_config.json, or one of the ids in config.json and, where it has none, of the
+    tokenizer.
 
     The token that ended the answers of the training is always among those that end a generation.
     """
@@ -121,15 +136,6 @@ def generation_config(folder: Path, config: dict[str, Any], tokenizer: Tokenizer
     if tokenizer.eos_id not in ends:
         content["eos_token_id"] = [*ends, tokenizer.eos_id] if ends else tokenizer.eos_id
     return content
-
-
-def _write_tokenizer(folder: Path, of_data: Path, model_folder: Path) -> None:
-    """The tokenizer and the chat template that the data was made with: those of the model, or one that was given."""
-    shutil.copytree(of_data, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    if (model_folder / "tokenizer.json").is_file():  # the same as the data's: train/setup.py
-        for name in _FURTHER_TOKENIZER_FILES:
-            if (model_folder / name).is_file():
-                shutil.copyfile(model_folder / name, folder / name)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,8 +1,7 @@
-"""README.md of an exported model: what the hub reads of it, what it was trained on, how, and with what result."""
+"""README.md of an exported model: the fields that the hub reads, and how the model was trained and with what result."""
 
-import dataclasses
-import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,16 @@ from huggingface_hub import ModelCardData
 from oddsmill.schemas.hub import is_hub_id
 from oddsmill.schemas.manifest import Manifest
 from oddsmill.schemas.version import tool_version
-from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.model.hf_config import DecoderConfig, num_parameters
-from oddsmill.train.monitor.metrics import METRICS_NAME
 
-# Folders and processes of the machine; the rest of the settings is what another one needs to repeat the run.
-_OF_THE_MACHINE = {"data", "run_dir", "distributed"}
+# Folders, files and processes of the machine; another machine needs the other settings to repeat the run.
+_OF_THE_MACHINE = {"data", "run_dir", "distributed", "verify_shards"}
 
 
-def hub_id(config: TrainConfig) -> str | None:
-    """The id of the model that the run started from, where it came from the hub."""
-    name = config.model.path
+def hub_id(model: ModelConfig) -> str | None:
+    """Returns the id of the model that the run started from, where it came from the hub."""
+    name = model.path
     return name if name and not os.path.isdir(name) and is_hub_id(name) else None
 
 
@@ -40,21 +38,29 @@ tokenizer = AutoTokenizer.from_pretrained(folder)"""
 
 
 def model_card(
-    config: TrainConfig,
+    *,
+    model: ModelConfig,
+    lora: LoraConfig | None,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Any],
     manifest: Manifest,
     eval_manifest: Manifest,
     decoder: DecoderConfig,
-    *,
     step: int,
     adapter: bool = False,
 ) -> str:
-    """The card of the weights after `step` steps. It holds no path and no time: equal runs give equal cards.
+    """Returns the card of the weights after `step` steps.
+
+    It holds no path and no time: equal runs give equal cards.
 
     Args:
-      manifest: of the rows that were trained on; eval_manifest: of those whose eval split was measured.
-      adapter: of the adapters alone.
+      model, lora: the model that the run started from and its adapters, if any.
+      settings: all settings of the run.
+      metrics: those that the card shows.
+      manifest, eval_manifest: of the rows that were trained on, and of those whose eval split was measured.
+      adapter: the card is of the adapters alone.
     """
-    base = hub_id(config)
+    base = hub_id(model)
     data = ModelCardData(
         base_model=base,
         library_name="peft" if adapter else "transformers",
@@ -64,12 +70,12 @@ def model_card(
     )
     if base:
         start = f"from [{base}](https://huggingface.co/{base})"
-        start += f" at revision `{config.model.revision}`" if config.model.revision else ""
+        start += f" at revision `{model.revision}`" if model.revision else ""
     else:
-        start = "from the weights of a local folder" if config.model.path else "from random weights"
+        start = "from the weights of a local folder" if model.path else "from random weights"
     adapted = ""
-    if config.lora:
-        adapted = f", as LoRA adapters of rank {config.lora.rank} {'that lie here' if adapter else 'merged here'},"
+    if lora:
+        adapted = f", as LoRA adapters of rank {lora.rank} {'that lie here' if adapter else 'merged here'},"
     of_splits = manifest.splits | {name: split for name, split in eval_manifest.splits.items() if name == "eval"}
     splits = "\n".join(
         f"| {name} | {split.pairs:,} | {sum(split.tokens.values()):,} |" for name, split in of_splits.items()
@@ -78,10 +84,9 @@ def model_card(
     if eval_manifest.sha256 != manifest.sha256:
         evaluated = f"\n\nThat of the dataset whose eval split was measured: `{eval_manifest.sha256}`"
     measured = "\n".join(
-        f"| {name} | {value if isinstance(value, str) else f'{value:.6g}'} |"
-        for name, value in metrics_at(config.run_dir, step).items()
+        f"| {name} | {value if isinstance(value, str) else f'{value:.6g}'} |" for name, value in metrics.items()
     )
-    settings = yaml.safe_dump(portable_settings(config), sort_keys=False, allow_unicode=True)
+    settings_text = yaml.safe_dump(portable_settings(settings, base), sort_keys=False, allow_unicode=True)
     return f"""---
 {data.to_yaml()}
 ---
@@ -90,7 +95,7 @@ def model_card(
 
 A {decoder.model_type} decoder of {num_parameters(decoder):,} parameters, trained {start}{adapted} for {step:,} steps
 on pairs of a preferred and a rejected answer, with the loss of
-[ORPO](https://arxiv.org/abs/2403.07691) at beta {config.beta:g}. Made with oddsmill {tool_version()}.
+[ORPO](https://arxiv.org/abs/2403.07691) at beta {settings["beta"]:g}. Made with oddsmill {tool_version()}.
 
 ```python
 {_LOAD_ADAPTER if adapter else _LOAD_MODEL}
@@ -117,30 +122,20 @@ The last that were logged up to step {step:,}; `eval/` is the held-out split.
 ## Settings
 
 ```yaml
-{settings}```
+{settings_text}```
 """
 
 
-def metrics_at(run_dir: str | Path, step: int) -> dict[str, Any]:
-    """The newest value of every metric up to a step, but for speeds."""
-    newest: dict[str, Any] = {}
-    for line in (Path(run_dir) / METRICS_NAME).read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
-        if values["step"] <= step:
-            newest |= values
-    return {name: newest[name] for name in sorted(newest) if name not in ("step", "mfu") and "per_second" not in name}
-
-
-def portable_settings(config: TrainConfig) -> dict[str, Any]:
-    """The settings without paths: of a path that is not a hub id, the last part stays."""
+def portable_settings(settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:
+    """Returns the settings without paths: of a path that is not the hub id `base`, the last part stays."""
 
     def shorten(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: shorten(inner) for name, inner in value.items()}
         if isinstance(value, (list, tuple)):
             return [shorten(inner) for inner in value]
-        if isinstance(value, str) and value != hub_id(config) and os.sep in value:
+        if isinstance(value, str) and value != base and os.sep in value:
             return Path(value).name
         return value
 
-    return {name: shorten(value) for name, value in dataclasses.asdict(config).items() if name not in _OF_THE_MACHINE}
+    return {name: shorten(value) for name, value in settings.items() if name not in _OF_THE_MACHINE}

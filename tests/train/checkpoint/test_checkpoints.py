@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from oddsmill.schemas.console import show_messages
 from oddsmill.schemas.errors import Refused, RunFailed
-from oddsmill.train.checkpoint.checkpoints import Checkpoints, abstract
+from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
-from oddsmill.train.data.data_order import DataOrder, row_words
+from oddsmill.train.data.data_order import DataOrder
 
 IDENTITY = {"beta": 0.1, "data": "abc"}
 
@@ -40,13 +41,13 @@ def pairs_of(step):
 
 def order_at(step):
     order = DataOrder()
-    order.add(row_words(pairs_of(step)).sum(0, dtype=np.uint32))
+    order.add(step, pairs_of(step))
     return order
 
 
 def shapes():
     state = state_of(0)
-    return abstract(state, jax.tree.map(lambda leaf: leaf.sharding, state))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
 
 
 def opened(folder, total=2, **changes):
@@ -108,9 +109,10 @@ def test_the_newest_is_gone_on_from(tmp_path):
 def test_a_damaged_newest_falls_back_to_the_one_before_and_is_named(tmp_path, capsys, how):
     saved(tmp_path, [2, 4])
     damage(tmp_path, 4, how)
+    show_messages()
     assert restore(tmp_path) == 2
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("the checkpoint of step 4 is damaged (")
+    assert line.startswith("warning: the checkpoint of step 4 is damaged (")
     assert line.endswith(f"it lies in {tmp_path / '4.damaged'} now, and the run goes on from that of step 2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4", "4.damaged"]
     assert restore(tmp_path) == 4  # saved again

@@ -10,13 +10,17 @@ import jax
 import numpy as np
 import pytest
 
+from oddsmill.schemas.console import show_messages
+from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import read_manifest
 from oddsmill.train.__main__ import main
-from oddsmill.train.commands.evaluate import _of_model, _rows_for
+from oddsmill.train.checkpoint.run_files import RunFiles
+from oddsmill.train.commands.evaluate import _of_model, rows_for_run
 from oddsmill.train.config.evaluate import EvaluateConfig
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.setup import prepare
+from oddsmill.train.data.dataset import Dataset
+from oddsmill.train.prepare import prepare
 from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
@@ -124,17 +128,27 @@ def test_settings_of_the_loss_are_obeyed(trained):
     assert found["eval/logps/chosen"] == pytest.approx(evaluations[4]["eval/logps/chosen"], rel=1e-5)
 
 
-def test_the_rows_of_a_run_are_those_that_it_trained_on_and_measured(data, held_out):
-    run = SimpleNamespace(manifest=read_manifest(data), eval_data=str(held_out), eval_manifest=read_manifest(held_out))
-    restored = SimpleNamespace(run=run, config=SimpleNamespace(data=str(data)))
-    for settings, folder in (
-        ({}, held_out),
-        ({"split": "train"}, data),
-        ({"data": str(data)}, data),
-        ({"data": str(held_out), "split": "train"}, held_out),
+def test_the_rows_of_a_run_are_those_that_it_trained_on_and_measured(data, held_out, tmp_path):
+    own, other = (Dataset(str(folder), read_manifest(folder)) for folder in (data, held_out))
+    run = SimpleNamespace(data=own, eval_data=other, files=RunFiles(tmp_path))
+    for settings, expected in (
+        ({}, other),
+        ({"split": "train"}, own),
+        ({"data": str(data)}, own),
+        ({"data": str(held_out), "split": "train"}, other),
     ):
-        rows_of, manifest = _rows_for(EvaluateConfig(run_dir="run", **settings), restored)
-        assert (rows_of, manifest) == (str(folder), read_manifest(folder)), settings
+        assert rows_for_run(EvaluateConfig(run_dir="run", **settings), run) == expected, settings
+
+
+def test_rows_of_a_run_that_are_gone_or_others_now_are_refused(data, held_out, tmp_path):
+    moved = tmp_path / "moved"
+    gone = Dataset(str(moved), read_manifest(data))
+    run = SimpleNamespace(data=gone, eval_data=gone, files=RunFiles(tmp_path))
+    with pytest.raises(Refused, match=f"{moved}, the data of the run, are not there any more; give rows by --data"):
+        rows_for_run(EvaluateConfig(run_dir="run"), run)
+    shutil.copytree(held_out, moved)
+    with pytest.raises(Refused, match="was preprocessed anew since the run; give rows by --data"):
+        rows_for_run(EvaluateConfig(run_dir="run"), run)
 
 
 def test_one_process_alone_speaks(data, model, tmp_path, monkeypatch, capsys):
@@ -148,6 +162,7 @@ def test_one_process_alone_speaks(data, model, tmp_path, monkeypatch, capsys):
         "oddsmill.train.parallel.sharding.row_share", lambda mesh: None
     )  # called for its check; there is no process 1
     for process, notes in ((0, 3), (1, 0)):
+        show_messages()
         monkeypatch.setattr(jax, "process_index", lambda backend=None, process=process: process)
         _of_model(evaluated)
         prepare(trained)

@@ -1,17 +1,17 @@
 """The digest of the pairs that a run has taken: what it tells apart, and what it must not."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
-import jax
 import numpy as np
 import pytest
 
+import oddsmill.train.data.data_order
 import oddsmill.train.data.loader
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.__main__ import main
-from oddsmill.train.config.devices import MeshConfig
-from oddsmill.train.data.data_order import DataOrder, row_words, total_words
-from oddsmill.train.parallel.sharding import make_mesh
+from oddsmill.train.data.data_order import DataOrder
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE
 
@@ -30,7 +30,7 @@ def steps():
 def digest(steps, order=None):
     order = order or DataOrder()
     for ids in steps:
-        order.add(row_words(ids).sum(0, dtype=np.uint32))
+        order.add(order._step + 1, ids)
     return order.digest
 
 
@@ -55,18 +55,62 @@ def test_sets_of_equal_sums_have_different_digests():
     assert digest([first]) != digest([second])
 
 
-def test_what_the_devices_add_up_is_what_the_host_adds_up(steps):
-    with jax.set_mesh(make_mesh(MeshConfig())):
-        for ids in steps:
-            added = jax.jit(total_words)(row_words(ids))
-            assert np.asarray(added).tolist() == row_words(ids).sum(0, dtype=np.uint32).tolist()
+class Processes:
+    """Processes that stop and wait at `gather_bytes`, as threads of one."""
+
+    def __init__(self, monkeypatch, count):
+        self._barrier, self._messages = threading.Barrier(count), [b""] * count
+        self._local = threading.local()
+        monkeypatch.setattr("jax.process_count", lambda: count)
+        monkeypatch.setattr(oddsmill.train.data.data_order, "gather_bytes", self._gather)
+
+    def _gather(self, message):
+        self._messages[self._local.index] = message
+        self._barrier.wait()
+        messages = list(self._messages)
+        self._barrier.wait()
+        return messages
+
+    def run(self, function):
+        def one(index):
+            self._local.index = index
+            return function(index)
+
+        with ThreadPoolExecutor(len(self._messages)) as pool:
+            return list(pool.map(one, range(len(self._messages))))
+
+
+def test_several_processes_have_the_digest_of_one_wherever_they_gather(steps, monkeypatch):
+    """Four processes: the rows of each half are read by two of them, as along the mesh's axis `tensor`."""
+    expected = digest(steps)
+
+    def run(process):
+        order, half = DataOrder(process // 2), slice(process // 2 * ROWS // 2, (process // 2 + 1) * ROWS // 2)
+        for step, ids in enumerate(steps, 1):
+            order.add(step, ids[half])
+            assert order.after(step) is None
+            if step in (2, 3, STEPS):
+                order.gather()
+                assert order.after(step) == order.digest
+        return order.get_state()
+
+    states = Processes(monkeypatch, 4).run(run)
+    assert all(state == states[0] for state in states) and states[0]["digest"] == expected
+
+
+def test_the_digest_is_known_of_the_newest_step_and_the_one_before(steps):
+    order = DataOrder()
+    for step, ids in enumerate(steps, 1):
+        order.add(step, ids)
+        assert order.after(step) == digest(steps[:step]) and order.after(step - 1) == digest(steps[: step - 1])
+        assert order.after(step - 2) is None
 
 
 def test_a_state_goes_on_to_the_same_digest(steps):
     first = DataOrder()
     digest(steps[:4], first)
     second = DataOrder()
-    second.set_state(first.get_state(), steps[3], where="here")
+    second.set_state(first.get_state(), 4, steps[3], where="here")
     assert digest(steps[4:], second) == digest(steps)
 
 
@@ -74,7 +118,7 @@ def test_another_order_than_that_of_the_checkpoint_is_refused(steps):
     order = DataOrder()
     digest(steps[:4], order)
     with pytest.raises(Refused, match="step 4: its last step took other pairs"):
-        DataOrder().set_state(order.get_state(), steps[4], where="checkpoints, step 4")
+        DataOrder().set_state(order.get_state(), 4, steps[4], where="checkpoints, step 4")
 
 
 @pytest.mark.slow

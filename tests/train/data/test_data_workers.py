@@ -20,6 +20,7 @@ from oddsmill.schemas.manifest import file_sha256, read_manifest
 from oddsmill.schemas.record import encode_row, make_row
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.data.loader import TrainBatches, train_batches
 from oddsmill.train.data.shard_watch import ShardWatch
 from tests.datasets import packed, random_pairs, write_dataset
@@ -134,7 +135,7 @@ def test_a_kill_at_every_position_changes_nothing_whatever_the_number_of_workers
 def failure(folder, manifest, num_workers):
     batches = train_batches(folder, manifest, rows_per_step=2, shuffle=False, seed=0, num_workers=num_workers)
     taken = []
-    with closing(batches), pytest.raises(RunFailed) as error, ShardWatch((folder, manifest)).blamed():
+    with closing(batches), pytest.raises(RunFailed) as error, ShardWatch(Dataset(folder, manifest)).explain_errors():
         taken.extend(batch["pair_ids"].tolist() for batch in batches)
     return str(error.value), taken
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.data.shard_watch import ShardWatch
 from tests.datasets import packed, random_pairs, write_dataset
 
@@ -15,15 +16,14 @@ from tests.datasets import packed, random_pairs, write_dataset
 def dataset(tmp_path):
     rows = packed(random_pairs(np.random.default_rng(0), 20, vocab_size=40), 24)
     manifest = write_dataset(tmp_path / "data", {"train": rows}, row_length=24, vocab_size=40, shards=2)
-    return str(tmp_path / "data"), manifest
+    return Dataset(str(tmp_path / "data"), manifest)
 
 
 @pytest.mark.parametrize("harm", ["missing", "altered"])
 def test_a_shard_that_changes_is_named(dataset, harm):
-    folder, manifest = dataset
-    watch = ShardWatch((folder, manifest))
+    watch = ShardWatch(dataset)
     watch.check()
-    path = os.path.join(folder, "train-00001-of-00002.arrayrecord")
+    path = os.path.join(dataset.folder, "train-00001-of-00002.arrayrecord")
     if harm == "missing":
         os.unlink(path)
     else:  # the same size, other bytes
@@ -31,15 +31,18 @@ def test_a_shard_that_changes_is_named(dataset, harm):
             file.write(b"x")
     with pytest.raises(RunFailed, match=rf"train-00001-of-00002.arrayrecord (was|is) {harm} since the run began"):
         watch.check()
-    with pytest.raises(RunFailed, match=harm), watch.blamed():
+    with pytest.raises(RunFailed, match=harm), watch.explain_errors():
         raise RuntimeError("array record says nothing useful")
 
 
 def test_an_error_while_nothing_changed_keeps_its_text_and_refusals_stay_refusals(dataset):
     watch = ShardWatch(dataset)
-    with pytest.raises(RunFailed, match=r"cannot be read \(input/output error\)"), watch.blamed():
+    with pytest.raises(RunFailed, match=r"cannot be read \(input/output error\)"), watch.explain_errors():
         raise OSError("input/output error")
-    with pytest.raises(jax.errors.JaxRuntimeError), watch.blamed():  # an evaluation that does not fit the devices
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError),
+        watch.explain_errors(),
+    ):  # an evaluation that does not fit the devices
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-    with pytest.raises(Refused), watch.blamed():
+    with pytest.raises(Refused), watch.explain_errors():
         raise Refused("x")

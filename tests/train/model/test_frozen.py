@@ -14,7 +14,7 @@ from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.loop import train
 from oddsmill.train.model.frozen import frozen_paths, join_params, split_params
-from oddsmill.train.setup import prepare
+from oddsmill.train.prepare import prepare
 from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
@@ -84,7 +84,7 @@ def test_frozen_weights_do_not_move_and_have_no_optimizer_state(weights, tmp_pat
         learning_rate=1e-2,
         weight_decay=0.1,
     )
-    state = prepare(config).abstract_state
+    state = prepare(config).program.abstract_state
     trained = sum(leaf.size for path, leaf in flatten_dict(weights).items() if path not in FROZEN)
     assert sum(leaf.size for leaf in jax.tree.leaves(state["params"])) == trained
     assert sum(leaf.size for leaf in jax.tree.leaves(state["opt_state"]) if leaf.ndim) == 2 * trained

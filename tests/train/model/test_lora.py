@@ -30,7 +30,7 @@ from oddsmill.train.model.frozen import join_params, split_params
 from oddsmill.train.model.lora import add_adapters, is_adapter, merge_lora
 from oddsmill.train.model.names import hf_names
 from oddsmill.train.parallel.sharding import make_mesh, param_shardings
-from oddsmill.train.setup import prepare
+from oddsmill.train.prepare import prepare
 from oddsmill.train.weights.huggingface import load_params, save_params
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import assert_equal_but_for_rounding, logged
@@ -294,7 +294,7 @@ def test_frozen_weights_are_kept_in_the_dtype_they_are_stored_in(inputs, tmp_pat
     write_model(tmp_path / "model", jnp.bfloat16)
     narrow = {**inputs, "model": ModelConfig(path=str(tmp_path / "model"))}
     with monkeypatch.context() as patch:  # the dtypes that it is asked to load alone
-        patch.setattr("oddsmill.train.setup.load_params", lambda folder, shapes, *_, **__: shapes)
+        patch.setattr("oddsmill.train.step.program.load_params", lambda folder, shapes, *_, **__: shapes)
         wide = prepare(settings(narrow, "r", frozen_dtype="float32")).initial_weights()[1]
     assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {jnp.dtype(jnp.float32)}
     params, frozen = prepare(settings(narrow, "r")).initial_weights()
@@ -389,10 +389,10 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_beside_the_same_base_alone(inputs
 
 def test_state_and_checkpoint_hold_adapters_alone(inputs, tmp_path):
     run = prepare(settings(inputs, tmp_path / "run"))
-    count = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_state["params"]))
-    moments = [leaf for leaf in jax.tree.leaves(run.abstract_state["opt_state"]) if leaf.ndim]
+    count = sum(leaf.size for leaf in jax.tree.leaves(run.program.abstract_state["params"]))
+    moments = [leaf for leaf in jax.tree.leaves(run.program.abstract_state["opt_state"]) if leaf.ndim]
     assert sum(leaf.size for leaf in moments) == 2 * count
-    assert all("adapter" in path for path in flatten_dict(run.abstract_state["params"]))
+    assert all("adapter" in path for path in flatten_dict(run.program.abstract_state["params"]))
 
 
 @pytest.mark.slow

@@ -20,7 +20,8 @@ def backend():
 
 def test_a_run_without_a_finite_loss_has_an_empty_picture_and_no_warning(tmp_path, recwarn):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "skipped_steps": 1.0}\n')
-    assert oddsmill.train.monitor.curves.plot_curves(tmp_path).is_file()
+    oddsmill.train.monitor.curves.plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").is_file()
     assert not recwarn.list
 
 
@@ -29,6 +30,7 @@ def test_the_curves_are_drawn_without_a_change_to_the_figures_of_a_notebook(back
     lines = [{"step": 1, **values}, {"step": 2, **values}, {"step": 2, "eval/loss": 1.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     curves = importlib.reload(oddsmill.train.monitor.curves)  # a choice of the backend would be one at import
-    picture = curves.plot_curves(tmp_path)
+    picture = tmp_path / "curves.png"
+    curves.plot_curves(tmp_path / "metrics.jsonl", picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert matplotlib.get_backend() == backend

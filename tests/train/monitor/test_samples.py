@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tokenizers
@@ -10,9 +9,8 @@ import tokenizers
 from oddsmill.schemas.manifest import file_sha256, read_manifest
 from oddsmill.schemas.record import Pair
 from oddsmill.train.__main__ import main
-from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.sampling import SamplingConfig
-from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.generation.generate import Answer
 from oddsmill.train.monitor.samples import Samples, read_samples, side_by_side
 from tests.datasets import write_dataset
@@ -51,7 +49,7 @@ def test_the_answers_of_the_last_step_are_what_was_learned(arguments, tmp_path, 
     settings = [*arguments, f"--run_dir={tmp_path}", "--max_steps=40", "--generation_num_prompts=5"]
     assert main(["run", *settings, "--generation_max_new_tokens=16", "--report_to=[]"]) == 0
     out = capsys.readouterr().out
-    lines = read_samples(tmp_path)
+    lines = read_samples(tmp_path / "samples.jsonl")
     assert [(line["step"], line["prompt"]) for line in lines] == [(step, p) for step in (0, 40) for p in ANSWERS]
     for line in lines:
         assert line["chosen"] == " " + ANSWERS[line["prompt"]]
@@ -62,13 +60,6 @@ def test_the_answers_of_the_last_step_are_what_was_learned(arguments, tmp_path, 
 def test_the_file_keeps_one_answer_a_prompt_and_step_and_only_what_was_said(arguments, tmp_path, monkeypatch):
     """Held-out prompts, greedy; the answers of a step that is taken again are written again."""
     data = Path(arguments[0].removeprefix("--data="))
-    config = TrainConfig(
-        data=str(data), run_dir=str(tmp_path), model=ModelConfig(config="c"), generation_num_prompts=9,
-        generation_max_new_tokens=7,
-    )  # fmt: skip
-    run = SimpleNamespace(
-        eval_data=str(data), eval_manifest=read_manifest(data), generator=None, decoder_config=None, is_writer=True
-    )
     tokenizer = tokenizers.Tokenizer.from_file(str(data / "tokenizer" / "tokenizer.json"))
     asked = []
 
@@ -77,11 +68,11 @@ def test_the_file_keeps_one_answer_a_prompt_and_step_and_only_what_was_said(argu
         return [Answer([*tokenizer.encode(f" {params}{number}").ids, 2], "stop") for number in range(len(prompts))]
 
     monkeypatch.setattr("oddsmill.train.monitor.samples.generate", generate)
-    samples = Samples(config, run)
+    samples = samples_of(data, tmp_path, num_prompts=9)
     for step, params in ((0, "before"), (3, "other"), (3, "after")):
         samples.write(step, params)
     expected = [(step, number) for step in ("before", "after") for number in range(len(ANSWERS))]
-    lines = read_samples(tmp_path)
+    lines = read_samples(tmp_path / "samples.jsonl")
     assert [line["answer"] for line in lines] == [f" {params}{number}" for params, number in expected]
     assert [(line["step"], line["prompt"], line["chosen"]) for line in lines] == [
         (step, prompt, " " + answer) for step in (0, 3) for prompt, answer in ANSWERS.items()
@@ -91,10 +82,18 @@ def test_the_file_keeps_one_answer_a_prompt_and_step_and_only_what_was_said(argu
     assert sampling == SamplingConfig(max_new_tokens=7)
 
 
+def samples_of(data, folder, num_prompts):
+    return Samples(
+        folder / "samples.jsonl", Dataset(str(data), read_manifest(data)), num_prompts=num_prompts,
+        tokenizer=data / "tokenizer", generator=None, decoder_config=None, sampling=SamplingConfig(max_new_tokens=7),
+    )  # fmt: skip
+
+
 def test_without_prompts_nothing_is_written(arguments, tmp_path):
-    data = arguments[0].removeprefix("--data=")
-    config = TrainConfig(data=data, run_dir=str(tmp_path), model=ModelConfig(config="c"))
-    Samples(config, SimpleNamespace(eval_data=data, eval_manifest=read_manifest(data))).write(0, {})
+    data = Path(arguments[0].removeprefix("--data="))
+    samples = samples_of(data, tmp_path, num_prompts=0)
+    samples.drop_after(0)
+    samples.write(0, {})
     assert not list(tmp_path.iterdir())
 
 
@@ -105,7 +104,7 @@ def test_first_and_last_answers_stand_side_by_side(tmp_path):
         for prompt in ("a\nb", "c")
     ]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert side_by_side(tmp_path) == (
+    assert side_by_side(tmp_path / "samples.jsonl") == (
         "prompt   a\n         b\nstep 0   'a\\nb0'\nstep 10  'a\\nb10'\n\nprompt   c\nstep 0   'c0'\nstep 10  'c10'"
     )
     assert side_by_side(tmp_path / "elsewhere") == ""

@@ -6,9 +6,8 @@ import types
 import pytest
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.config.model import ModelConfig
-from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.monitor.metrics import METRICS_NAME, Metrics
+from oddsmill.train.checkpoint.run_files import RunFiles
+from oddsmill.train.monitor.metrics import MetricsWriter
 
 
 class Error(Exception):
@@ -26,8 +25,8 @@ def test_a_refusal_of_theirs_is_one_message_before_any_file_is_opened(tmp_path, 
     wandb = types.ModuleType("wandb")
     wandb.init, wandb.errors = init, types.SimpleNamespace(Error=Error)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    config = TrainConfig(data="d", run_dir=str(tmp_path), model=ModelConfig(path="m"), report_to=["wandb"])
+    files = RunFiles(tmp_path)
     with pytest.raises(Refused, match=r"\(no-tty\)\. call wandb\.login.*WANDB_MODE=offline") as refusal:
-        Metrics(config, first_step=0, num_steps=2, is_writer=True)
+        MetricsWriter(files, report_to=["wandb"], settings={}, first_step=0, num_steps=2)
     assert "\n" not in str(refusal.value)
-    assert not (tmp_path / METRICS_NAME).exists()
+    assert not files.metrics.exists()

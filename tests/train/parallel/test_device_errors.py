@@ -11,17 +11,17 @@ from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.train.__main__ import main
 from oddsmill.train.monitor.profiling import StepProfile
 from oddsmill.train.monitor.wandb_sink import import_wandb
-from oddsmill.train.parallel.device_errors import told_clearly
+from oddsmill.train.parallel.device_errors import explain_device_errors
 
 
 def test_a_full_disk_is_told_with_its_file():
     with pytest.raises(RunFailed, match=r"runs/a/metrics\.jsonl: No space left on device\. Make room"):  # noqa: SIM117
-        with told_clearly("runs/a"):
+        with explain_device_errors("runs/a"):
             raise OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl")
 
 
 def test_full_device_memory_is_told_with_the_settings_that_help():
-    with pytest.raises(RunFailed, match="--gradient_checkpointing=true"), told_clearly("runs/a"):
+    with pytest.raises(RunFailed, match="--gradient_checkpointing=true"), explain_device_errors("runs/a"):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes")
 
 
@@ -43,23 +43,23 @@ def test_every_command_tells_of_devices_that_are_too_small(monkeypatch, capsys, 
 
 
 def test_a_lost_process_is_told_and_other_errors_stay_defects(monkeypatch):
-    with pytest.raises(jax.errors.JaxRuntimeError), told_clearly("runs/a"):
+    with pytest.raises(jax.errors.JaxRuntimeError), explain_device_errors("runs/a"):
         raise jax.errors.JaxRuntimeError("INTERNAL: something")
-    with pytest.raises(FileNotFoundError), told_clearly("runs/a"):
+    with pytest.raises(FileNotFoundError), explain_device_errors("runs/a"):
         raise FileNotFoundError(errno.ENOENT, "x")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with (
         pytest.raises(RunFailed, match=r"another process is gone or failed .* goes on from the newest checkpoint"),
-        told_clearly("runs/a"),
+        explain_device_errors("runs/a"),
     ):
         raise jax.errors.JaxRuntimeError("UNAVAILABLE: Gloo all-reduce failed")
 
 
 def test_a_trace_that_an_error_interrupts_does_not_keep_the_next_from_starting(tmp_path):
-    with suppress(RunFailed), StepProfile(str(tmp_path / "a"), [1, 3]) as profile:
+    with suppress(RunFailed), StepProfile(tmp_path / "a", [1, 3]) as profile:
         profile.before(1)
         raise RunFailed("a shard is gone")
-    with StepProfile(str(tmp_path / "b"), [1, 1]) as profile:
+    with StepProfile(tmp_path / "b", [1, 1]) as profile:
         profile.before(1)
         profile.after(1, ())
     assert all(list((tmp_path / name).rglob("*.xplane.pb")) for name in "ab")

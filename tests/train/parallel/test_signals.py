@@ -4,11 +4,9 @@ import os
 import signal
 import threading
 
-import jax
 import pytest
 
 from oddsmill.train.parallel.signals import StopSignals
-from oddsmill.train.parallel.stop_requests import SAVE, WISH, Clock, Wishes
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -41,14 +39,3 @@ def test_another_thread_than_the_main_one_changes_nothing():
     thread.start()
     thread.join()
     assert found == [signal.getsignal(signal.SIGTERM)]
-
-
-def test_a_checkpoint_answers_the_wish_for_one_but_not_a_stop(monkeypatch):
-    """Of two processes whose clocks differ the later one wishes for the checkpoint that is begun already."""
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with StopSignals() as signals:
-        wishes = Wishes(signals, Clock(None))
-        for wish, left in ((SAVE, 0), (signal.SIGTERM, signal.SIGTERM)):
-            wishes.hear({WISH: float(wish)})
-            wishes.saved()
-            assert wishes.take() == left

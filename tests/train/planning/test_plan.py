@@ -18,7 +18,7 @@ from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.monitor.mfu import step_flops
 from oddsmill.train.parallel.sharding import shard_bytes
 from oddsmill.train.planning.plan import _candidates, make_plan
-from oddsmill.train.setup import prepare
+from oddsmill.train.prepare import prepare
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE
 
@@ -72,13 +72,13 @@ def test_the_step_is_that_of_a_run_on_the_data(tmp_path):
     settings = {"data": str(tmp_path / "data"), "model": ModelConfig(config=str(tmp_path / "config.json"))}
     found = make_plan(PlanConfig(topology="cpu:1", **settings))
     run = prepare(TrainConfig(run_dir=str(tmp_path), **settings))
-    assert found.rows.max_pairs == run.objective.max_pairs == max(map(len, rows))
+    assert found.rows.max_pairs == run.program.objective.max_pairs == max(map(len, rows))
     assert found.rows.row_length == 32 and len(found.rows.branch) == 8
     figures = found.trials[-1].figures
     assert figures.model_flops == step_flops(
-        run.decoder_config, found.rows.position, found.rows.branch, nll_scope="full", trained_share=1.0
+        run.model.decoder_config, found.rows.position, found.rows.branch, nll_scope="full", trained_share=1.0
     )
-    assert figures.in_place == shard_bytes(run.abstract_state)
+    assert figures.in_place == shard_bytes(run.program.abstract_state)
 
 
 def refused(capsys, *arguments: str) -> str:

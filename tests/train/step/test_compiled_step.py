@@ -22,7 +22,7 @@ from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import parse_config
 from oddsmill.train.parallel.sharding import put_on_mesh, shard_bytes
 from oddsmill.train.planning.figures import batch_shapes, compile_step
-from oddsmill.train.setup import prepare
+from oddsmill.train.prepare import prepare
 from oddsmill.train.step.step import train_step
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.assembled import assembled
@@ -142,14 +142,14 @@ def test_nothing_moves_between_host_and_devices_but_the_batch(tmp_path):
         total_batch_size=2, gradient_accumulation_steps=2,
     )  # fmt: skip
     run = prepare(config)
-    step_fn, (params, frozen) = run.jitted_step(), run.initial_weights()
-    state, late = run.initial_state(params), None
-    batches = train_batches(config.data, run.manifest, rows_per_step=config.rows_per_step, shuffle=True, seed=0)
-    with jax.set_mesh(run.mesh), jax.transfer_guard("disallow"):
+    step_fn, (params, frozen) = run.program.jitted_step(), run.initial_weights()
+    state, late = run.program.initial_state(params), None
+    batches = train_batches(config.data, run.data.manifest, rows_per_step=config.rows_per_step, shuffle=True, seed=0)
+    with jax.set_mesh(run.program.mesh), jax.transfer_guard("disallow"):
         for _ in range(4):
             batch = next(batches)
             arrays = {name: batch[name] for name in DEVICE_ARRAYS}
-            state, metrics = step_fn(state, put_on_mesh(arrays, run.mesh), frozen)
+            state, metrics = step_fn(state, put_on_mesh(arrays, run.program.mesh), frozen)
             if late is not None:
                 assert np.isfinite(jax.device_get(late)["loss"])
             late = metrics

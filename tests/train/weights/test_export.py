@@ -14,7 +14,6 @@ from oddsmill.schemas.manifest import TokenizerSummary, read_manifest
 from oddsmill.schemas.version import tool_version
 from oddsmill.train.__main__ import main
 from oddsmill.train.config.model import ModelConfig
-from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.weights.export import generation_config, with_dtype
 from oddsmill.train.weights.huggingface import save_params
 from oddsmill.train.weights.model_card import model_card
@@ -145,10 +144,11 @@ def test_the_card_counts_the_pairs_that_were_trained_on_and_those_that_were_meas
     sizes = {"row_length": 32, "vocab_size": VOCAB_SIZE}
     trained = write_dataset(tmp_path / "a", {"train": pairs[:5], "eval": pairs[5:6]}, **sizes)
     measured = write_dataset(tmp_path / "b", {"train": pairs[:4], "eval": pairs[6:9]}, **sizes)
-    (tmp_path / "metrics.jsonl").write_text("")
-    config = TrainConfig(data="a", run_dir=str(tmp_path), model=ModelConfig(path="m"))
     for of_eval, count in ((trained, 1), (measured, 3)):
-        card = model_card(config, trained, of_eval, decoder_config(), step=1)
+        card = model_card(
+            model=ModelConfig(path="m"), lora=None, settings={"beta": 0.1}, metrics={}, manifest=trained,
+            eval_manifest=of_eval, decoder=decoder_config(), step=1,
+        )  # fmt: skip
         assert "| train | 5 |" in card and f"| eval | {count} |" in card
         assert trained.sha256 in card and of_eval.sha256 in card
     assert card.count("whose eval split was measured") == 1

@@ -1,0 +1,204 @@
+"""A run's folder describes itself: what it holds from the start, and how a checkpoint comes out of it again.
+
+An export, an evaluation on other rows or a generation needs this folder alone, and of a run with frozen weights the
+model that it started from, but no dataset.
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.schemas.files import publish_folder, publish_text
+from oddsmill.schemas.manifest import TOKENIZER_FOLDER, parse_manifest
+from oddsmill.schemas.settings import load_settings, settings_as_yaml
+from oddsmill.train.checkpoint.checkpoints import Checkpoints
+from oddsmill.train.checkpoint.digests import digest
+from oddsmill.train.checkpoint.run_files import RunFiles
+from oddsmill.train.config.devices import DistributedConfig, MeshConfig
+from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.data.dataset import Dataset
+from oddsmill.train.model.lora import merge_lora
+from oddsmill.train.monitor.metrics import metrics_at
+from oddsmill.train.parallel.processes import join_processes
+from oddsmill.train.prepare import Run, build_run_program
+from oddsmill.train.weights.export import copy_tokenizer, export_adapter, export_model
+from oddsmill.train.weights.model_card import model_card
+from oddsmill.train.weights.model_files import find_model_path, read_model_files
+
+
+def write_run_folder(run: Run) -> None:
+    """Writes what describes the run into its folder, which exists. The first process writes."""
+    if jax.process_index() > 0:
+        return
+    files = run.files
+    publish_text(files.settings, settings_as_yaml(run.config))
+    publish_text(files.manifest, run.data.manifest.to_json())
+    if run.config.eval_data:
+        publish_text(files.eval_manifest, run.eval_data.manifest.to_json())
+    else:
+        files.eval_manifest.unlink(missing_ok=True)  # an earlier start may have measured other rows
+    publish_text(files.model_config, json.dumps(run.model.hf_config, indent=2, ensure_ascii=False) + "\n")
+    generation_config = run.model.folder / files.generation_config.name
+    if generation_config.is_file():
+        shutil.copyfile(generation_config, files.generation_config)
+    with publish_folder(files.tokenizer) as unfinished:
+        copy_tokenizer(unfinished, Path(run.data.folder) / TOKENIZER_FOLDER, run.model.folder)
+    publish_text(files.verified_shards, json.dumps(run.verified_shards, indent=2) + "\n")
+
+
+class RestoredRun(NamedTuple):
+    """A run as it stood after `step` steps; `params` are the trained weights, `frozen` the others."""
+
+    run: Run
+    step: int
+    params: dict[str, Any]
+    frozen: dict[str, Any]
+
+
+def restore_run(
+    run_dir: str, *, command: str, checkpoint: int | None, mesh: MeshConfig | None, distributed: DistributedConfig
+) -> RestoredRun:
+    """Reads the weights of a checkpoint, and what the run's folder says of the run.
+
+    Args:
+      run_dir: its folder, which may have been moved. A dataset is not read.
+      command: the command that asks, for error messages.
+      checkpoint: the step; None: the newest, or the best of a run with load_best_model_at_end.
+      mesh: how devices are arranged; None: as in the run.
+      distributed: the processes of now; those of the run are over.
+
+    Raises:
+      Refused: no such run or checkpoint, or the frozen weights are no longer what they were.
+    """
+    run = read_run_folder(run_dir, command=command, mesh=mesh, distributed=distributed)
+    step, params, frozen = restore_weights(run, checkpoint)
+    return RestoredRun(run, step, params, frozen)
+
+
+def read_run_folder(run_dir: str, *, command: str, mesh: MeshConfig | None, distributed: DistributedConfig) -> Run:
+    """Returns the run that a folder describes, without reading its dataset. Arguments and errors: see `restore_run`."""
+    files = RunFiles(run_dir)
+    if not files.settings.is_file():
+        raise Refused(f"--run_dir={run_dir}: not the folder of a run, it has no {files.settings.name}")
+    for path in (files.manifest, files.model_config, files.tokenizer):
+        if not path.exists():
+            raise Refused(
+                f"--run_dir={run_dir} has no {path.name}: an older version began this run; the command that began it, "
+                "given once more, adds it"
+            )
+    config = load_settings(TrainConfig, ["--config", str(files.settings)], command=command)
+    config = dataclasses.replace(config, run_dir=run_dir, mesh=mesh or config.mesh, distributed=distributed)
+    join_processes(distributed)
+    data = eval_data = _described_data(config.data, files.manifest)
+    if config.eval_data:
+        eval_data = _described_data(config.eval_data, files.eval_manifest)
+    model = read_model_files(files.folder, disable_dropout=config.disable_dropout)
+    has_frozen_weights = config.lora is not None or config.frozen_parameters
+    model_path = find_model_path(config.model) if config.model.path and has_frozen_weights else files.folder
+    program = build_run_program(config, data, eval_data, model, model_path=model_path)
+    return Run(config=config, data=data, eval_data=eval_data, model=model, program=program, verified_shards={})
+
+
+def _described_data(folder: str, manifest: Path) -> Dataset:
+    return Dataset(folder, parse_manifest(manifest.read_text(encoding="utf-8"), path=str(manifest)))
+
+
+def restore_weights(run: Run, checkpoint: int | None) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Returns the step of a checkpoint, its trained weights, and the frozen ones. Arguments: see `restore_run`.
+
+    Raises:
+      Refused: there is no such checkpoint, or it is damaged, or not of this run.
+    """
+    with Checkpoints(run.files.checkpoints, identity=run.identity, save_total_limit=None) as checkpoints:
+        checkpoints.check_identity()
+        step = checkpoints.find_step(checkpoint, best=run.config.load_best_model_at_end)
+        frozen = frozen_weights(run)
+        params = checkpoints.restore_params(step, run.program.abstract_state["params"], frozen_digest=digest(frozen))
+    return step, params, frozen
+
+
+def frozen_weights(run: Run) -> dict[str, Any]:
+    """Returns the weights that no checkpoint holds, from where the run got them; empty where all are trained."""
+    if not run.program.has_frozen_weights:
+        return {}
+    folder = find_model_path(run.config.model) if run.config.model.path else None
+    return run.program.initial_weights(run.config.seed, folder)[1]
+
+
+def export_run_model(
+    run: Run,
+    folder: Path,
+    params: dict[str, Any],
+    frozen: dict[str, Any],
+    *,
+    step: int,
+    dtype: str | None = None,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Writes the model of a run, adapters merged into its weights, as a Hugging Face folder.
+
+    Args:
+      params, frozen: the trained weights after `step` steps, and the others.
+      dtype: what weights are cast to; None leaves each as it is.
+
+    Raises:
+      RunFailed: it cannot be written.
+    """
+    try:
+        export_model(
+            folder,
+            params=merge_lora(params, frozen, run.config.lora, dtype=dtype),
+            model=run.model,
+            tokenizer_folder=run.files.tokenizer,
+            tokenizer=run.data.manifest.tokenizer,
+            card=_card(run, step, adapter=False),
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+        )
+    except OSError as error:
+        raise _cannot_write(run, folder, error) from error
+
+
+def export_run_adapter(run: Run, folder: Path, params: dict[str, Any], *, step: int) -> None:
+    """Writes the adapters of a run as PEFT has them. Arguments and errors: see `export_run_model`."""
+    assert run.config.lora is not None
+    try:
+        export_adapter(
+            folder,
+            params=params,
+            lora=run.config.lora,
+            base_model=run.config.model,
+            num_layers=run.model.decoder_config.num_hidden_layers,
+            tokenizer_folder=run.files.tokenizer,
+            card=_card(run, step, adapter=True),
+        )
+    except OSError as error:
+        raise _cannot_write(run, folder, error) from error
+
+
+def _card(run: Run, step: int, *, adapter: bool) -> str:
+    if jax.process_index() > 0:
+        return ""  # only the first process is sure to see the metrics that it has written
+    return model_card(
+        model=run.config.model,
+        lora=run.config.lora,
+        settings=dataclasses.asdict(run.config),
+        metrics=metrics_at(run.files.metrics, step),
+        manifest=run.data.manifest,
+        eval_manifest=run.eval_data.manifest,
+        decoder=run.model.decoder_config,
+        step=step,
+        adapter=adapter,
+    )
+
+
+def _cannot_write(run: Run, folder: Path, error: OSError) -> RunFailed:
+    return RunFailed(
+        f"{folder} could not be written ({error}). The checkpoint is there: make room or give another folder, then "
+        f"oddsmill train export --run_dir={run.config.run_dir} --out=FOLDER"
+    )
