@@ -27,7 +27,7 @@ def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None) -> 
     place there are is decided by a hash of its texts; each shard is sorted and packed by one worker.
 
     Args:
-      spill: where the workers are threads of this process, a key of `spilling`: the blocks wait on disk.
+      spill: where the workers are threads of this process, the key of `open_spill`: the blocks wait on disk.
     """
     rows = (
         p

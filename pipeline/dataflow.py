@@ -1,7 +1,8 @@
-"""What a run on Google Cloud Dataflow needs beside the options given: our package and its libraries on the workers."""
+"""Launching on Google Cloud Dataflow: checks before the launch, and our package and its libraries for the workers."""
 
 import atexit
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -15,11 +16,12 @@ from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.stores import check_access, is_remote
 
 _PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+_STORE_CLIENTS = ("gcsfs", "s3fs")
 _EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
 
 
 def names_dataflow(flags: Sequence[str]) -> bool:
-    """Whether options of Beam ask for Dataflow; told without Beam, which takes the names in several forms."""
+    """Tells whether Beam's options ask for Dataflow, without importing Beam, which takes the name in several forms."""
     runners = [
         flag.partition("=")[2] if "=" in flag else after
         for flag, after in pairwise([*flags, ""])
@@ -32,11 +34,11 @@ def check_launch(flags: Sequence[str], paths: Sequence[str]) -> None:
     """Refuses at once what Beam and Google's clients would find out in minutes.
 
     Args:
-      flags: the options of Beam.
-      paths: what the workers read and write.
+      flags: Beam's options.
+      paths: The files and folders that the workers read and write.
 
     Raises:
-      Refused: a file that workers on other machines cannot reach, no network or no credentials.
+      Refused: Workers on other machines cannot reach a file, or there is no network, or there are no credentials.
     """
     for path in paths:
         if not is_remote(path):
@@ -46,14 +48,14 @@ def check_launch(flags: Sequence[str], paths: Sequence[str]) -> None:
 
 
 def dataflow_defaults(flags: Sequence[str], options: dict[str, Any]) -> list[str]:
-    """The options to add to those given; each only where it is not given.
+    """Returns the options to add to those given, each only where it is not given.
 
     Args:
-      flags: the options given.
-      options: Beam's view of them.
+      flags: The options given.
+      options: The same options as Beam parses them.
 
     Raises:
-      Refused: an option that Dataflow needs is missing, or there is nothing that the workers could install.
+      Refused: An option that Dataflow needs is missing, or there is nothing that the workers could install.
     """
     for name in ("project", "region", "temp_location"):
         if not options.get(name):
@@ -61,8 +63,8 @@ def dataflow_defaults(flags: Sequence[str], options: dict[str, Any]) -> list[str
     given = {flag.removeprefix("--").partition("=")[0] for flag in flags if flag.startswith("--")}
     added: list[str] = []
     if "number_of_worker_harness_threads" not in given:
-        # Dataflow starts a process for each core. A thread more in it would hold a shard more in memory, and no
-        # more would be done: the tokenizer works outside the interpreter lock already.
+        # Dataflow starts a process for each core. A second thread in it would hold a second shard in memory and
+        # gain no time, since the tokenizer already works outside the interpreter lock.
         added.append("--number_of_worker_harness_threads=1")
     if "job_name" not in given:
         added.append("--job_name=oddsmill-preprocess")
@@ -74,17 +76,17 @@ def dataflow_defaults(flags: Sequence[str], options: dict[str, Any]) -> list[str
             )
         added.append(f"--setup_file={_PROJECT}")
         added.append(f"--requirements_file={_write_requirements()}")
-        # The workers fetch them, for their own platform; the launcher would fetch them for its own.
+        # The workers download them, for their own platform; the launcher would download them for its own.
         added.append("--requirements_cache=skip")
     return added
 
 
 def worker_requirements() -> list[str]:
-    """What a worker installs: the libraries of stage one, at the versions here, since bytes depend on them.
+    """Returns what a worker installs: the libraries of stage one at the versions here, since bytes depend on them.
 
-    Beam itself is in the worker's image.
+    The clients of stores come along where they are installed. Beam itself is in the worker's image.
     """
-    names = set()
+    names = {name for name in _STORE_CLIENTS if importlib.util.find_spec(name)}
     for line in importlib.metadata.requires("oddsmill") or []:
         requirement, _, marker = line.partition(";")
         extra = _EXTRA.search(marker)
@@ -94,10 +96,13 @@ def worker_requirements() -> list[str]:
 
 
 def check_libraries(versions: dict[str, str]) -> None:
-    """Refuses a worker whose libraries are not those that the manifest will name.
+    """Checks that a worker has the libraries that the manifest will name.
+
+    Args:
+      versions: Version by name, as at the launcher.
 
     Raises:
-      Refused: as said.
+      Refused: A version differs.
     """
     found = {name: importlib.metadata.version(name) for name in versions}
     if found != versions:

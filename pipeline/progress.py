@@ -1,8 +1,8 @@
-"""Progress on the console while a run works: counters that the workers raise, and a line that shows them.
+"""Progress on the console during a run: counters that the workers increment, and a line that shows them.
 
-The counters live in this module, so they are seen where the workers are threads of the launcher's process: with the
-embedded runner. A worker in another process raises counters that nobody reads; a bundle that is tried again counts
-twice. So they are for the eyes alone: the numbers of the manifest come from the data.
+The counters are variables of this module, so they work where the workers are threads of the launcher's process, which
+they are with the embedded runner. A worker in another process increments counters that nobody reads, and a bundle
+that is tried again counts twice. So they are for the console only; the numbers of the manifest come from the data.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _last_read = 0.0
 
 
 def count(**numbers: int) -> None:
-    """Raises counters: rows_read, pairs, drops, rows_written. Cheap, but meant for batches."""
+    """Adds to the counters rows_read, pairs, drops and rows_written. It is cheap, but meant for batches."""
     global _last_read
     with _lock:
         _counts.update(numbers)
@@ -38,12 +38,14 @@ def count(**numbers: int) -> None:
 def shown(
     stream: TextIO | None = None, *, quiet_s: float = QUIET_S, line_every_s: float = LINE_EVERY_S
 ) -> Iterator[None]:
-    """Shows the counters from 0 while the body runs: in place on a terminal, else by a line now and then.
+    """Resets the counters and shows them while the body runs: in place on a terminal, else by a line now and then.
 
     A run that ends within `quiet_s` shows nothing.
 
     Args:
-      stream: standard error, if not given, whatever becomes of it inside the body.
+      stream: Where to write; by default the standard error as it is now, even if the body redirects it.
+      quiet_s: Seconds before anything is shown.
+      line_every_s: Seconds from line to line where the stream is no terminal.
     """
     with _lock:
         _counts.clear()
@@ -60,10 +62,10 @@ def shown(
 
 
 def line(started: float) -> str:
-    """The counters, for people; the rate is that of reading.
+    """Formats the counters for people; the rate is that of reading.
 
     Args:
-      started: by `time.monotonic`.
+      started: When the run started, by `time.monotonic`.
     """
     with _lock:
         counts, last_read = _counts.copy(), _last_read
@@ -82,7 +84,7 @@ def _show(console: Console, done: threading.Event, started: float, quiet_s: floa
         while not done.wait(line_every_s):
             console.print(line(started), soft_wrap=True)
         return
-    # What others print belongs to them: the streams are left alone.
+    # Rich leaves the streams alone, so that others print as they would without it.
     with Live(
         console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
     ) as live:

@@ -1,4 +1,7 @@
-"""Beam's options, the choice of runner, and quiet while it works. Beam is imported here, in 2.5 s, and not before."""
+"""Running a graph with Beam: its options, the choice of runner, and a quiet console meanwhile.
+
+Beam takes 2.5 s to import, so it is imported here and not before.
+"""
 
 import contextlib
 import difflib
@@ -10,39 +13,39 @@ from typing import TYPE_CHECKING, Any
 from oddsmill.pipeline import progress
 from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.dataflow import dataflow_defaults, names_dataflow
-from oddsmill.pipeline.output.spill import spilling
+from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.schemas.console import held_back
-from oddsmill.schemas.errors import Refused, find_refusal
+from oddsmill.schemas.errors import Refused, find_refusal, one_line
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
 EMBEDDED_RUNNER = "FnApiRunner"
-# These talk to a job service that may know more options than Beam does here.
+# These runners talk to a job service that may know more options than Beam does here.
 _RUNNERS_WITH_OWN_OPTIONS = ("PortableRunner", "FlinkRunner", "SparkRunner")
 
 
 def beam_flags(config: PreprocessConfig, beam_arguments: Sequence[str]) -> list[str]:
-    """The options of Beam, as on a command line; of one that is given twice the last counts."""
+    """Returns Beam's options as on a command line; the last one counts of an option that is given twice."""
     return [*_as_flags(config.beam_options), *beam_arguments]
 
 
 def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "beam.Pipeline":
-    """An empty pipeline on the runner that the options name.
+    """Makes an empty pipeline on the runner that the options name.
 
     Args:
-      beam_arguments: options of Beam, as on a command line; they win over `config.beam_options`.
+      beam_arguments: Beam's options, as on a command line; they win over `config.beam_options`.
 
     Raises:
-      Refused: an option or a runner that Beam does not know, or a set of options that its runner does not take.
+      Refused: Beam does not know an option or the runner, or the runner does not take the options.
     """
     with _quiet():
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     flags = beam_flags(config, beam_arguments)
     options = _parse_options(flags)
-    # Named, because Beam's default runner first tries to download a program to run on, which can hang.
+    # The runner is named because Beam's default one first tries to download a program to run on, which can hang.
     runner = options["runner"] or EMBEDDED_RUNNER
     if names_dataflow(flags):
         flags += dataflow_defaults(flags, options)
@@ -54,14 +57,14 @@ def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "b
     try:
         return beam.Pipeline(runner=runner, options=PipelineOptions(flags))
     except (ValueError, ImportError, AttributeError) as error:
-        raise Refused(f"Beam: {' '.join(str(error).split())}") from error
+        raise Refused(f"Beam: {one_line(error)}") from error
 
 
 def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
     """Runs the graph of a resolved run to its end on a pipeline of `make_pipeline`.
 
     Raises:
-      Refused: what a worker refused.
+      Refused: A worker refused something; the message is the worker's.
     """
     from oddsmill.pipeline.build import build
 
@@ -70,7 +73,7 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
         with contextlib.ExitStack() as console:
             if embedded:  # other runners show their own
                 if _in_threads(p):
-                    spill = console.enter_context(spilling())
+                    spill = console.enter_context(open_spill())
                     console.enter_context(progress.shown())
                 console.enter_context(_quiet())
             with p:
@@ -83,7 +86,7 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
 
 
 def _in_threads(p: "beam.Pipeline") -> bool:
-    """Whether the workers are threads of this process."""
+    """Tells whether the workers are threads of this process."""
     from apache_beam.options.pipeline_options import DirectOptions
 
     mode: str = p.options.view_as(DirectOptions).direct_running_mode
@@ -100,10 +103,10 @@ def _as_flags(options: dict[str, Any]) -> Iterator[str]:
 
 
 def _parse_options(flags: list[str]) -> dict[str, Any]:
-    """Beam's view of the flags. Beam itself only warns of those that it does not know.
+    """Returns the options as Beam parses them. Beam itself only warns of those that it does not know.
 
     Raises:
-      Refused: an unknown option, or a value of the wrong type.
+      Refused: An option is unknown, or a value has the wrong type.
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -125,9 +128,9 @@ def _parse_options(flags: list[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Beam's log and the tracebacks that its worker threads print off the console.
+    """Keeps Beam's log, and the tracebacks that its worker threads print, off the console.
 
-    What matters of them is in the exception that the run ends with.
+    The exception that the run ends with says what matters of them.
     """
     with held_back("apache_beam"), contextlib.redirect_stderr(io.StringIO()):
         yield

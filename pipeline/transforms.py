@@ -24,7 +24,7 @@ from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.manifest import Seen, make_manifest
 from oddsmill.pipeline.output.rejects import RejectBlocks, write_rejects
 from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, freeze_pairs, write_shard
-from oddsmill.pipeline.output.spill import Travelling, fetch, put_away
+from oddsmill.pipeline.output.spill import BlockRef, read_block, write_block
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
@@ -183,10 +183,10 @@ class TokenizePairs(beam.DoFn):
         if self._bytes >= _BLOCK_BYTES:
             yield from self._flush()
 
-    def _flush(self) -> Iterator[tuple[ShardKey, Travelling]]:
+    def _flush(self) -> Iterator[tuple[ShardKey, bytes | BlockRef]]:
         blocks, self._blocks, self._bytes = self._blocks, defaultdict(list), 0
         for key, pairs in blocks.items():
-            yield key, put_away(freeze_pairs(pairs, vocab_size=self._vocab_size), self._spill)
+            yield key, write_block(freeze_pairs(pairs, vocab_size=self._vocab_size), self._spill)
 
 
 class WriteShard(beam.DoFn):
@@ -198,9 +198,9 @@ class WriteShard(beam.DoFn):
     def setup(self) -> None:
         check_libraries(self._resolved.libraries)
 
-    def process(self, element: tuple[ShardKey, Iterable[Travelling]]) -> Iterator[Any]:
+    def process(self, element: tuple[ShardKey, Iterable[bytes | BlockRef]]) -> Iterator[Any]:
         shard, blocks = element
-        report, rejects = _write_shard(self._resolved, shard, map(fetch, blocks))
+        report, rejects = _write_shard(self._resolved, shard, map(read_block, blocks))
         yield report
         for block in rejects:
             yield TaggedOutput("rejects", block)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from oddsmill.pipeline.output.spill import no_room
+from oddsmill.pipeline.output.spill import refuse_temporary
 
 # At level 1, ids take half of their bytes and text a third, at 500 MB/s.
 _OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
@@ -65,7 +65,7 @@ def _append(file: Any, payload: pa.Buffer | None) -> None:
         file.write(memoryview(payload) if payload else b"")
         file.flush()
     except OSError as error:
-        raise no_room(error) from error
+        raise refuse_temporary(error) from error
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Blocks that wait for their shard on disk, where the workers are threads of the runner's process.
+"""A file on disk for blocks of pairs that wait for their shard, where the workers are threads of the runner's process.
 
-Beam's embedded runner keeps a whole shuffle in memory, three times over when it hands it on. So there only the
-place of a block travels, and the block lies in a file without a name, which ends with the process however that ends.
-Other runners have a shuffle of their own, and get the blocks.
+Beam's embedded runner keeps a whole shuffle in memory, and holds it three times when it hands it on. So only the
+position of a block goes through the shuffle there; the block itself is in a file without a name, which ends with the
+process however that ends. Other runners have a shuffle of their own, and get the blocks.
 """
 
 import os
@@ -14,31 +14,32 @@ from typing import NamedTuple
 
 from oddsmill.schemas.errors import Refused
 
-_open: dict[int, "Spill"] = {}
 
+class BlockRef(NamedTuple):
+    """The position of a block in a spill file.
 
-class Spilled(NamedTuple):
-    """Where a block lies."""
+    Attributes:
+      spill: The key of the file.
+      start: The offset of the first byte.
+      size: The number of bytes.
+    """
 
     spill: int
     start: int
     size: int
 
 
-Travelling = bytes | Spilled
-
-
-class Spill:
+class SpillFile:
     """A file of blocks that all threads of the process write and read."""
 
     def __init__(self, descriptor: int):
         self._descriptor, self._end, self._lock = descriptor, 0, threading.Lock()
 
-    def put(self, block: bytes) -> tuple[int, int]:
-        """Keeps a block; returns where it starts, and its size.
+    def write(self, block: bytes) -> int:
+        """Appends a block; returns its offset.
 
         Raises:
-          Refused: the disk has no room.
+          Refused: The disk is full.
         """
         with self._lock:
             start, self._end = self._end, self._end + len(block)
@@ -47,40 +48,47 @@ class Spill:
             while written < len(block):
                 written += os.pwrite(self._descriptor, memoryview(block)[written:], start + written)
         except OSError as error:
-            raise no_room(error) from error
-        return start, len(block)
+            raise refuse_temporary(error) from error
+        return start
 
-    def get(self, start: int, size: int) -> bytes:
+    def read(self, start: int, size: int) -> bytes:
+        """Returns `size` bytes from offset `start`."""
         return os.pread(self._descriptor, size, start)
 
 
+_open: dict[int, SpillFile] = {}
+
+
 @contextmanager
-def spilling() -> Iterator[int]:
-    """Opens a spill file; yields the key that `put_away` takes."""
+def open_spill() -> Iterator[int]:
+    """Opens a spill file; yields the key that `write_block` takes."""
     with tempfile.TemporaryFile(prefix="oddsmill-") as file:
         key = file.fileno()
-        _open[key] = Spill(key)
+        _open[key] = SpillFile(key)
         try:
             yield key
         finally:
             del _open[key]
 
 
-def put_away(block: bytes, key: int | None) -> Travelling:
-    """What travels in place of a block: itself, where no spill file is open.
+def write_block(block: bytes, key: int | None) -> bytes | BlockRef:
+    """Writes a block to a spill file; returns its position, or the block itself if `key` is None.
 
     Raises:
-      Refused: the disk has no room.
+      Refused: The disk is full.
     """
-    return block if key is None else Spilled(key, *_open[key].put(block))
+    return block if key is None else BlockRef(key, _open[key].write(block), len(block))
 
 
-def fetch(block: Travelling) -> bytes:
-    """The block that `put_away` was given."""
-    return block if isinstance(block, bytes) else _open[block[0]].get(*block[1:])
+def read_block(block: bytes | BlockRef) -> bytes:
+    """Returns the block that `write_block` was given."""
+    if isinstance(block, bytes):
+        return block
+    spill, start, size = block
+    return _open[spill].read(start, size)
 
 
-def no_room(error: OSError) -> Refused:
-    """The refusal of a temporary file that cannot be written."""
+def refuse_temporary(error: OSError) -> Refused:
+    """Returns the refusal for a temporary file that cannot be written."""
     folder = tempfile.gettempdir()
     return Refused(f"{folder}: cannot be written ({error.strerror}); set TMPDIR to a folder with space")

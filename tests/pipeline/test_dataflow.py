@@ -1,5 +1,7 @@
-"""What is sent to Dataflow, as its runner writes it without a network."""
+"""Launching on Dataflow: what is refused first, and what is sent, as its runner writes it without a network."""
 
+import importlib.metadata
+import importlib.util
 import json
 import tarfile
 import time
@@ -10,14 +12,13 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.dataflow import check_libraries, worker_requirements
+from oddsmill.pipeline.dataflow import check_libraries, names_dataflow, worker_requirements
 from oddsmill.pipeline.resolved_run import resolve_run
 from oddsmill.pipeline.runner import make_pipeline, run_graph
 from oddsmill.schemas.errors import Refused
 
-# Needs [dataflow], eighty packages that the first minute of a newcomer shall not wait for: make test-slow has it.
-pytestmark = pytest.mark.slow
-
+# These need [dataflow], eighty packages that the first minute of a newcomer shall not wait for: make test-slow has it.
+slow = pytest.mark.slow
 NEEDED = ("--runner=DataflowRunner", "--project=my-project", "--region=us-central1", "--temp_location=gs://bucket/tmp")
 
 
@@ -44,6 +45,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> tup
     return json.loads((folder / "job.json").read_text()), staging
 
 
+@slow
 def test_the_workers_get_our_package_its_libraries_and_nothing_of_the_trainer(job):
     _, staging = job
     (package,) = staging.rglob("workflow.tar.gz")
@@ -58,6 +60,7 @@ def test_the_workers_get_our_package_its_libraries_and_nothing_of_the_trainer(jo
     assert not {"jax", "jaxlib", "flax", "grain", "apache-beam"} & {line.partition("==")[0] for line in lines}
 
 
+@slow
 def test_workers_hold_one_shard_a_process_and_get_no_pickled_session(job):
     specification, staging = job
     (pool,) = specification["environment"]["workerPools"]
@@ -88,11 +91,38 @@ def test_files_of_this_machine_are_refused(
     assert not (path.parent / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "asked"),
+    [
+        ([], False),
+        (["--runner=FnApiRunner", "--project=dataflow"], False),
+        (["--runner=DataflowRunner"], True),
+        (["--runner", "dataflow"], True),
+        (["--runner=apache_beam.runners.dataflow.dataflow_runner.DataflowRunner"], True),
+        (["--runner=DataflowRunner", "--runner=DirectRunner"], False),
+        (["--runner"], False),
+    ],
+)
+def test_dataflow_is_known_by_all_its_names(flags: list[str], asked: bool):
+    assert names_dataflow(flags) == asked
+
+
+def test_workers_get_the_clients_of_stores_that_are_installed_here(monkeypatch: pytest.MonkeyPatch):
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "9.9" if name in ("gcsfs", "s3fs") else version(name)
+    )
+    for installed in ({"gcsfs"}, {"gcsfs", "s3fs"}, set()):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=installed: name in found or None)
+        assert {line for line in worker_requirements() if "9.9" in line} == {f"{name}==9.9" for name in installed}
+
+
 def test_a_worker_with_other_versions_is_refused():
     with pytest.raises(Refused, match="the bytes may differ"):
         check_libraries({"pyarrow": "0.1"})
 
 
+@slow
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
@@ -127,6 +157,7 @@ def test_without_credentials_or_network_the_refusal_comes_at_once(
     assert time.monotonic() - started < 10
 
 
+@slow
 def test_a_store_that_does_not_answer_is_refused_at_once(command: Callable, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("HTTPS_PROXY", "http://localhost:1")

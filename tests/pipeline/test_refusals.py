@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.dataflow import names_dataflow
 from oddsmill.pipeline.output import folder as output_folder
 
 # Of every setting the values that no run can have.
 BAD = {
-    "source.path": ["", "[]", '[""]', "nowhere.jsonl", "nothing-*.jsonl", "tests", "ftp://host/rows.jsonl"],
+    "source.path": ["", "[]", '[""]', "nowhere.jsonl", "nothing-*.jsonl", "tests", "nosuch://host/rows.jsonl"],
     "source.split": ["", "train", "train[:5%]"],
     "source.name": ["", "default"],
     "source.revision": ["", "main"],
@@ -148,22 +147,6 @@ def test_an_output_that_is_a_file_is_refused(command: Callable, settings: list[s
     code, _, err = command("run", *settings)
     assert (code, err) == (2, f"refused: --output={tmp_path}/out: cannot write there (File exists)\n")
     assert (tmp_path / "out").read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    ("flags", "asked"),
-    [
-        ([], False),
-        (["--runner=FnApiRunner", "--project=dataflow"], False),
-        (["--runner=DataflowRunner"], True),
-        (["--runner", "dataflow"], True),
-        (["--runner=apache_beam.runners.dataflow.dataflow_runner.DataflowRunner"], True),
-        (["--runner=DataflowRunner", "--runner=DirectRunner"], False),
-        (["--runner"], False),
-    ],
-)
-def test_dataflow_is_known_by_all_its_names(flags: list[str], asked: bool):
-    assert names_dataflow(flags) == asked
 
 
 def test_files_of_this_machine_are_refused_for_dataflow_before_anything_else(command: Callable, settings: list[str]):

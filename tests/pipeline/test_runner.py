@@ -1,0 +1,76 @@
+"""Beam's options, the choice of runner, and what of a run reaches the console."""
+
+import logging
+import sys
+from typing import Any
+
+import apache_beam as beam
+import pytest
+
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, runner
+from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
+from oddsmill.schemas.errors import Refused
+
+
+def config(**beam_options: Any) -> PreprocessConfig:
+    return PreprocessConfig(source=SourceConfig(path="x"), tokenizer="x", output="out", beam_options=beam_options)
+
+
+def test_options_are_flags_and_those_of_the_command_line_come_last():
+    options = {"streaming": True, "save_main_session": False, "experiments": ["a", "b"], "direct_num_workers": 2}
+    assert beam_flags(config(**options), ["--direct_num_workers=1"]) == [
+        "--streaming",
+        "--experiments=a",
+        "--experiments=b",
+        "--direct_num_workers=2",
+        "--direct_num_workers=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--direct_num_worker=2"],
+            "Beam does not know the option --direct_num_worker; did you mean --direct_num",
+        ),
+        (["--direct_num_workers=x"], "Beam options: argument --direct_num_workers: invalid int value: 'x'"),
+        (["--runner=NoRunner"], "Beam: .*NoRunner"),
+    ],
+)
+def test_what_beam_does_not_know_is_refused(arguments: list[str], message: str):
+    with pytest.raises(Refused, match=message):
+        make_pipeline(config(), arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mode"),
+    [
+        ([], "in_memory"),
+        (["--direct_num_workers=2"], "multi_threading"),
+        (["--direct_num_workers=2", "--direct_running_mode=multi_processing"], "multi_processing"),
+    ],
+)
+def test_the_embedded_runner_is_the_default_and_several_workers_are_threads(arguments: list[str], mode: str):
+    p = make_pipeline(config(), arguments)
+    assert type(p.runner).__name__ == runner.EMBEDDED_RUNNER
+    assert p.options.get_all_options()["direct_running_mode"] == mode
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"), [(Refused("no such tokenizer"), "no such tokenizer"), (ZeroDivisionError("oh"), "oh .while")]
+)
+def test_a_worker_refuses_in_one_message_and_other_errors_keep_their_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], raised: Exception, message: str
+):
+    def fail(_: int) -> None:
+        logging.getLogger("apache_beam").error("a log of Beam")
+        print("a traceback of a worker thread", file=sys.stderr)
+        raise raised
+
+    monkeypatch.setattr(
+        "oddsmill.pipeline.build.build", lambda p, resolved, spill: p | beam.Create([1]) | beam.Map(fail)
+    )
+    with pytest.raises(type(raised), match=f"^{message}"):
+        run_graph(make_pipeline(config(), []), resolved=None)  # type: ignore[arg-type]
+    assert capfd.readouterr().err == ""
