@@ -54,11 +54,6 @@ def test_patterns_that_cannot_be_are_refused(weights, patterns, message):
     assert message in str(refusal.value)
 
 
-def test_frozen_dtype_without_anything_frozen_is_refused():
-    with pytest.raises(Refused, match="has no effect without --lora or --frozen_parameters"):
-        TrainConfig(data="d", run_dir="r", model=ModelConfig(path="m"), frozen_dtype="bfloat16")
-
-
 def test_the_digest_is_of_every_bit_and_its_place(weights):
     before = digest(weights)
     assert digest(jax.tree.map(lambda leaf: leaf + 0, weights)) == before

@@ -163,24 +163,6 @@ def test_fused_and_tied_weights_are_refused_by_the_names_that_they_do_not_have(c
         jax.eval_shape(lambda: adapted(decoder_config(**changes), lora)[1])
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"lora": {"rank": 0}}, "--lora.rank=0"),
-        ({"lora": {"alpha": 0.0}}, "--lora.alpha=0"),
-        ({"lora": {"dropout": 1.0}}, "--lora.dropout=1"),
-        ({"lora": {"target_modules": []}}, "--lora.target_modules=[]: names nothing"),
-        ({"lora": {"target_modules": ["*_proj"]}}, "neither a name nor a regular expression"),
-        ({"model": ModelConfig(config="c")}, "give --model.path instead of --model.config"),
-        ({"frozen_parameters": ["norm"]}, "--frozen_parameters=['norm']: with lora"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(inputs, changes, message):
-    with pytest.raises(Refused) as refusal:
-        settings(inputs, "r", **changes)
-    assert message in str(refusal.value)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 def test_the_one_row_layout_equals_the_two_row_form_with_adapters(family):

@@ -25,22 +25,6 @@ ROOT = Path(__file__).parents[3]
 STEPS = 40
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"coordinator_address": "host:1"}, "num_processes and --distributed.process_id must be given too"),
-        ({"num_processes": 2, "process_id": 0}, "coordinator_address must be given too"),
-        ({"coordinator_address": "host", "num_processes": 2, "process_id": 0}, "must be host:port"),
-        ({"coordinator_address": "host:1", "num_processes": 2, "process_id": 2}, "must be from 0 to 1"),
-        ({"coordinator_address": "host:1", "num_processes": 0, "process_id": 0}, "must be positive"),
-        ({"process_id": -1, "detect_cluster": True}, "--distributed.process_id=-1"),
-    ],
-)
-def test_half_given_and_wrong_settings_are_refused(given, message):
-    with pytest.raises(Refused, match=message):
-        DistributedConfig(**given)
-
-
 def test_without_a_cluster_detection_is_refused(monkeypatch):
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "JAX_COORDINATOR", "KUBERNETES_")):
