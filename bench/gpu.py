@@ -1,4 +1,4 @@
-"""Models of 0.5 and 1.2 B in bfloat16 on one GPU: ours with each attention mechanism, beside TRL with sdpa.
+"""Trains models of 0.5 and 1.2 B in bfloat16 on one GPU: ours with each attention mechanism, beside TRL with sdpa.
 
     python -m bench.gpu prepare         where the pipeline is installed: texts, tokens, packed rows into --folder
     python -m bench.gpu run [--minutes=9] [--file] [--trl_python=python3]           on the machine with the GPU
@@ -7,9 +7,9 @@
 Both sides have the same model from the same random weights, the same pairs in rows of 2048 (max_length 1024) and 4096
 (2048), with lengths like UltraFeedback's, about as many pairs a step, and bfloat16 for weights, AdamW's moments and
 matrix products. First the correctness of every attention kernel is checked (`python -m bench.attention`). A side that
-runs out of memory does without what it need not hold: it recomputes activations, then TRL takes smaller micro-batches.
-The most important runs come first; those that the minutes do not allow are named. MFU counts what the model needs of
-real tokens, a pair's prompt once (train/monitor/mfu.py), of both sides alike.
+runs out of memory recomputes activations; if that is not enough, TRL takes smaller micro-batches. The most important
+runs come first; the page names those for which the minutes did not suffice. MFU counts the FLOPs that the model needs
+for real tokens, with a pair's prompt once (train/monitor/mfu.py), for both sides alike.
 """
 
 import argparse
@@ -32,22 +32,21 @@ from bench.result_page import Page
 from oddsmill.train.config.compute import AttentionMechanism
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "OutOfMemory", "out of memory")
-# auto is measured anyway, vanilla holds all scores at once, splash is for TPUs.
+# auto is measured in any case, vanilla holds all scores at once, splash is for TPUs.
 NOT_COMPARED = ("auto", "vanilla", "splash")
-# No run is begun with less time than this left.
-MINIMUM_S = 20
+MINIMUM_S = 20  # no run begins with less time left
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """The extent of a measurement.
 
     Attributes:
       shapes: models by name, the most important first.
-      max_lengths: of a pair; a row holds twice as many tokens.
-      pairs_per_step: at the shortest max_length; longer rows hold more pairs, and there are fewer of them.
-      pairs: of the dataset, a multiple of it.
-      scale: of the pairs' lengths to UltraFeedback's.
+      max_lengths: limits of a pair in tokens; a row holds twice as many.
+      pairs_per_step: pairs of each step.
+      pairs: pairs of the dataset, a multiple of `pairs_per_step`.
+      scale: factor of the pairs' lengths to UltraFeedback's.
       attention: arguments of the check of the kernels.
     """
 
@@ -72,7 +71,7 @@ def job_folder(folder: Path, name: str, max_length: int) -> Path:
 
 
 def prepare(folder: Path, size: Size) -> None:
-    """Data of every model and row length, and each model's config.json; a few MB."""
+    """Writes the data of every model and row length, and each model's config.json; a few MB."""
     from bench.peers.prepare import prepare_data, whole_rows  # the pipeline, which a machine with a GPU need not have
 
     if folder.exists():
@@ -92,12 +91,12 @@ def prepare(folder: Path, size: Size) -> None:
 
 
 def read_prepared(folder: Path) -> Job:
-    """The job in a folder that may have been brought from another machine."""
+    """Returns the job in a folder that may have been brought from another machine."""
     return dataclasses.replace(Job(**json.loads((folder / "job.json").read_text())), folder=str(folder))
 
 
 def check_attention(page: Page, size: Size) -> None:
-    """Every kernel against a float64 reference, before anything is timed."""
+    """Checks every kernel against a float64 reference, before anything is timed."""
     command = [sys.executable, "-m", "bench.attention", *size.attention]
     finished = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     page.say("## Attention kernels against float64\n\n```\n" + finished.stdout.strip() + "\n```\n")
@@ -106,7 +105,7 @@ def check_attention(page: Page, size: Size) -> None:
 
 
 def runs(size: Size, trl: Side) -> list[tuple[str, int, Side, str]]:
-    """(model, max_length, side, attention mechanism), the most important first."""
+    """Returns (model, max_length, side, attention mechanism) of all runs, the most important first."""
     models = [(name, max_length) for name in size.shapes for max_length in size.max_lengths]
     mechanisms = [each for each in get_args(AttentionMechanism) if each not in NOT_COMPARED]
     sides = [(OURS, "auto"), (trl, "sdpa")]
@@ -116,7 +115,7 @@ def runs(size: Size, trl: Side) -> list[tuple[str, int, Side, str]]:
 
 
 def fallbacks(job: Job, side: Side) -> list[Job]:
-    """The job, then what it becomes when memory is short, again and again."""
+    """Returns the job, then its variants that need less and less memory."""
     found = [job, dataclasses.replace(job, remat=True)]
     if side is not OURS:
         found += [dataclasses.replace(job, remat=True, micro_batches=n) for n in (2, 4, 8) if n <= job.pairs_per_step]
@@ -124,10 +123,10 @@ def fallbacks(job: Job, side: Side) -> list[Job]:
 
 
 def measure(job: Job, side: Side, *, until: float) -> tuple[dict[str, Any], Job]:
-    """The first of the fallbacks that fits into memory.
+    """Runs the first of the fallbacks that fits into memory; returns its report and its job.
 
     Raises:
-      SideFailed: none does, or there is another error.
+      SideFailed: none fits, or there is another error.
     """
     for attempt in fallbacks(job, side):
         try:
@@ -175,7 +174,7 @@ def run(folder: Path, size: Size, given: argparse.Namespace) -> None:
 
 
 def cells(result: dict[str, Any], job: Job, ours: dict[str, Any] | None) -> list[str]:
-    """Args: ours: what was measured of ours on the same model and rows; MFU is counted by its formula."""
+    """Returns the cells of a row. Args: ours: our report on the same model and rows, which has the FLOPs of a pair."""
     rate, pairs = result["pairs"] / result["wall_s"], job.pairs()
     tokens = sum(2 * len(pair["prompt"]) + len(pair["chosen"]) + len(pair["rejected"]) for pair in pairs) / len(pairs)
     mfu = ours and ours["peak_flops"] and rate * ours["flops_per_pair"] / ours["peak_flops"]

@@ -1,13 +1,13 @@
 """Is the loader ever the bottleneck? Its rows a second beside those that a training step consumes, in one run.
 
-The dataset is HH, packed into rows of three lengths. The step is that of the small Llama of bench/step.py on this CPU,
-on a batch that is there already; the loader, with no, one and two worker processes, gives batches that nobody trains
-on. The two are measured in turn. What an H200 would consume is computed from its roofline, and set against one core of
-this machine.
+The dataset is HH, packed into rows of three lengths. The step trains the small Llama of bench/step.py on this CPU, on a
+batch that is already there; the loader, with no, one and two worker processes, gives batches that nobody trains on. The
+two are measured in turn. The rows that an H200 would consume follow from its roofline, and are compared with one core
+of this machine.
 
     python -m bench.loader [--tokenizer=DIR] [--rounds=3] [--file]
 
-Ends with 1 where the loader gives fewer than 50 times the rows that the step consumes.
+Exits with 1 if the loader gives fewer than 50 times the rows that the step consumes.
 """
 
 import argparse
@@ -39,13 +39,13 @@ WORKERS = (0, 1, 2)
 ROWS = 8  # a batch of the loader
 STEP_ROWS = 2  # rows a step, as in bench/step.py
 BOUND = 50
-# Tokens a second of one H200, real and in bfloat16, if nothing else than its arithmetic held it up: the roofline
-# without remat, so that the true figure is below.
+# Real tokens a second of one H200 in bfloat16 if its arithmetic were the only limit: the roofline without remat, which
+# no run reaches.
 H200_TOKENS_PER_S = {"1B": 90_000, "8B": 16_000}
 
 
 def rows_per_s_of_loader(batches: TrainBatches, seconds: float) -> tuple[float, float]:
-    """Rows a second, and CPU microseconds that this process (with its threads, without its workers) spends on a row."""
+    """Returns rows a second, and CPU microseconds a row of this process with its threads, without its workers."""
     for _ in range(16):  # more than is read ahead
         next(batches)
     started, cpu_started, rows = time.perf_counter(), time.process_time(), 0
@@ -56,7 +56,7 @@ def rows_per_s_of_loader(batches: TrainBatches, seconds: float) -> tuple[float, 
 
 
 def rows_per_s_of_step(data: str, folder: Path, steps: int) -> Iterator[float]:
-    """Rows a second that the training step consumes, once a round; the batch is on the device already."""
+    """Yields, once a round, the rows a second that the training step consumes from a batch that is on the device."""
     run = prepare(
         TrainConfig(
             data=data,
@@ -124,7 +124,7 @@ def main() -> int:
                 )
                 next(loaders[workers])
                 starts[workers].append(time.perf_counter() - started)
-            for _ in range(arguments.rounds):  # what has read ahead waits, and costs nothing
+            for _ in range(arguments.rounds):  # a loader that has read ahead waits, at no cost
                 step_rates.append(next(step))
                 for workers, batches in loaders.items():
                     rates[workers].append(rows_per_s_of_loader(batches, arguments.seconds))

@@ -1,9 +1,9 @@
-"""What a mesh costs each device: memory, and bytes brought together a step. From the compiled step; nothing is run.
+"""What does a mesh cost each device, in memory and in bytes that collectives bring? Read off the compiled step.
 
     python -m bench.mesh [--layers=8] [--hidden=512] [--vocab=16384] [--rows=16] [--length=512] [--micro_batches=1]
 
-Eight fake devices. XLA's compiler for CPUs makes no reduce-scatter: where others reduce and scatter, it reduces to all
-and slices, which counts as an all-reduce here.
+The devices are eight fake CPUs; nothing is run. XLA's compiler for CPUs makes no reduce-scatter: it makes an all-reduce
+and a slice instead, which counts as an all-reduce here.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The shapes of the models that the benchmarks train, as fields of a Hugging Face config.json; all are Llamas."""
+"""The models that the benchmarks train, as fields of a Hugging Face config.json; all are Llamas."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def llama(hidden: int, inner: int, layers: int, heads: int, key_value_heads: int
     }
 
 
-# A few ten million parameters with a vocabulary of 32,000: the head is most of the arithmetic.
+# Some ten million parameters with a vocabulary of 32,000, so the output head is most of the arithmetic.
 SMALL = llama(256, 688, 4, 4, 4)
 TOY = llama(64, 192, 2, 4, 2, tie_word_embeddings=True)
 # 510 M parameters with Llama 3's vocabulary of 128,256.

@@ -1,4 +1,4 @@
-"""Does ORPO do what the paper says? Its Figures 3 and 7 in small: the same model with the NLL alone, and with ORPO.
+"""Does ORPO do what the paper says? Figures 3 and 7 with a small model, trained by the NLL alone and by ORPO.
 
 A small Llama from random weights reads the first pairs of HH several times, with the same seed, order of rows and
 schedule: once at beta 0, which leaves the NLL alone, and once for each beta given. Prints a Markdown table of the ends
@@ -40,15 +40,14 @@ MODEL = {
     "num_key_value_heads": 4,
 }
 BETAS = (0.0, 0.25, 1.0)
-# Steps that a point of the curves is the mean of.
-WINDOW = 10
+WINDOW = 10  # a point of the curves is the mean of as many steps
 SIDES = {"chosen": "-", "rejected": "--"}
 
 Records = list[dict[str, float]]
 
 
 def run(folder: Path, data: str, *, beta: float, steps: int) -> Records:
-    """The metrics of every step."""
+    """Trains once and returns the metrics of every step."""
     run_dir = folder / f"beta{beta}"
     config = TrainConfig(
         data=data,

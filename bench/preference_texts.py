@@ -1,6 +1,6 @@
 """The texts of the benchmarks: rows of `prompt`, `chosen` and `rejected`, from data that is not ours to ship.
 
-Imports nothing but Python's own: the processes that are measured, and the peers' environments, read this too.
+This module imports only Python's own library, because the measured processes and the peers' environments read it too.
 """
 
 import gzip
@@ -25,8 +25,8 @@ class Texts:
     """A dataset of the training benchmarks.
 
     Attributes:
-      rows: reads it.
-      max_length: of prompt and answer together, in tokens.
+      rows: a function that reads the dataset.
+      max_length: tokens of prompt and answer together.
     """
 
     name: str
@@ -68,11 +68,11 @@ TOKENS_A_WORD = 1.35
 
 
 def ultrafeedback_like_rows(count: int, *, max_tokens: int, scale: float = 1.0) -> list[Row]:
-    """Words of the long answers, as many to a side as UltraFeedback's sides have; lengths are lognormal.
+    """Returns rows of words from the long answers, with lognormal lengths like those of UltraFeedback.
 
     Args:
-      max_tokens: of prompt and answer together; a pair that has more is drawn again.
-      scale: lengths are multiplied by it.
+      max_tokens: limit of prompt and answer together; a longer pair is drawn again.
+      scale: factor of all lengths.
     """
     draw = random.Random(0)
     words = " ".join(row["chosen"] + " " + row["rejected"] for row in rows_of_long_answers()).split()

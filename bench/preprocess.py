@@ -39,7 +39,7 @@ from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
 from oddsmill.pipeline.input.kinds.kind import BATCH_ROWS
 
 CORES = os.cpu_count() or 1
-# What is encoded of a row: the prompt alone, and each answer behind it.
+# The texts to encode for each row, as (side, copies of the prompt before it).
 SIDES = (("prompt", 0), ("chosen", 1), ("rejected", 1))
 TOKENIZER = TOKENIZERS / "qwen2"
 
@@ -47,13 +47,13 @@ ROWS = "rows.jsonl"
 
 
 def repeat(rows: list[Row], count: int) -> list[Row]:
-    """`count` rows, no two prompts of different copies equal."""
+    """Returns `count` rows; each copy of a prompt begins with its own number."""
     repeated = (rows[number % len(rows)] for number in range(count))
     return [row | {"prompt": f"{number // len(rows)}: {row['prompt']}"} for number, row in enumerate(repeated)]
 
 
 def tokenize_row(row: Row, tokenizer: tokenizers.Tokenizer) -> dict[str, list[int]]:
-    """TRL's tokenize_row with build_tokenized_answer: the prompt, and for each answer the whole and the prompt."""
+    """Tokenizes like TRL's tokenize_row: the prompt, then for each answer the whole text and the prompt again."""
     ids = {"prompt_ids": tokenizer.encode(row["prompt"], add_special_tokens=False).ids}
     for side in ("chosen", "rejected"):
         whole = tokenizer.encode(row["prompt"] + row[side], add_special_tokens=False).ids
@@ -64,7 +64,7 @@ def tokenize_row(row: Row, tokenizer: tokenizers.Tokenizer) -> dict[str, list[in
 
 
 def encode(folder: Path) -> float:
-    """Nothing but the tokenizer, its one call spread over the cores: the limit."""
+    """Returns the seconds of the tokenizer alone, its one call spread over the cores: the limit."""
     tokenizer = tokenizers.Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
     texts = [
         row["prompt"] * with_prompt + row[side] for row in read_jsonl(folder / ROWS) for side, with_prompt in SIDES

@@ -1,6 +1,6 @@
-"""What a process takes: CPU seconds and memory, as the kernel counts them; and the cores it may take them from.
+"""Memory of this process as the kernel counts it, and the cores that it may use.
 
-Imports nothing but Python's own: the peers' environments read this too.
+This module imports only Python's own library, because the peers' environments read it too.
 """
 
 import os
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def pin(cores: list[int]) -> None:
-    """Holds this process and those it starts on these cores. To be called before a library starts its threads."""
+    """Keeps this process and those it starts on these cores. Call it before a library starts its threads."""
     os.sched_setaffinity(0, cores)
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ[f"{library}_NUM_THREADS"] = str(len(cores))
 
 
 def status_bytes(field: str) -> int:
-    """A line of /proc/self/status: VmHWM, VmRSS, RssAnon."""
+    """Returns the bytes in a line of /proc/self/status: VmHWM, VmRSS or RssAnon."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -23,5 +23,5 @@ def status_bytes(field: str) -> int:
 
 
 def peak_rss_bytes() -> int:
-    """The most that was ever resident of this process. (getrusage's also counts what its parent had at the fork.)"""
+    """Returns the peak of this process's resident memory. (That of getrusage includes the parent's at the fork.)"""
     return status_bytes("VmHWM")

@@ -1,5 +1,9 @@
-"""A page of results: Markdown that is printed as it comes, and filed on request under its hardware and month."""
+"""A page of results: Markdown that is printed as it comes, and filed on request under its hardware and month.
 
+Also the settings that the benchmarks share which measure several sides in turns.
+"""
+
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -9,16 +13,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.preference_texts import TEXTS
+
 RESULTS = Path(__file__).parent / "results"
 
 
 class Page:
-    """Lines of Markdown.
+    """The lines of a page of Markdown.
 
     Args:
-      title: what was measured, one line.
-      what: how the file's name begins.
-      module: that `python -m` runs.
+      title: one line that says what was measured.
+      what: the beginning of the file's name.
+      module: the module that `python -m` runs.
     """
 
     def __init__(self, title: str, *, what: str, module: str):
@@ -39,7 +45,7 @@ class Page:
         self.say("| " + " | ".join(cells) + " |")
 
     def file(self, *, hardware: str | None = None) -> Path:
-        """Args: hardware: as it stands in the file's name; None: the number of CPU cores."""
+        """Files the page; `hardware` stands in its name, or the number of CPU cores where it is None."""
         RESULTS.mkdir(exist_ok=True)
         hardware = hardware or f"cpu{os.cpu_count()}"
         path = RESULTS / f"{self._what}_{hardware}_{time.strftime('%Y%m')}.md"
@@ -58,3 +64,23 @@ def cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """Returns a parser that knows `data`, `rounds`, `core` and `file`, described by a docstring's first line."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--data", choices=[*TEXTS, "both"], default="both")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured, in turn")
+    parser.add_argument("--core", type=int, default=0, help="the core that all run on")
+    parser.add_argument("--file", action="store_true", help="file the page in bench/results, too")
+    return parser
+
+
+def chosen_texts(data: str) -> list[str]:
+    """Returns the names in `TEXTS` that `--data` chooses."""
+    return list(TEXTS) if data == "both" else [data]
+
+
+def page_name(what: str, data: str) -> str:
+    """Returns how the file's name begins: with the data, where not all of it was measured."""
+    return what if data == "both" else f"{what}-{data}"

@@ -22,7 +22,7 @@ SAMPLE_S = 0.1
 
 
 def write_rows(target: Path, rows: int) -> None:
-    """HH's lines again and again; each line's id makes it, and its prompt, unlike all others."""
+    """Writes HH's lines over and over, with a running id in each prompt, so that no two rows are equal."""
     lines = [line for line in gzip.decompress(HH.read_bytes()).split(b"\n") if line]
     with target.open("wb") as file:
         for number in range(rows):
@@ -31,7 +31,7 @@ def write_rows(target: Path, rows: int) -> None:
 
 
 def resident_bytes(root: int) -> int:
-    """Of a process and all that descend from it."""
+    """Returns the resident bytes of a process and all its descendants."""
     sizes, children = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -49,7 +49,7 @@ def resident_bytes(root: int) -> int:
 
 
 def measure(command: list[str]) -> tuple[float, int]:
-    """Seconds, and the peak of the resident bytes."""
+    """Runs a command; returns its seconds and the peak of its resident bytes."""
     started, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:

@@ -1,7 +1,8 @@
-"""Does a run grow, and what does watching it cost? 500 steps of the tiny recipe, with all there is and with nothing.
+"""Does the memory of a run grow, and what does monitoring cost? 500 steps of the tiny recipe, with all of it and none.
 
-With: evaluation and answers every 100 steps, a checkpoint every 50, TensorBoard, W&B (offline) where it is installed.
-Without: the same steps, metrics.jsonl alone. Both in processes of their own, in turn; memory is what the kernel says.
+With all of it a run evaluates and answers prompts every 100 steps, saves a checkpoint every 50, and reports to
+TensorBoard and, where it is installed, W&B (offline). With none it takes the same steps and writes metrics.jsonl alone.
+Both run in processes of their own, in turn; memory is what the kernel reports.
 
     python -m bench.steady [--steps=500] [--rounds=1]
 """
@@ -22,7 +23,7 @@ import numpy as np
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
 
 TINY = Path(__file__).resolve().parents[1] / "recipes" / "tiny"
-WARM_UP = 120  # steps that are not measured: compilation, that of the first evaluation too, the first checkpoints
+WARM_UP = 120  # steps that are not measured: compilations, the first evaluation, the first checkpoints
 NOTHING = ["--eval_steps=null", "--save_steps=null", "--do_last_save=false", "--report_to=[]"]
 
 
@@ -35,7 +36,7 @@ def everything() -> list[str]:
 
 
 def resident_mb(process: int) -> float:
-    """Anonymous memory of a process: file pages come and go with the kernel's cache."""
+    """Returns the anonymous memory of a process; pages of files come and go with the kernel's cache."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
@@ -46,7 +47,7 @@ def cpu_seconds(process: int) -> float:
 
 
 def watch(arguments: list[str], run_dir: Path) -> tuple[list[tuple[int, float]], float, float]:
-    """(step, MB) as the run goes; after the warm-up the steps a second, and CPU seconds a step."""
+    """Trains; returns (step, MB) samples, and after the warm-up the steps a second and CPU seconds a step."""
     command = [sys.executable, "-m", "oddsmill.train", "run", f"--run_dir={run_dir}", *arguments]
     environment = os.environ | {"WANDB_MODE": "offline"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
@@ -70,7 +71,7 @@ def watch(arguments: list[str], run_dir: Path) -> tuple[list[tuple[int, float]],
 
 
 def growth(seen: list[tuple[int, float]]) -> tuple[float, float]:
-    """MB a 100 steps after the warm-up by least squares, and the memory at its end."""
+    """Returns the MB that memory grows in 100 steps after the warm-up, by least squares, and the memory at the end."""
     steps, megabytes = np.array([each for each in seen if each[0] >= WARM_UP]).T
     slope, start = np.polyfit(steps, megabytes, 1)
     return float(100 * slope), float(start + slope * steps[-1])

@@ -1,13 +1,13 @@
-"""Pairs a second of a training step: packed one-row layout with the fused head, its variants, and the classic form.
+"""How many pairs a second does a training step take: packed rows with the fused head, variants, and the classic form?
 
-The classic form is what TRL and its kin compute: two padded rows a pair, full logits, dense attention, autodiff. All
-train the same decoder on the same pairs with the same optimizer, in turns, in one run; a step of each holds about as
-many pairs. HH at max_length 512, and long answers at max_length 1024.
+The classic form is the one of TRL and other trainers: two padded rows a pair, full logits, dense attention, autodiff.
+All train the same decoder on the same pairs with the same optimizer, in turns, in one run; a step of each holds about
+as many pairs. The data are HH at max_length 512, and long answers at max_length 1024.
 
     python -m bench.step [--data=hh|long|both] [--rounds=3] [--file]
 
-Seconds are those of the CPU, on one core: what else the machine does changes them little. Memory is what the compiled
-step needs beside its arguments.
+Seconds are CPU seconds on one core, which other work on the machine changes little. Memory is what the compiled step
+needs beside its arguments.
 """
 
 import argparse
@@ -27,8 +27,7 @@ import numpy as np
 from bench.model_shapes import SMALL
 from bench.preference_texts import TEXTS, TOKENIZERS, Texts
 from bench.process_meter import pin
-from bench.result_page import Page, versions
-from bench.side_by_side import arguments, chosen_texts, page_name
+from bench.result_page import Page, arguments, chosen_texts, page_name, versions
 from bench.training_data import preprocess_texts, write_model_config
 from oddsmill.schemas.manifest import Manifest
 from oddsmill.schemas.record import Pair, decode_row
@@ -46,12 +45,12 @@ Batches = Iterator[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to take the step.
+    """A way to compute the step.
 
     Attributes:
-      settings: of TrainConfig.
-      packing: several pairs a row; else one.
-      two_rows: the classic form.
+      settings: further settings of TrainConfig.
+      packing: True for several pairs a row, False for one.
+      two_rows: True for the classic form.
     """
 
     name: str
@@ -77,7 +76,7 @@ BOUNDS = {"hh": 6.0, "long": 4.0}
 
 
 def two_row_step(state: State, batch: Batch, *, run: Run) -> tuple[State, jax.Array]:
-    """The classic step: the dense reference of the tests, with the same optimizer. Returns: the loss, too."""
+    """Computes the classic step, the dense reference of the tests with our optimizer: the new state, and the loss."""
     loss = partial(
         two_row_loss,
         run.program.objective.definition,
@@ -109,14 +108,14 @@ def two_row_batches(run: Run, data: str, pairs_a_step: int, max_length: int) -> 
 
 
 class Side:
-    """A variant, compiled, and what was measured of it.
+    """A compiled variant and its measurements.
 
-    Pairs are counted as the mean of the dataset: a step of fixed shapes takes about as long whichever pairs it holds,
-    and the few that are measured would not be those of another variant.
+    Pairs are counted by the mean of the dataset: a step of fixed shapes takes about as long whichever pairs it holds,
+    and the few pairs that one variant is measured on are not those of another.
     """
 
     def __init__(self, variant: Variant, texts: Texts, data: str, model: Path, *, pairs_a_step: int):
-        self.variant, self.rates = variant, []  # pairs a CPU second, of each round
+        self.variant, self.rates = variant, []  # pairs a CPU second, one for each round
         settings = {"gradient_checkpointing": False, **variant.settings}
         start = partial(TrainConfig, data=data, run_dir="-", model=ModelConfig(config=str(model)), max_steps=1000)
         run = prepare(start(**settings))
@@ -144,7 +143,7 @@ class Side:
         return state
 
     def measure(self, steps: int) -> None:
-        """Takes `steps` steps after one that is not counted."""
+        """Measures `steps` steps after one that is not counted."""
         state, seconds = self.state(), 0.0
         with jax.set_mesh(self.run.program.mesh):
             for number in range(steps + 1):
@@ -160,7 +159,7 @@ class Side:
 
 
 def compare(page: Page, name: str, folder: Path, given: argparse.Namespace) -> None:
-    """One table: every variant on one dataset."""
+    """Adds a table: every variant on one dataset."""
     texts, data = TEXTS[name], {}
     for packing in (False, True):
         data[packing] = folder / f"packing-{packing}"

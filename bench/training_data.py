@@ -1,4 +1,4 @@
-"""From the benchmarks' texts to what a training run reads: rows of tokens, and a model's config.json."""
+"""Makes the input of a training run from the benchmarks' texts: a preprocessed dataset, and a model's config.json."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ from oddsmill.schemas.manifest import Manifest
 def preprocess_texts(
     rows: list[Row], output: Path, *, tokenizer: str, max_length: int, texts: Path, **settings: Any
 ) -> Manifest:
-    """Writes `rows` to the file `texts` and the dataset to `output`: no eval split, no limit of prompts alone.
+    """Writes `rows` to the file `texts` and the dataset to `output`, without an eval split or a limit of prompts alone.
 
     Args:
-      settings: further ones of PreprocessConfig.
+      settings: further settings of PreprocessConfig.
     """
     write_jsonl(texts, rows)
     if settings.get("compat") is None:

@@ -1,11 +1,11 @@
-"""Ours beside TRL, EasyDeL and Tunix: the same pairs, the same starting weights, in turns, in one run, on one core.
+"""Compares our trainer with TRL, EasyDeL and Tunix: same pairs, same starting weights, in turns, on one core.
 
     python -m bench.peers [--data=hh|long|both] [--rounds=3] [--sides TRL EasyDeL] [--file]
 
 A small Llama in float32, AdamW, about as many pairs a step. Each side is its own trainer in a process of its own, from
 an environment of its own (`make bench-peers` makes them), in its best reasonable setting: TRL pads to the longest of a
-batch, the others to the longest prompt and answer of all. Pairs that some side would cut are left out. The steps after
-a warm-up are measured, in which each side sees every pair once; memory is the peak of the whole process.
+batch, the others to the longest prompt and answer of all. Pairs that some side would cut are left out. The steps that
+are measured follow a warm-up, and each side sees every pair once in them; memory is the peak of the whole process.
 
 The learning rate is so small that the weights stay as they are. So each step's loss is that of its batch at the
 starting weights, and is compared with ours on the same pairs.
@@ -26,8 +26,7 @@ from bench.peers.random_weights import write_weights
 from bench.peers.sides import OURS, SIDES, Side, SideFailed, run_side
 from bench.preference_texts import TEXTS, TOKENIZERS
 from bench.process_meter import pin
-from bench.result_page import Page
-from bench.side_by_side import arguments, chosen_texts, page_name
+from bench.result_page import Page, arguments, chosen_texts, page_name
 
 # Pairs a second of ours over theirs, at least; and our peak memory over theirs, at most.
 SPEED_BOUNDS = {("hh", "TRL"): 4.0, ("long", "TRL"): 2.5, ("hh", "EasyDeL"): 8.0}
@@ -40,7 +39,7 @@ Result = dict[str, Any]
 
 
 def compare(page: Page, name: str, sides: Sequence[Side], given: argparse.Namespace, folder: Path) -> bool:
-    """One table; whether all bounds hold."""
+    """Adds a table of one dataset; returns whether all bounds hold."""
     texts, tokenizer = TEXTS[name], TOKENIZERS / "phi-3-mini"
     rows = whole_rows(texts.rows(), tokenizer, max_length=texts.max_length, count=given.steps * PAIRS_PER_STEP[name])
     job = prepare_data(
@@ -108,7 +107,7 @@ def describe(page: Page, name: str, job: Job) -> None:
 
 
 def summary(results: list[Result]) -> dict[str, float]:
-    """Medians of pairs a CPU second and a second; the greatest peak of memory in bytes."""
+    """Returns the medians of pairs a CPU second and a second, and the greatest peak of memory in bytes."""
     return {
         "cpu": median(result["pairs"] / result["cpu_s"] for result in results),
         "wall": median(result["pairs"] / result["wall_s"] for result in results),
@@ -117,7 +116,7 @@ def summary(results: list[Result]) -> dict[str, float]:
 
 
 def loss_difference(results: list[Result], expected: list[float]) -> float:
-    """The largest over all steps; batches come in the order of the file, again and again."""
+    """Returns the largest difference over all steps; batches repeat in the order of the file."""
     return max(
         abs(loss - expected[step % len(expected)]) for result in results for step, loss in enumerate(result["losses"])
     )

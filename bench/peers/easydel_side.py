@@ -1,6 +1,6 @@
-"""EasyDeL's ORPOTrainer: static shapes of the longest prompt and the longest answer, all pairs padded to them.
+"""Runs EasyDeL's ORPOTrainer, which pads all pairs to the static shapes of the longest prompt and the longest answer.
 
-It is given tokens, which it takes as they are: from text it would make others (each part alone, no BOS).
+It is given tokens, which it uses as they are; from text it would make others (each part alone, no BOS).
 """
 
 import os
@@ -18,7 +18,7 @@ IGNORED = -100
 
 
 def tokenized(job: Job, pad_id: int) -> Dataset:
-    """Columns as EasyDeL's own preprocessing leaves them."""
+    """Returns the columns that EasyDeL's own preprocessing would make."""
     rows, length = [], job.max_prompt_length + job.max_completion_length
     for ids in job.pairs():
         prompt = ids["prompt"]

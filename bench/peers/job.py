@@ -1,7 +1,9 @@
-"""What every side of the comparison is told, and what it reports. Python's own library alone: all environments read it.
+"""The job that each side of the comparison is given, and the report that it prints.
+
+This module imports only Python's own library, because all environments read it.
 
 A side is a module of this package, run in a process of its own: `python -m bench.peers.trl_side JOB.json`. It trains
-by the real trainer, tells a `Meter` of each step's end, and prints one JSON object as its last line.
+with its own trainer, tells a `Meter` when each step ends, and prints one JSON object as its last line.
 """
 
 import dataclasses
@@ -27,17 +29,16 @@ class Job:
 
     Attributes:
       folder: rows.jsonl (the texts), pairs.jsonl (their tokens, in the same order), data/ (packed rows) and model/.
-      pairs_per_step: of a peer.
-      micro_batches: of a peer's step.
-      rows_per_step: of ours: rows that hold about as many pairs.
+      pairs_per_step: pairs of a peer's step; micro_batches: the parts that it is computed in.
+      rows_per_step: rows of our step, which hold about as many pairs.
       warmup_steps: steps before those that are measured.
-      steps, our_steps: measured steps.
-      max_length: of prompt and answer, in tokens; no pair is longer.
-      max_prompt_length, max_completion_length: of the longest prompt and answer.
-      dtype: float32 or bfloat16, of weights, optimizer state and matrix products.
+      steps, our_steps: measured steps of a peer, and of ours.
+      max_length: tokens of prompt and answer together; no pair is longer.
+      max_prompt_length, max_completion_length: tokens of the longest prompt and answer.
+      dtype: float32 or bfloat16, for weights, optimizer state and matrix products.
       learning_rate: so small that the weights stay as they are: the loss of every step can be compared.
-      remat: activations are computed again in the backward pass.
-      attn_mechanism: ours.
+      remat: True if the backward pass computes activations again.
+      attn_mechanism: the mechanism of our side.
     """
 
     folder: str
@@ -65,17 +66,17 @@ class Job:
         return Path(self.folder)
 
     def pairs(self) -> list[dict[str, list[int]]]:
-        """Token ids `prompt`, `chosen` and `rejected`, in the order of the texts."""
+        """Returns the token ids `prompt`, `chosen` and `rejected` of each pair, in the order of the texts."""
         return read_jsonl(self.path / "pairs.jsonl")
 
 
 def read_job() -> Job:
-    """The job that this process was started with."""
+    """Returns the job that this process was started with."""
     return Job(**json.loads(Path(sys.argv[1]).read_text()))
 
 
 class Meter:
-    """Wall and CPU seconds between the end of the last step of the warm-up and that of the last step."""
+    """Measures wall and CPU seconds from the end of the warm-up to the end of the last step."""
 
     def __init__(self, warmup_steps: int, steps: int):
         self.num_steps = warmup_steps + steps
@@ -89,7 +90,7 @@ class Meter:
             self._times.append((time.perf_counter(), time.process_time()))
 
     def report(self, *, pairs: int, packages: Sequence[str], **more: Any) -> None:
-        """Args: pairs: that the measured steps trained on."""
+        """Prints the report. Args: pairs: pairs that the measured steps trained on."""
         (wall, cpu), (wall_end, cpu_end) = self._times
         report({
             "pairs": pairs, "wall_s": wall_end - wall, "cpu_s": cpu_end - cpu, "losses": self._losses,

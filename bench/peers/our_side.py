@@ -1,4 +1,4 @@
-"""Ours: `oddsmill.train.loop.train` itself, told of each step's end where it writes the step's metrics.
+"""Runs our side: `oddsmill.train.loop.train` itself, metered where it writes the metrics of each step.
 
     python -m bench.peers.our_side JOB.json             trains and measures
     python -m bench.peers.our_side JOB.json losses      the loss of each batch of the peers, at the starting weights
@@ -79,7 +79,7 @@ def measure(job: Job) -> None:
 
 
 def flops_per_pair(data: str, run: Run) -> float:
-    """Of the model itself, the prompt of a pair once: train/monitor/mfu.py."""
+    """Returns the FLOPs that the model needs for a pair, its prompt counted once, by train/monitor/mfu.py."""
     rows = stored_rows(data, run.data.manifest, "train")
     flops, pairs = 0.0, 0
     for index in range(len(rows)):

@@ -19,7 +19,7 @@ ENDS = 2  # BOS and EOS
 
 
 def whole_rows(rows: list[Row], tokenizer: Path, *, max_length: int, count: int) -> list[Row]:
-    """`count` of the rows (fewer where there are fewer), drawn at random, among those that no side cuts."""
+    """Returns at most `count` rows, drawn at random from those that no side cuts."""
     encode = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode
     random.Random(0).shuffle(rows)
     fitting = []
@@ -33,7 +33,7 @@ def whole_rows(rows: list[Row], tokenizer: Path, *, max_length: int, count: int)
 
 
 def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
-    """tokenizer.json as it is: of some classes transformers 5 builds another from parts of it."""
+    """Copies a tokenizer so that transformers 5 takes tokenizer.json as it is; some classes would build another one."""
     folder.mkdir(parents=True)
     shutil.copyfile(tokenizer / "tokenizer.json", folder / "tokenizer.json")
     config = json.loads((tokenizer / "tokenizer_config.json").read_text())
@@ -44,7 +44,7 @@ def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
 
 
 def stored_pairs(folder: Path) -> list[dict[str, list[int]]]:
-    """The tokens of every pair, in the order of the texts."""
+    """Returns the tokens of every pair, in the order of the texts."""
     shown = subprocess.run(
         [sys.executable, "-m", "oddsmill.pipeline", "inspect", str(folder), "--json"],
         cwd=ROOT,
@@ -59,10 +59,10 @@ def stored_pairs(folder: Path) -> list[dict[str, list[int]]]:
 def prepare_data(
     folder: Path, rows: list[Row], *, tokenizer: Path, max_length: int, shape: Shape, pairs_per_step: int, **more: Any
 ) -> Job:
-    """Everything but the weights; `folder` must not be there yet.
+    """Writes everything but the weights into `folder`, which must not exist yet, and returns the job.
 
     Args:
-      rows: a multiple of `pairs_per_step`.
+      rows: texts; their number is a multiple of `pairs_per_step`.
       more: further fields of the job.
     """
     model = folder / "model"

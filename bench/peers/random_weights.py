@@ -1,4 +1,4 @@
-"""Random weights for the config.json of a job's model, as safetensors; in a process of its own, which then is gone."""
+"""Writes random weights for a job's config.json, in a process of its own, so that JAX does not stay in the caller's."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from bench.peers.job import ROOT
 
 
 def write_weights(folder: Path, *, dtype: str) -> None:
-    """Args: folder: of a job; its data must be there."""
+    """Writes the weights. Args: folder: the folder of a job whose data are there."""
     subprocess.run(
         [sys.executable, "-m", "bench.peers.random_weights", str(folder), dtype],
         check=True,

@@ -1,4 +1,4 @@
-"""The sides of the comparison: where each has its Python, and how it is run."""
+"""The sides of the comparison: the Python environment of each, and how it is run."""
 
 import json
 import os
@@ -17,9 +17,9 @@ class Side:
     """A trainer.
 
     Attributes:
-      module: of this package.
-      python: of its environment.
-      same_loss: it computes TRL's loss, and ours.
+      module: the module of this package that runs it.
+      python: the interpreter of its environment.
+      same_loss: True if it computes the loss of TRL, which is ours.
     """
 
     name: str
@@ -37,7 +37,7 @@ def python_of(environment: str) -> str:
 
 
 class SideFailed(Exception):
-    """A side that gave no result: the line that says why, and all that it wrote to stderr."""
+    """A side gave no result. The message is the line that says why; `stderr` is all that it wrote."""
 
     def __init__(self, side: Side, stderr: str):
         lines = stderr.strip().splitlines() or ["no message"]
@@ -55,10 +55,10 @@ SIDES = (OURS, TRL, EASYDEL, TUNIX)
 
 
 def run_side(side: Side, job: Job, *arguments: str, timeout_s: float | None = None) -> dict[str, Any]:
-    """What a side reports of a job, run in a process of its own, without network, on the cores of this one.
+    """Runs a side in a process of its own, without network, on this process's cores, and returns its report.
 
     Raises:
-      SideFailed: it ended with an error, or took longer than `timeout_s`.
+      SideFailed: the side ended with an error, or took longer than `timeout_s`.
     """
     path = job.write(job.path / f"{side.module}.json")
     settings = {

@@ -1,4 +1,4 @@
-"""TRL's ORPOTrainer, as its documentation has it: rows of text, padded to the longest of a batch, sdpa.
+"""Runs TRL's ORPOTrainer as its documentation shows it: rows of text, padded to the longest of a batch, sdpa.
 
 Rows come in the order of the file, so that the loss of each batch can be compared; gradient checkpointing, on by
 TRL's default, is off where memory allows it, which is faster.
@@ -25,7 +25,7 @@ class StepEnds(TrainerCallback):
 
 
 def different_tokens(rows: Dataset, job: Job) -> int:
-    """How many pairs are not token for token those of the other sides."""
+    """Returns how many pairs have other tokens than on the other sides."""
     different = 0
     for row, ids in zip(rows, job.pairs(), strict=True):
         same = all(row[f"{side}_input_ids"] == ids["prompt"] + ids[side] for side in ("chosen", "rejected"))

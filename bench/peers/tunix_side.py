@@ -1,7 +1,7 @@
-"""Tunix's ORPO: static shapes of the longest prompt and the longest answer, dense attention.
+"""Runs Tunix's ORPO: static shapes of the longest prompt and the longest answer, dense attention.
 
-It is given tokens: from text it would make others (a BOS inside each answer, no EOS). What it computes is not ours in
-any case: its NLL is the mean over pairs of the answer's own mean, and its odds ratio takes summed log-probabilities.
+It is given tokens; from text it would make others (a BOS inside each answer, no EOS). Its loss is not ours in any case:
+its NLL is the mean over pairs of each answer's own mean, and its odds ratio takes summed log-probabilities.
 """
 
 import json
@@ -35,7 +35,7 @@ class StepEnds(hooks.TrainingHooks):
 
 
 def batches(job: Job, num_steps: int):
-    """Prompts padded on the left and answers on the right, the pairs in their order again and again."""
+    """Yields batches of the pairs in their order, over and over: prompts padded on the left, answers on the right."""
     pairs, size = job.pairs(), job.pairs_per_step
     for step in range(num_steps):
         chosen = [pairs[(step * size + place) % len(pairs)] for place in range(size)]

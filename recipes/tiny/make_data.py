@@ -222,7 +222,7 @@ def others(items: Iterable[Element], right: Element) -> list[Element]:
 
 
 def arithmetic() -> list[Question]:
-    """Sums and differences of numbers up to six."""
+    """Ask for sums and differences of numbers up to six."""
     phrasings = (
         "What is {}?",
         "How much is {}?",
@@ -251,7 +251,7 @@ def arithmetic() -> list[Question]:
 
 
 def comparison() -> list[Question]:
-    """Which of two numbers up to twelve is larger or smaller."""
+    """Ask which of two numbers up to twelve is larger or smaller."""
     phrasings = ("Which number is {0}, {1} or {2}?", "Tell me which is {0}: {1} or {2}.")
     questions = []
     for low, high in combinations(range(1, 13), 2):
@@ -270,7 +270,7 @@ def comparison() -> list[Question]:
 
 
 def opposites() -> list[Question]:
-    """The opposite of a common word, asked from both sides."""
+    """Ask for the opposite of a common word, from both sides."""
     phrasings = (
         "What is the opposite of {}?",
         "Tell me the opposite of {}.",
@@ -291,7 +291,7 @@ def opposites() -> list[Question]:
 
 
 def capitals() -> list[Question]:
-    """Capitals by country, and countries by capital."""
+    """Ask for capitals by country, and for countries by capital."""
     by_country = (
         "What is the capital of {}?",
         "Name the capital of {}.",
@@ -318,7 +318,7 @@ def capitals() -> list[Question]:
 
 
 def colors() -> list[Question]:
-    """The usual color of a familiar thing."""
+    """Ask for the usual color of a familiar thing."""
     phrasings = (
         "What color is {}?",
         "What is the color of {}?",
@@ -340,7 +340,7 @@ def colors() -> list[Question]:
 
 
 def animals() -> list[Question]:
-    """Young, sounds and number of legs of animals."""
+    """Ask for the young, the sound and the number of legs of animals."""
     groups: tuple[tuple[Sequence[tuple[str, object]], str, tuple[str, ...]], ...] = (
         (
             YOUNG,
@@ -397,7 +397,7 @@ def with_article(text: str) -> str:
 
 
 def calendar() -> list[Question]:
-    """The day or month before or after another."""
+    """Ask for the day or month before or after another."""
     phrasings = (
         "Which {0} comes {1} {2}?",
         "What {0} is right {1} {2}?",
@@ -420,7 +420,7 @@ def calendar() -> list[Question]:
 
 
 def kinds() -> list[Question]:
-    """Yes or no: does a thing belong to a kind."""
+    """Ask whether a thing belongs to a kind, yes or no."""
     phrasings = ("Is {} {}?", "Tell me, is {} {}?", "Would you say that {} is {}?")
     names = [kind for kind, _ in KINDS]
     questions = []
@@ -442,7 +442,7 @@ def kinds() -> list[Question]:
 
 
 def sorting() -> list[Question]:
-    """Three different digits in rising or falling order."""
+    """Ask for three different digits in rising or falling order."""
     phrasings = ("Sort {} from {}.", "Put {} in order from {}.")
     questions = []
     for digits in combinations(range(1, 10), 3):
@@ -468,7 +468,7 @@ def sorting() -> list[Question]:
 
 
 def counting() -> list[Question]:
-    """How many words a list has, and how many letters a word has."""
+    """Ask how many words a list has, and how many letters a word has."""
     word_phrasings = ("How many words are in this list: {}?", "Count the words: {}.")
     letter_phrasings = (
         "How many letters does the word {} have?",
@@ -495,7 +495,7 @@ def counting() -> list[Question]:
 
 
 def spelling() -> list[Question]:
-    """Spell a word, say it twice, or name its first and last letter."""
+    """Ask to spell a word, to say it twice, or for its first and last letter."""
     questions = []
     for word in WORDS:
         letters = "-".join(word)
@@ -526,7 +526,7 @@ def spelling() -> list[Question]:
 
 
 def manners() -> list[Question]:
-    """Requests and thanks, answered politely. The wrong answers are unkind or miss the point."""
+    """Make requests and thanks, answered politely. The wrong answers are unkind or miss the point."""
     phrasings = (
         "Can you help me {}?",
         "Could you show me how to {}?",
@@ -571,7 +571,7 @@ def manners() -> list[Question]:
 
 
 def formats() -> list[Question]:
-    """An instruction on the form of the answer. Most wrong answers are true in the wrong form."""
+    """Ask for an answer in a given form. Most wrong answers are true in the wrong form."""
     questions = []
 
     def ask(instruction: str, question: str, right: str, wrong: Iterable[str]) -> None:
