@@ -116,6 +116,12 @@ def test_there_are_commands_to_check():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_import_of_a_page_works(page: Path):
+    for statement in re.findall(r"from oddsmill[\w.]* import [\w, ]+", code_in(page)):
+        exec(statement, {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_commands_are_spelled_in_one_way(page: Path):
     assert not re.findall(r"-m (?:oddsmill\.)?(?:pipeline|train)\b", page.read_text(encoding="utf-8"))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from oddsmill.__main__ import main
+from oddsmill.schemas.console import log
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial" / "first_model.md"
@@ -101,6 +102,19 @@ def test_the_pair_that_is_followed_through_the_code_is_as_the_page_says(
     ((script, expected),) = blocks(HOW_IT_IS_BUILT)
     assert main(shlex.split(script.replace("\\\n", " "))[1:]) == 0
     assert_prints(expected, capfd.readouterr().out, numbers=True)
+
+
+def test_the_python_of_the_api_page_preprocesses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(log, "handlers", [])  # what the page shows is not shown in later tests
+    page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(script, {})
+    assert (tmp_path / "out" / "first" / "manifest.json").is_file()
+    assert "3,577 pairs out" in capfd.readouterr().out
 
 
 def test_a_line_that_is_not_printed_is_seen():
