@@ -101,8 +101,8 @@ def main() -> None:
     groups = chosen.heads // chosen.key_heads
     sample = inputs(rng, 1, chosen.length, groups, 1, chosen.head_dim, dtype)
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        wide = [np.asarray(array, np.float64) for array in sample[:4]]
-        exact = jax.jit(partial(both_passes, VANILLA))(*wide, *map(np.asarray, sample[4:]))
+        in_float64 = [np.asarray(array, np.float64) for array in sample[:4]]
+        exact = jax.jit(partial(both_passes, VANILLA))(*in_float64, *map(np.asarray, sample[4:]))
         exact = jax.tree.map(np.asarray, exact)
     real = sample[-1] > 0
     whole = inputs(rng, chosen.rows, chosen.length, chosen.heads, chosen.key_heads, chosen.head_dim, dtype)

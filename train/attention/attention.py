@@ -48,9 +48,17 @@ def attention(
     is_whole = drop is None and length == key_BMKH.shape[1]
     if not (is_whole and mechanism.takes_length(length)):
         return dense_attention(
-            query_BLNH, key_BMKH, value_BMKH, query_position_BL, keys, window,
-            scale=scale, softcap=softcap, first_query=first_query, drop=drop,
-        )  # fmt: skip
+            query_BLNH,
+            key_BMKH,
+            value_BMKH,
+            query_position_BL,
+            keys,
+            window,
+            scale=scale,
+            softcap=softcap,
+            first_query=first_query,
+            drop=drop,
+        )
     rows = WholeRows(query_BLNH, key_BMKH, value_BMKH, keys, window)
     mesh = jax.sharding.get_abstract_mesh()
     if mechanism.split_by_xla or mesh.empty:

@@ -11,7 +11,7 @@ two; Q = queries of a block, P = keys of a block; C = L / block. A kernel is one
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ from oddsmill.train.attention.mechanism import Mechanism, WholeRows, Workload, o
 from oddsmill.train.attention.vanilla import softcap_vjp, softcapped
 
 BLOCK = 64
+
+_Ref: TypeAlias = Any  # a reference to memory, for which Pallas has no public type
 
 
 class _Settings(NamedTuple):
@@ -41,9 +43,9 @@ class _Inputs(NamedTuple):
 class _KernelMask(NamedTuple):
     """[B, L] int32 each, and `window` [1] int32; positions and window are None where no layer has a window."""
 
-    end: Any
-    position: Any
-    window: Any
+    end: _Ref
+    position: _Ref
+    window: _Ref
 
 
 def _dot(a: jax.Array, b: jax.Array, contracted: tuple[int, int]) -> jax.Array:
@@ -59,7 +61,7 @@ def _scores(query_QH: jax.Array, key_PH: jax.Array, settings: _Settings) -> jax.
     return softcapped(scores_QP, settings.softcap)
 
 
-def _visible(mask: _KernelMask, query_block: Any, key_block: Any, block: int) -> jax.Array:
+def _visible(mask: _KernelMask, query_block: jax.Array, key_block: jax.Array, block: int) -> jax.Array:
     """[Q, P] bool."""
     within = jax.lax.broadcasted_iota(jnp.int32, (block,), 0)
     queries, keys = pl.ds(query_block * block, block), pl.ds(key_block * block, block)
@@ -76,13 +78,13 @@ def _visible(mask: _KernelMask, query_block: Any, key_block: Any, block: int) ->
 
 
 def _forward_kernel(
-    query: Any, key: Any, value: Any, mask: _KernelMask, first: Any, output: Any, lse: Any, *, settings: _Settings
+    query: _Ref, key: _Ref, value: _Ref, mask: _KernelMask, first: _Ref, output: _Ref, lse: _Ref, *, settings: _Settings
 ) -> None:
     block, query_block, query_QH = settings.block, pl.program_id(2), query[...]
     acc_dtype = lse.dtype
     mask_value = float(jnp.finfo(acc_dtype).min)
 
-    def one_key_block(key_block: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def one_key_block(key_block: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         m_Q, l_Q, acc_QH = carry
         keys = pl.ds(key_block * block, block)
         mask_QP = _visible(mask, query_block, key_block, block)
@@ -106,33 +108,36 @@ def _forward_kernel(
     lse[...] = jnp.where(has_seen_Q, m_Q + jnp.log(l_Q), 0.0)
 
 
-def _weights_and_d_scores(
-    query_QH: jax.Array, key_PH: jax.Array, value_PH: jax.Array, d_output_QH: jax.Array, lse_Q: jax.Array,
-    delta_Q: jax.Array, mask_QP: jax.Array, settings: _Settings,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+class _Backward(NamedTuple):
+    """The inputs of the backward kernels: whole arrays, their block specs, references to them, or one block of each."""
+
+    query: _Ref
+    key: _Ref
+    value: _Ref
+    d_output: _Ref
+    lse: _Ref
+    delta: _Ref
+
+
+def _weights_and_d_scores(block: _Backward, mask_QP: jax.Array, settings: _Settings) -> tuple[jax.Array, jax.Array]:
     """The softmax's weights, and the gradient in the dot products of queries and keys; [Q, P] each."""
-    scores_QP = _scores(query_QH, key_PH, settings)
-    weights_QP = jnp.where(mask_QP, jnp.exp(scores_QP - lse_Q[:, None]), 0.0)
-    d_scores_QP = weights_QP * (_dot(d_output_QH, value_PH, (1, 1)) - delta_Q[:, None])
+    scores_QP = _scores(block.query, block.key, settings)
+    weights_QP = jnp.where(mask_QP, jnp.exp(scores_QP - block.lse[:, None]), 0.0)
+    d_scores_QP = weights_QP * (_dot(block.d_output, block.value, (1, 1)) - block.delta[:, None])
     d_scores_QP = softcap_vjp(d_scores_QP, scores_QP, settings.softcap) * settings.scale
-    return weights_QP.astype(query_QH.dtype), d_scores_QP.astype(query_QH.dtype)
+    return weights_QP.astype(block.query.dtype), d_scores_QP.astype(block.query.dtype)
 
 
-def _d_query_kernel(
-    query: Any, key: Any, value: Any, d_output: Any, lse: Any, delta: Any, mask: _KernelMask, first: Any, d_query: Any,
-    *, settings: _Settings,
-) -> None:  # fmt: skip
+def _d_query_kernel(refs: _Backward, mask: _KernelMask, first: _Ref, d_query: _Ref, *, settings: _Settings) -> None:
     block, query_block = settings.block, pl.program_id(2)
-    query_QH, d_output_QH, lse_Q, delta_Q = query[...], d_output[...], lse[...], delta[...]
+    query_QH, d_output_QH, lse_Q, delta_Q = refs.query[...], refs.d_output[...], refs.lse[...], refs.delta[...]
 
-    def one_key_block(key_block: Any, total_QH: jax.Array) -> jax.Array:
+    def one_key_block(key_block: jax.Array, total_QH: jax.Array) -> jax.Array:
         keys = pl.ds(key_block * block, block)
-        key_PH, value_PH = key[keys], value[keys]
+        inputs = _Backward(query_QH, refs.key[keys], refs.value[keys], d_output_QH, lse_Q, delta_Q)
         mask_QP = _visible(mask, query_block, key_block, block)
-        _, d_scores_QP = _weights_and_d_scores(
-            query_QH, key_PH, value_PH, d_output_QH, lse_Q, delta_Q, mask_QP, settings
-        )
-        return total_QH + _dot(d_scores_QP, key_PH, (1, 0))
+        _, d_scores_QP = _weights_and_d_scores(inputs, mask_QP, settings)
+        return total_QH + _dot(d_scores_QP, inputs.key, (1, 0))
 
     start = jnp.zeros(query_QH.shape, lse_Q.dtype)
     total_QH = jax.lax.fori_loop(first[query_block], query_block + 1, one_key_block, start)
@@ -140,26 +145,26 @@ def _d_query_kernel(
 
 
 def _d_key_value_kernel(
-    query: Any, key: Any, value: Any, d_output: Any, lse: Any, delta: Any, mask: _KernelMask, after: Any, d_key: Any,
-    d_value: Any, *, settings: _Settings,
-) -> None:  # fmt: skip
+    refs: _Backward, mask: _KernelMask, after: _Ref, d_key: _Ref, d_value: _Ref, *, settings: _Settings
+) -> None:
     block, key_block = settings.block, pl.program_id(2)
-    key_PH, value_PH = key[...], value[...]
+    key_PH, value_PH = refs.key[...], refs.value[...]
 
-    def one_query_block(head: Any, query_block: Any, totals: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
-        queries = pl.ds(query_block * block, block)
-        query_QH, d_output_QH = query[queries, head], d_output[queries, head]
+    def one_query_block(
+        head: jax.Array, query_block: jax.Array, totals: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, ...]:
+        at = pl.ds(query_block * block, block)
+        query_QH, d_output_QH = refs.query[at, head], refs.d_output[at, head]
+        inputs = _Backward(query_QH, key_PH, value_PH, d_output_QH, refs.lse[head, at], refs.delta[head, at])
         mask_QP = _visible(mask, query_block, key_block, block)
-        weights_QP, d_scores_QP = _weights_and_d_scores(
-            query_QH, key_PH, value_PH, d_output_QH, lse[head, queries], delta[head, queries], mask_QP, settings
-        )
+        weights_QP, d_scores_QP = _weights_and_d_scores(inputs, mask_QP, settings)
         return totals[0] + _dot(d_scores_QP, query_QH, (0, 0)), totals[1] + _dot(weights_QP, d_output_QH, (0, 0))
 
-    def one_head(head: Any, totals: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+    def one_head(head: jax.Array, totals: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         return jax.lax.fori_loop(key_block, after[key_block], partial(one_query_block, head), totals)
 
-    zeros_PH = jnp.zeros(key_PH.shape, lse.dtype)
-    d_key_PH, d_value_PH = jax.lax.fori_loop(0, query.shape[1], one_head, (zeros_PH, zeros_PH))
+    zeros_PH = jnp.zeros(key_PH.shape, refs.lse.dtype)
+    d_key_PH, d_value_PH = jax.lax.fori_loop(0, refs.query.shape[1], one_head, (zeros_PH, zeros_PH))
     d_key[...] = d_key_PH.astype(d_key.dtype)
     d_value[...] = d_value_PH.astype(d_value.dtype)
 
@@ -255,30 +260,27 @@ def _backward(settings: _Settings, saved: Any, d_output: jax.Array) -> tuple[_In
     (batch, _, heads, _), key_heads, blocks = query.shape, key.shape[2], query.shape[1] // settings.block
     layout = _layout(inputs, settings.block)
     delta = jnp.einsum("blnh,blnh->bnl", d_output.astype(lse.dtype), output.astype(lse.dtype))
+    arrays = _Backward(query, key, value, d_output, lse, delta)
+    of_head, number, key_row = layout.block_of_head, layout.number_of_head, layout.row_of_key_head
     d_query = _call(
         _d_query_kernel,
         settings,
-        (*inputs, d_output, lse, delta, mask, first_key_blocks(mask.end, settings.block)),
-        [
-            layout.block_of_head, layout.row_of_key_head, layout.row_of_key_head, layout.block_of_head,
-            layout.number_of_head, layout.number_of_head, layout.mask(mask), layout.bounds,
-        ],
-        layout.block_of_head,
+        (arrays, mask, first_key_blocks(mask.end, settings.block)),
+        [_Backward(of_head, key_row, key_row, of_head, number, number), layout.mask(mask), layout.bounds],
+        of_head,
         jax.ShapeDtypeStruct(query.shape, query.dtype),
         (batch, heads, blocks),
-    )  # fmt: skip
+    )
+    rows, numbers = layout.row_of_groups, layout.numbers_of_groups
     d_key, d_value = _call(
         _d_key_value_kernel,
         settings,
-        (*inputs, d_output, lse, delta, mask, after_query_blocks(mask.end, settings.block)),
-        [
-            layout.row_of_groups, layout.block_of_head, layout.block_of_head, layout.row_of_groups,
-            layout.numbers_of_groups, layout.numbers_of_groups, layout.mask(mask), layout.bounds,
-        ],
-        (layout.block_of_head, layout.block_of_head),
+        (arrays, mask, after_query_blocks(mask.end, settings.block)),
+        [_Backward(rows, of_head, of_head, rows, numbers, numbers), layout.mask(mask), layout.bounds],
+        (of_head, of_head),
         (jax.ShapeDtypeStruct(key.shape, key.dtype), jax.ShapeDtypeStruct(value.shape, value.dtype)),
         (batch, key_heads, blocks),
-    )  # fmt: skip
+    )
     return _Inputs(d_query, d_key, d_value), None
 
 

@@ -130,7 +130,7 @@ def _forward_row(row: _Row, mask: _MaskInputs, settings: _Settings) -> tuple[jax
 
 
 class _Saved(NamedTuple):
-    """What the backward pass of a row, or of rows, needs of the forward pass."""
+    """Arrays of a row, or of rows, that the backward pass needs from the forward pass."""
 
     row: _Row
     mask: _MaskInputs

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+HfConfig = Mapping[str, Any]  # the parsed JSON of a config.json
 Bias = Literal["never", "configured", "always"]
 
 # Names of config.json -> the two activations that the decoder has.
@@ -46,7 +47,7 @@ class Family:
       local_rope: sliding layers have a rotary embedding of their own (rope_local_base_freq).
     """
 
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: HfConfig = field(default_factory=dict)
     query_key_value_bias: Bias = "never"
     output_bias: Bias = "never"
     mlp_bias: Bias = "never"
@@ -60,7 +61,7 @@ class Family:
     scale_field: str | None = None
     softcaps: tuple[str, ...] = ()
     residual_dropout: bool = False
-    sliding_layers: Callable[[Mapping[str, Any]], list[bool]] | None = None
+    sliding_layers: Callable[[HfConfig], list[bool]] | None = None
     window_switch: str | None = None
     window_required: bool = False
     reads_layer_types: bool = False
@@ -69,15 +70,15 @@ class Family:
     local_rope: bool = False
 
 
-def _all_layers(config: Mapping[str, Any]) -> list[bool]:
+def _all_layers(config: HfConfig) -> list[bool]:
     return [True] * config["num_hidden_layers"]
 
 
-def _upper_layers(config: Mapping[str, Any]) -> list[bool]:
+def _upper_layers(config: HfConfig) -> list[bool]:
     return [layer >= config["max_window_layers"] for layer in range(config["num_hidden_layers"])]
 
 
-def _all_but_every(period: int, config: Mapping[str, Any]) -> list[bool]:
+def _all_but_every(period: int, config: HfConfig) -> list[bool]:
     return [layer % period != 0 for layer in range(1, config["num_hidden_layers"] + 1)]
 
 
@@ -109,9 +110,12 @@ _PHI3 = Family(
     partial_rotary=True,
 )
 _GEMMA_DEFAULTS = {
-    "num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
     "pad_token_id": 0,
-}  # fmt: skip
+}
 _GEMMA = Family(
     defaults=_GEMMA_DEFAULTS,
     query_key_value_bias="configured",
@@ -121,9 +125,12 @@ _GEMMA = Family(
     activations={**_ACTIVATIONS, "gelu": "gelu_pytorch_tanh"},  # early configs say gelu and mean this
 )
 _LATER_GEMMA_DEFAULTS = {
-    **_GEMMA_DEFAULTS, "sliding_window": 4096, "num_key_value_heads": 4, "hidden_activation": "gelu_pytorch_tanh",
+    **_GEMMA_DEFAULTS,
+    "sliding_window": 4096,
+    "num_key_value_heads": 4,
+    "hidden_activation": "gelu_pytorch_tanh",
     "query_pre_attn_scalar": 256,
-}  # fmt: skip
+}
 _GEMMA2 = Family(
     defaults={**_LATER_GEMMA_DEFAULTS, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     query_key_value_bias="configured",

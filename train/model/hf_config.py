@@ -1,13 +1,12 @@
 """Reads a Hugging Face config.json by the record of its family, and refuses what it cannot obey."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.model.families import FAMILIES, Bias, Family
+from oddsmill.train.model.families import FAMILIES, Bias, Family, HfConfig
 from oddsmill.train.model.hf_fields import FIELDS, check_fields
 from oddsmill.train.model.rope import Rope, read_ropes
 
@@ -56,18 +55,18 @@ class DecoderConfig:
 
 
 # Fields that say nothing about the logits of a training step.
-_HARMLESS = {
-    "_name_or_path", "architectures", "bos_token_id", "eos_token_id", "torch_dtype", "dtype",
-    "transformers_version", "use_cache", "pretraining_tp", "model_type",
-    "is_encoder_decoder", "is_decoder", "add_cross_attention", "chunk_size_feed_forward", "id2label",
-    "label2id", "output_attentions", "output_hidden_states", "return_dict", "problem_type", "tokenizer_class",
-    "prefix", "sep_token_id", "decoder_start_token_id", "cross_attention_hidden_size", "task_specific_params",
-    "finetuning_task", "unsloth_version", "auto_map", "name_or_path", "cache_implementation",
-    "_sliding_window_pattern",
-}  # fmt: skip
+_HARMLESS = set(
+    """
+    _name_or_path architectures bos_token_id eos_token_id torch_dtype dtype transformers_version use_cache
+    pretraining_tp model_type is_encoder_decoder is_decoder add_cross_attention chunk_size_feed_forward id2label
+    label2id output_attentions output_hidden_states return_dict problem_type tokenizer_class prefix sep_token_id
+    decoder_start_token_id cross_attention_hidden_size task_specific_params finetuning_task unsloth_version
+    auto_map name_or_path cache_implementation _sliding_window_pattern
+    """.split()
+)
 
 
-def _refuse_unsupported(config: Mapping[str, Any], family: Family, path: str) -> None:
+def _refuse_unsupported(config: HfConfig, family: Family, path: str) -> None:
     """Refuses, by name, each field whose value would change the result and is not obeyed."""
     if config.get("embd_pdrop"):
         raise Refused(f"{path}: embd_pdrop={config['embd_pdrop']} is not supported; set it to 0.0")
@@ -83,7 +82,7 @@ def _refuse_unsupported(config: Mapping[str, Any], family: Family, path: str) ->
             raise Refused(f"{path}: {name} has no meaning in {config['model_type']}; set it to null")
 
 
-def _windows(config: Mapping[str, Any], family: Family, path: str) -> tuple[int | None, ...]:
+def _windows(config: HfConfig, family: Family, path: str) -> tuple[int | None, ...]:
     """The sliding window of each layer."""
     layers = config["num_hidden_layers"]
     if family.sliding_layers is None:
@@ -113,7 +112,7 @@ def _has_bias(bias: Bias, configured: bool | None) -> bool:
     return bias == "always" or (bias == "configured" and bool(configured))
 
 
-def parse_config(config: Mapping[str, Any], *, path: str) -> tuple[DecoderConfig, list[str]]:
+def parse_config(config: HfConfig, *, path: str) -> tuple[DecoderConfig, list[str]]:
     """Reads the fields of a config.json by the record of its family.
 
     Args:

@@ -36,13 +36,19 @@ _OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
 
 # A field of the second kind may be null: transformers takes it for one that is absent or turned off.
 _NEVER_NULL = {
-    _COUNT: ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-             "sliding_window_pattern"),
+    _COUNT: (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "sliding_window_pattern",
+    ),
     _WHOLE: ("max_window_layers",),
     _NOT_NEGATIVE: ("rms_norm_eps",),
     _POSITIVE: ("rope_theta", "rope_local_base_freq", "query_pre_attn_scalar"),
     _SHARE: ("partial_rotary_factor",),
-}  # fmt: skip
+}
 _OR_NULL = {
     _COUNT: ("num_key_value_heads", "head_dim", "max_position_embeddings", "original_max_position_embeddings"),
     _WHOLE: ("sliding_window", "pad_token_id"),
@@ -52,7 +58,7 @@ _OR_NULL = {
     _NAME: ("hidden_act", "hidden_activation"),
     _NAMES: ("layer_types",),
     _OBJECT: ("rope_scaling", "rope_parameters"),
-}  # fmt: skip
+}
 # Every field that is read; quantization_config is refused, whatever it holds.
 FIELDS = {name for kinds in (_NEVER_NULL, _OR_NULL) for names in kinds.values() for name in names} | {
     "quantization_config"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.model.families import Family
+from oddsmill.train.model.families import Family, HfConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +50,21 @@ def rope_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
 _NEEDED = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
 
 
-def _rope(parameters: Mapping[str, Any], config: Mapping[str, Any], family: Family, *, theta: float, path: str) -> Rope:
+def _rope(parameters: Mapping[str, Any], config: HfConfig, family: Family, *, theta: float, path: str) -> Rope:
     """One set of rope settings; what they lack is taken from the fields beside them."""
     model_type, known = config["model_type"], family.rope_types
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in known:
         raise Refused(f"{path}: rope type {kind!r} of {model_type} is not supported; supported: {', '.join(known)}")
     unknown = set(parameters) - {
-        *_NEEDED[kind], "rope_theta", "rope_type", "type", "partial_rotary_factor", "factor",
+        *_NEEDED[kind],
+        "rope_theta",
+        "rope_type",
+        "type",
+        "partial_rotary_factor",
+        "factor",
         "original_max_position_embeddings",
-    }  # fmt: skip
+    }
     if unknown:
         raise Refused(f"{path}: rope settings that are not supported: {', '.join(sorted(unknown))}")
     missing = set(_NEEDED[kind]) - set(parameters)
@@ -81,7 +86,7 @@ def _rope(parameters: Mapping[str, Any], config: Mapping[str, Any], family: Fami
     return Rope(theta=theta, kind=kind, partial_rotary_factor=partial, **scaling)
 
 
-def read_ropes(config: Mapping[str, Any], family: Family, sliding: list[bool], path: str) -> tuple[Rope, ...]:
+def read_ropes(config: HfConfig, family: Family, sliding: list[bool], path: str) -> tuple[Rope, ...]:
     """Reads either generation: `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (4).
 
     Args:

@@ -1,4 +1,4 @@
-"""Which mechanism a run takes, and what it says of one that cannot do it."""
+"""The choice of a run's mechanism, and the refusal of one that cannot do it."""
 
 from typing import get_args
 

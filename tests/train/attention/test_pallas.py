@@ -26,5 +26,5 @@ def test_kernels_equal_dense_attention(dtype, window, softcap, tolerance):
 
 
 def test_kernels_are_compiled_for_gpus():
-    """As far as JAX itself goes, to Triton's language: one kernel of the forward pass, two of the backward pass."""
+    """JAX lowers them to Triton's language: one kernel of the forward pass, two of the backward pass."""
     assert lowered_for(PALLAS, "cuda").count("xla.gpu.triton") == 3

@@ -17,5 +17,5 @@ def test_two_views_equal_dense_attention(softcap):
 
 
 def test_kernels_are_compiled_for_tpus():
-    """As far as JAX itself goes, to Mosaic's language: kernels of the forward and the backward pass."""
+    """JAX lowers them to Mosaic's language: kernels of the forward and the backward pass."""
     assert lowered_for(SPLASH, "tpu").count("tpu_custom_call") >= 2

@@ -79,7 +79,7 @@ def test_windows_of_each_layer(changes, windows):
 
 
 def test_fields_that_a_family_does_not_have_change_nothing():
-    """As in transformers, whose classes do not read them."""
+    """transformers' classes do not read them either."""
     for family in ("mistral", "phi3"):
         plain = parse_config({**TINY, "model_type": family}, path="x")[0]
         assert parse_config({**TINY, "model_type": family, "attention_bias": True}, path="x")[0] == plain

@@ -34,12 +34,12 @@ def test_attention_weights_are_dropped_after_the_softmax():
     position = jnp.arange(length)[None]
     keys = Keys(position=position, end=jnp.full((1, length), length))
 
-    def mixed(drop=None, value=value):
+    def output(drop=None, value=value):
         return attention(query, key, value, position, keys, scale=0.5, drop=drop, mechanism=XLA)
 
-    without_key = mixed(value=value.at[:, 5].set(0))
-    np.testing.assert_allclose(mixed(lambda weights: 2 * weights.at[..., 5].set(0)), 2 * without_key, atol=1e-5)
-    np.testing.assert_allclose(mixed(lambda weights: weights), mixed(), atol=1e-5)
+    without_key = output(value=value.at[:, 5].set(0))
+    np.testing.assert_allclose(output(lambda weights: 2 * weights.at[..., 5].set(0)), 2 * without_key, atol=1e-5)
+    np.testing.assert_allclose(output(lambda weights: weights), output(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
