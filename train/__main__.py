@@ -28,6 +28,7 @@ def run(arguments: Sequence[str]) -> None:
 
     from oddsmill.train.checkpoint.run_files import RunFiles
     from oddsmill.train.loop import train
+    from oddsmill.train.loss.choice import preference_loss
     from oddsmill.train.monitor.samples import side_by_side
     from oddsmill.train.parallel.device_errors import exit_at_once_if_process_lost
 
@@ -40,9 +41,10 @@ def run(arguments: Sequence[str]) -> None:
     if samples:
         log.info(f"\n{samples}")
     if evaluation:
+        headline = [f", {name} {evaluation['eval/' + name]:+.4f}" for name in preference_loss(config).headline]
         log.info(
             f"\nheld out   reward accuracy {evaluation['eval/rewards/accuracies']:.3f}, "
-            f"loss {evaluation['eval/loss']:.4f}, log_odds_chosen {evaluation['eval/log_odds_chosen']:+.4f}"
+            f"loss {evaluation['eval/loss']:.4f}{''.join(headline)}"
         )
     export = config.lora.export if config.lora else "merged"
     made = {"model": files.model} if export != "adapter" else {}

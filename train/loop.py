@@ -124,5 +124,5 @@ def leave(run: Run, final: FinalWeights) -> dict[str, float]:
     if not lora or lora.export in ("merged", "both"):
         export_run_model(run, run.files.model, final.params, final.frozen, step=final.step)
     if jax.process_index() == 0:  # only this one is sure to see what it has written
-        plot_curves(run.files.metrics, run.files.curves)
+        plot_curves(run.files.metrics, run.files.curves, run.program.objective.preference)
     return final.evaluation or last_evaluation(run.files.metrics, step=final.step)

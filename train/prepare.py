@@ -194,7 +194,7 @@ def run_identity(config: TrainConfig, data: Dataset, decoder_config: DecoderConf
 def describe_run(run: Run) -> str:
     """Returns what the run will do, for the console."""
     config, program, split = run.config, run.program, run.data.manifest.splits["train"]
-    decoder, num_steps = run.model.decoder_config, program.num_steps
+    decoder, num_steps, loss = run.model.decoder_config, program.num_steps, program.objective.preference
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return (
         f"model {config.model.path or config.model.config}: {decoder.model_type}, "
@@ -205,7 +205,8 @@ def describe_run(run: Run) -> str:
         f"{num_steps:,} steps of {config.rows_per_step} rows on {program.mesh.size} device(s){processes}, "
         f"{config.optim}, learning rate {config.peak_learning_rate:g}, {config.lr_scheduler_type} "
         f"to {program.learning_rate(num_steps):g} after {num_warmup_steps(config, num_steps)} steps of warmup, "
-        f"beta {config.beta:g}, NLL over {'prompt and answer' if config.nll_scope == 'full' else 'the answer'}"
+        f"{loss.title} at beta {config.beta:g}, "
+        f"NLL over {'prompt and answer' if loss.nll_scope == 'full' else 'the answer'}"
     )
 
 

@@ -187,6 +187,7 @@ def _card(run: Run, step: int, *, adapter: bool) -> str:
     return model_card(
         model=run.config.model,
         lora=run.config.lora,
+        loss=run.program.objective.preference,
         settings=dataclasses.asdict(run.config),
         metrics=metrics_at(run.files.metrics, step),
         manifest=run.data.manifest,

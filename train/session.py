@@ -103,7 +103,7 @@ class Session:
         self._shards = ShardWatch(run.data, run.eval_data)
         self._evaluation = run.evaluation()
         self._evaluations: dict[int, dict[str, float]] = {}  # of the newest and of the best step
-        self._alarms = Alarms(fine_tuning=config.model.path is not None)
+        self._alarms = Alarms(run.program.objective.preference, fine_tuning=config.model.path is not None)
         self._samples = Samples(
             run.files.samples,
             run.eval_data,
@@ -189,6 +189,7 @@ class Session:
                 run.files,
                 report_to=config.report_to,
                 settings=dataclasses.asdict(config),
+                headline=program.objective.preference.headline,
                 first_step=self.step,
                 num_steps=program.num_steps,
                 evaluation_due=evaluation_due,

@@ -121,10 +121,11 @@ def _of_run(config: EvaluateConfig) -> _Measured:
 
 
 def _loss_settings(config: EvaluateConfig, of_run: LossSettings) -> LossSettings:
-    """Returns the settings of the loss: those that are given, and the run's where they are not."""
+    """Returns the settings of the loss: those that are given, else the run's, but for a loss that is not the run's."""
     names = [field.name for field in dataclasses.fields(LossSettings)]
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return LossSettings(**{name: getattr(of_run, name) for name in names} | given)
+    base = of_run if config.loss in (None, of_run.loss) else LossSettings(loss=config.loss)
+    return LossSettings(**{name: getattr(base, name) for name in names} | given)
 
 
 def rows_for_run(config: EvaluateConfig, run: Run) -> Dataset:

@@ -5,7 +5,7 @@ from oddsmill.schemas.manifest import Split
 from oddsmill.schemas.settings import setting, settings
 from oddsmill.train.config.compute import Dtype
 from oddsmill.train.config.devices import DistributedConfig, MeshConfig
-from oddsmill.train.config.loss import NllScope
+from oddsmill.train.config.loss import LossName, NllScope
 from oddsmill.train.config.model import ModelConfig
 
 
@@ -41,6 +41,11 @@ class EvaluateConfig:
         default=8,
         above=0,
     )
+    loss: LossName | None = setting(
+        "The preference loss; null: as in the run, else the default of a run. Beside another loss than the run's, the "
+        "settings below are by default those of a run.",
+        default=None,
+    )
     beta: float | None = setting(
         "The weight of the odds-ratio term; null: as in the run, else the default of a run.",
         default=None,
@@ -49,6 +54,22 @@ class EvaluateConfig:
     nll_scope: NllScope | None = setting(
         "The tokens of the NLL term; null: as in the run, else the default of a run.",
         default=None,
+    )
+    simpo_gamma: float | None = setting(
+        "The margin of simpo; null: as in the run, else the default of a run.",
+        default=None,
+        at_least=0,
+    )
+    cpo_alpha: float | None = setting(
+        "The weight of the NLL in simpo and cpo; null: as in the run, else the default of a run.",
+        default=None,
+        at_least=0,
+    )
+    label_smoothing: float | None = setting(
+        "The label smoothing of simpo and cpo; null: as in the run, else the default of a run.",
+        default=None,
+        at_least=0,
+        below=0.5,
     )
     param_dtype: Dtype | None = setting(
         "The dtype that weights are kept in; null: as in the run, else the default of a run.",

@@ -1,51 +1,29 @@
-"""Watches the curves for what a person would stop a run for, and says so once."""
+"""Alarms watch the curves for what a person would stop a run for, and tell it once."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from oddsmill.train.loss.pairs import PreferenceLoss, token_logp_names
 
 SMOOTHING_STEPS = 20  # a batch's mean log-probabilities are noisy: those of about so many steps are averaged
 FALLING_STEPS = 100  # both sides below their best by more than the margin, for so many steps on end
 FALLING_MARGIN = 0.1  # nats a token
 
 
-@dataclass(frozen=True)
-class Band:
-    """Where the metric of a healthy fine-tuning lies in evaluations, and what it means when it does not."""
-
-    metric: str
-    low: float
-    high: float
-    below: str
-    above: str
-
-
-# Wide round what public runs show: Mistral-7B on a mix of preference sets with beta 0.1 evaluates to NLL 0.88-0.94,
-# log_odds_ratio -0.63 to -0.60, log_odds_chosen 0.39-0.50, accuracy 0.63-0.66 (card of
-# mistral-orpo-mix-b0.1-l2048-pl1792-lr5e-6-inverse-sqrt); its third epoch, at NLL 1.17, overfits.
-BANDS = (
-    Band("eval/nll_loss", 0.2, 4.0, "held-out text is memorised: is it in the training data?",
-         "the model has lost, or never had, the language of the data: is the tokenizer its own, the rate too high?"),
-    Band("eval/rewards/accuracies", 0.45, 0.97, "rejected answers win: are the two sides swapped?",
-         "the sides are told apart by something trivial, such as their length or an end of turn"),
-    Band("eval/log_odds_chosen", -0.5, 4.0, "rejected answers win: are the two sides swapped?",
-         "the sides are driven far apart: a lower beta or learning rate keeps the language whole"),
-    Band("eval/log_odds_ratio", -1.5, -0.02, "the odds-ratio loss is far above that of a coin (0.69)",
-         "nothing is left to learn from the pairs"),
-)  # fmt: skip
-
-
 class Alarms:
-    """Sees every step and every evaluation.
+    """Watches every step and every evaluation.
 
-    The bands hold for fine-tuning: a model from random weights begins, and may stay, outside them.
+    Args:
+      loss: gives the ranges of healthy evaluations.
+      fine_tuning: false for a model from random weights, which begins, and may stay, outside those ranges.
 
     Attributes:
       count: alarms so far.
     """
 
-    def __init__(self, *, fine_tuning: bool):
-        self._fine_tuning = fine_tuning
+    def __init__(self, loss: PreferenceLoss, *, fine_tuning: bool):
+        self._healthy = loss.healthy if fine_tuning else ()
+        self._token_logps = token_logp_names(loss)
         self.count = 0
         self._smooth: list[float] = []  # chosen, rejected; log-probability a token
         self._best: list[float] = []
@@ -54,7 +32,7 @@ class Alarms:
 
     def add_step(self, step: int, values: Mapping[str, float]) -> Iterator[str]:
         """Takes in the metrics of a training step; yields a line where there is a reason to look."""
-        now = [values["logps/chosen"], values["logps/rejected"]]
+        now = [values[name] for name in self._token_logps]
         self._smooth = [old + (new - old) / SMOOTHING_STEPS for old, new in zip(self._smooth or now, now, strict=True)]
         if step < SMOOTHING_STEPS:
             return
@@ -72,7 +50,7 @@ class Alarms:
     def add_evaluation(self, step: int, values: Mapping[str, float]) -> Iterator[str]:
         """Takes in an evaluation; yields a line for each metric that has left its band since the last one."""
         outside = []
-        for band in BANDS if self._fine_tuning else ():
+        for band in self._healthy:
             value = values[band.metric]
             if band.low <= value <= band.high:
                 continue

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -63,6 +63,7 @@ class MetricsWriter:
       files: of a run's folder, which exists.
       report_to: `tensorboard`, `wandb`, both or none.
       settings: of the run, for W&B's page.
+      headline: the metrics that the console shows beside loss and accuracy.
       first_step: steps already taken; later lines of an earlier start are dropped.
       evaluation_due: the evaluation after them is not done, or is done again.
       num_steps: length of the run, for the progress bar.
@@ -74,11 +75,12 @@ class MetricsWriter:
         *,
         report_to: Sequence[str],
         settings: Mapping[str, Any],
+        headline: Iterable[str],
         first_step: int,
         num_steps: int,
         evaluation_due: bool = False,
     ):
-        self._progress = RunProgress(first_step=first_step, num_steps=num_steps)
+        self._progress = RunProgress(headline=headline, first_step=first_step, num_steps=num_steps)
         self._file, self._tensorboard, self._wandb = None, None, None
         if jax.process_index() == 0:
             if "wandb" in report_to:  # first: it may be refused, and then nothing is open

@@ -12,6 +12,7 @@ from oddsmill.schemas.hub import is_hub_id
 from oddsmill.schemas.manifest import Manifest
 from oddsmill.schemas.version import tool_version
 from oddsmill.train.config.model import LoraConfig, ModelConfig
+from oddsmill.train.loss.pairs import PreferenceLoss
 from oddsmill.train.model.hf_config import DecoderConfig, num_parameters
 
 # Folders, files and processes of the machine; another machine needs the other settings to repeat the run.
@@ -41,6 +42,7 @@ def model_card(
     *,
     model: ModelConfig,
     lora: LoraConfig | None,
+    loss: PreferenceLoss,
     settings: Mapping[str, Any],
     metrics: Mapping[str, Any],
     manifest: Manifest,
@@ -55,6 +57,7 @@ def model_card(
 
     Args:
       model, lora: the model that the run started from and its adapters, if any.
+      loss: the loss of the run.
       settings: all settings of the run.
       metrics: those that the card shows.
       manifest, eval_manifest: of the rows that were trained on, and of those whose eval split was measured.
@@ -66,7 +69,7 @@ def model_card(
         library_name="peft" if adapter else "transformers",
         license="unknown",  # whoever publishes the model has to know it
         pipeline_tag="text-generation",
-        tags=["oddsmill", "orpo", "preference"],
+        tags=["oddsmill", settings["loss"], "preference"],
     )
     if base:
         start = f"from [{base}](https://huggingface.co/{base})"
@@ -91,11 +94,11 @@ def model_card(
 {data.to_yaml()}
 ---
 
-# {decoder.model_type.capitalize()} trained with ORPO
+# {decoder.model_type.capitalize()} trained with {loss.title}
 
 A {decoder.model_type} decoder of {num_parameters(decoder):,} parameters, trained {start}{adapted} for {step:,} steps
 on pairs of a preferred and a rejected answer, with the loss of
-[ORPO](https://arxiv.org/abs/2403.07691) at beta {settings["beta"]:g}. Made with oddsmill {tool_version()}.
+[{loss.title}]({loss.paper}) at beta {settings["beta"]:g}. Made with oddsmill {tool_version()}.
 
 ```python
 {_LOAD_ADAPTER if adapter else _LOAD_MODEL}

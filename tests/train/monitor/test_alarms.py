@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from oddsmill.train.loss.orpo import Orpo
 from oddsmill.train.monitor.alarms import FALLING_STEPS, SMOOTHING_STEPS, Alarms
 
 HEALTHY = {
@@ -28,28 +29,28 @@ def lines(alarms: Alarms, steps, start: int = 1) -> list[str]:
 
 
 def test_only_both_sides_falling_for_long_is_an_alarm_and_it_is_said_once():
-    alarms = Alarms(fine_tuning=True)
+    alarms = Alarms(Orpo(beta=0.1), fine_tuning=True)
     (line,) = lines(alarms, curves(-0.003, -0.004))
     assert "both log-probabilities have been below their best" in line and alarms.count == 1
     # With ORPO the rejected side may fall; noise alone, or a fall that ends, is no alarm either.
     for slopes in ((0.001, -0.004), (-0.004, 0.0), (0.0, 0.0)):
-        assert not lines(Alarms(fine_tuning=True), curves(*slopes))
+        assert not lines(Alarms(Orpo(beta=0.1), fine_tuning=True), curves(*slopes))
     short = curves(-0.01, -0.01, 50) + curves(0.0, 0.0, 200)
-    assert not lines(Alarms(fine_tuning=True), short)
+    assert not lines(Alarms(Orpo(beta=0.1), fine_tuning=True), short)
 
 
 def test_a_second_fall_is_a_second_alarm():
     fall = curves(-0.003, -0.004, 300)
-    alarms = Alarms(fine_tuning=True)
+    alarms = Alarms(Orpo(beta=0.1), fine_tuning=True)
     assert len(lines(alarms, fall + curves(0.01, 0.01, 300) + fall)) == 2
 
 
 def test_a_resumed_run_says_the_same():
     steps = curves(-0.003, -0.004)
-    straight = Alarms(fine_tuning=True)
+    straight = Alarms(Orpo(beta=0.1), fine_tuning=True)
     expected = lines(straight, steps)
     for cut in (SMOOTHING_STEPS // 2, FALLING_STEPS, 250):
-        first, second = Alarms(fine_tuning=True), Alarms(fine_tuning=True)
+        first, second = Alarms(Orpo(beta=0.1), fine_tuning=True), Alarms(Orpo(beta=0.1), fine_tuning=True)
         said = lines(first, steps[:cut])
         second.restore(json.loads(json.dumps(first.notes())))
         assert said + lines(second, steps[cut:], cut + 1) == expected
@@ -57,7 +58,7 @@ def test_a_resumed_run_says_the_same():
 
 
 def test_an_evaluation_outside_a_band_is_said_when_it_leaves_and_not_again_while_it_is_out():
-    alarms = Alarms(fine_tuning=True)
+    alarms = Alarms(Orpo(beta=0.1), fine_tuning=True)
     swapped = {**HEALTHY, "eval/rewards/accuracies": 0.3, "eval/log_odds_chosen": -1.0}
     said = [list(alarms.add_evaluation(step, values)) for step, values in
             enumerate([HEALTHY, swapped, swapped, HEALTHY, {**HEALTHY, "eval/nll_loss": 5.0}])]  # fmt: skip
@@ -70,4 +71,4 @@ def test_an_evaluation_outside_a_band_is_said_when_it_leaves_and_not_again_while
 
 
 def test_the_bands_are_for_fine_tuning():
-    assert not list(Alarms(fine_tuning=False).add_evaluation(1, {**HEALTHY, "eval/nll_loss": 10.0}))
+    assert not list(Alarms(Orpo(beta=0.1), fine_tuning=False).add_evaluation(1, {**HEALTHY, "eval/nll_loss": 10.0}))

@@ -7,6 +7,7 @@ import matplotlib
 import pytest
 
 import oddsmill.train.monitor.curves
+from oddsmill.train.loss.orpo import Orpo
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def backend():
 
 def test_a_run_without_a_finite_loss_has_an_empty_picture_and_no_warning(tmp_path, recwarn):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "skipped_steps": 1.0}\n')
-    oddsmill.train.monitor.curves.plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    oddsmill.train.monitor.curves.plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", Orpo(beta=0.1))
     assert (tmp_path / "curves.png").is_file()
     assert not recwarn.list
 
@@ -31,6 +32,6 @@ def test_the_curves_are_drawn_without_a_change_to_the_figures_of_a_notebook(back
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     curves = importlib.reload(oddsmill.train.monitor.curves)  # a choice of the backend would be one at import
     picture = tmp_path / "curves.png"
-    curves.plot_curves(tmp_path / "metrics.jsonl", picture)
+    curves.plot_curves(tmp_path / "metrics.jsonl", picture, Orpo(beta=0.1))
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert matplotlib.get_backend() == backend

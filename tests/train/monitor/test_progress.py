@@ -23,7 +23,8 @@ def shown(capsys):
 
     def show(**options) -> str:
         file = io.StringIO()
-        with RunProgress(first_step=0, num_steps=9, console=Console(file=file, width=160, **options)) as progress:
+        console = Console(file=file, width=160, **options)
+        with RunProgress(headline=["log_odds_chosen"], first_step=0, num_steps=9, console=console) as progress:
             for step in (1, 2, 9):
                 progress.show(step, STEP)
             progress.show(9, EVALUATION)

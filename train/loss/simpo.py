@@ -1,0 +1,95 @@
+"""SimPO and CPO, as TRL's CPOTrainer computes them with loss_type simpo and sigmoid.
+
+    loss = nll_weight * mean NLL of a token of the chosen answers
+           + mean over pairs of f(beta * (chosen - rejected) - gamma)
+
+    f(x) = -(1 - label_smoothing) * log sigmoid(x) - label_smoothing * log sigmoid(-x)
+
+SimPO takes the mean log-probability of an answer's tokens, CPO their sum, and no gamma. In TRL `nll_weight` is
+`cpo_alpha`; 0 gives SimPO as in its paper. Label smoothing is that of conservative DPO (arXiv:2305.18290).
+
+Source: Meng et al. 2024 (arXiv:2405.14734), Eq. 6; Xu et al. 2024 (arXiv:2401.08417), Eq. 7. Log-probabilities are in
+nats.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+
+from oddsmill.train.config.loss import NllScope
+from oddsmill.train.loss.pairs import (
+    ACCURACY_BAND,
+    NLL_BAND,
+    Band,
+    PairLogps,
+    Terms,
+    reward_metrics,
+    token_logp_metrics,
+)
+
+
+def smoothed_loss(margin: jax.Array, label_smoothing: float) -> jax.Array:
+    """Returns f(margin) of the formula above: >= 0 and finite, with a gradient in [-1, 1], for every finite margin."""
+    return (1 - label_smoothing) * jax.nn.softplus(-margin) + label_smoothing * jax.nn.softplus(margin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simpo:
+    """SimPO, its metrics under TRL's names; see `oddsmill.train.loss.pairs.PreferenceLoss`."""
+
+    beta: float
+    gamma: float
+    nll_weight: float
+    label_smoothing: float
+
+    title: ClassVar[str] = "SimPO"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2405.14734"
+    nll_scope: ClassVar[NllScope] = "response"
+    average_logps: ClassVar[bool] = True
+    counts: ClassVar[frozenset[str]] = frozenset()
+    headline: ClassVar[dict[str, str]] = {"rewards/margins": "reward margin"}
+    healthy: ClassVar[tuple[Band, ...]] = (NLL_BAND, ACCURACY_BAND)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"nll": self.nll_weight, "preference_loss": 1.0}
+
+    def pair_terms(self, pair: PairLogps) -> Terms:
+        reward_margin = self.beta * (pair.chosen_logp - pair.rejected_logp)
+        preference_loss = smoothed_loss(reward_margin - self.gamma, self.label_smoothing)
+        return {"preference_loss": preference_loss, "reward_margin": reward_margin}
+
+    def metrics(self, means: Terms) -> Terms:
+        return {"nll_loss": means["nll"], **reward_metrics(means, self.beta)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cpo:
+    """CPO, its metrics under TRL's names; see `oddsmill.train.loss.pairs.PreferenceLoss`."""
+
+    beta: float
+    nll_weight: float
+    label_smoothing: float
+
+    title: ClassVar[str] = "CPO"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2401.08417"
+    nll_scope: ClassVar[NllScope] = "response"
+    average_logps: ClassVar[bool] = False
+    counts: ClassVar[frozenset[str]] = frozenset()
+    headline: ClassVar[dict[str, str]] = {"rewards/margins": "reward margin"}
+    healthy: ClassVar[tuple[Band, ...]] = (NLL_BAND, ACCURACY_BAND)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"nll": self.nll_weight, "preference_loss": 1.0}
+
+    def pair_terms(self, pair: PairLogps) -> Terms:
+        reward_margin = self.beta * (pair.chosen_logp - pair.rejected_logp)
+        return {
+            "preference_loss": smoothed_loss(reward_margin, self.label_smoothing),
+            "reward_margin": reward_margin,
+        }
+
+    def metrics(self, means: Terms) -> Terms:
+        return {"nll_loss": means["nll"], **reward_metrics(means, self.beta), **token_logp_metrics(means)}
