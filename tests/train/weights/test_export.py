@@ -147,9 +147,16 @@ def test_the_card_counts_the_pairs_that_were_trained_on_and_those_that_were_meas
     measured = write_dataset(tmp_path / "b", {"train": pairs[:4], "eval": pairs[6:9]}, **sizes)
     for of_eval, count in ((trained, 1), (measured, 3)):
         card = model_card(
-            model=ModelConfig(path="m"), lora=None, loss=Orpo(beta=0.1), settings={"loss": "orpo", "beta": 0.1}, metrics={},
-            manifest=trained, eval_manifest=of_eval, decoder=decoder_config(), step=1,
-        )  # fmt: skip
+            model=ModelConfig(path="m"),
+            lora=None,
+            loss=Orpo(beta=0.1),
+            settings={"loss": "orpo", "beta": 0.1},
+            metrics={},
+            manifest=trained,
+            eval_manifest=of_eval,
+            decoder=decoder_config(),
+            step=1,
+        )
         assert "| train | 5 |" in card and f"| eval | {count} |" in card
         assert trained.sha256 in card and of_eval.sha256 in card
     assert card.count("whose eval split was measured") == 1
