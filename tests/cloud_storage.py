@@ -2,6 +2,7 @@
 
 import base64
 import email.parser
+import functools
 import hashlib
 import json
 import re
@@ -72,6 +73,7 @@ class FakeStorage:
         return 308, b"", {"Range": f"bytes=0-{len(content) - 1}"} if content else {}
 
 
+@functools.lru_cache(maxsize=64)
 def checksum(content: bytes) -> str:
     import google_crc32c  # comes with [dataflow]
 
