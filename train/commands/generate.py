@@ -1,23 +1,33 @@
-"""`oddsmill train generate`: a model folder and prompts in, a line of JSON an answer out."""
+"""`oddsmill train generate`: a model, or a checkpoint of a run, and prompts in; a line of JSON an answer out."""
 
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, NamedTuple
+
+from flax import nnx
+from jax.sharding import NamedSharding
 
 from oddsmill.schemas.chat.special_tokens import read_json_object
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
+from oddsmill.schemas.files import publish_file
+from oddsmill.train.config.devices import DistributedConfig, MeshConfig
 from oddsmill.train.config.generate import GenerateConfig
 from oddsmill.train.generation.generate import generate
 from oddsmill.train.generation.prompts import Encoded, Prompt, answer_text, encode_prompts, read_prompts
-from oddsmill.train.model.hf_config import DecoderConfig, config_file, parse_config, read_config
+from oddsmill.train.model.frozen import join_params
+from oddsmill.train.model.hf_config import DecoderConfig
+from oddsmill.train.model.names import Params
 from oddsmill.train.parallel.sharding import batch_sharding, make_mesh
+from oddsmill.train.run_folder import read_run_folder, restore_weights
 from oddsmill.train.weights.hub import find_model
 from oddsmill.train.weights.loading import load_decoder
+from oddsmill.train.weights.model_files import ModelFiles, read_model_files
 
 
 def run_generate(config: GenerateConfig) -> None:
@@ -31,8 +41,48 @@ def run_generate(config: GenerateConfig) -> None:
             print(json.dumps(answer, ensure_ascii=False), file=file, flush=True)
 
 
+class _Answering(NamedTuple):
+    """A model that can answer, its weights not read yet.
+
+    Attributes:
+      files: config.json and, beside it, generation_config.json.
+      tokenizer: the folder of the tokenizer.
+      load: reads the weights; returns the decoder's definition and its weights.
+      row_sharding: lays the rows of a batch over the mesh; None: every device answers all of them.
+    """
+
+    files: ModelFiles
+    tokenizer: Path
+    load: Callable[[], tuple[nnx.GraphDef, Params]]
+    row_sharding: NamedSharding | None
+
+
+def _model(config: GenerateConfig) -> _Answering:
+    assert config.model is not None and config.model.path is not None  # by GenerateConfig
+    folder = find_model(config.model.path, config.model.revision)
+    files = read_model_files(folder, disable_dropout=False)  # a generation drops nothing in any case
+    mesh = make_mesh(config.mesh or MeshConfig())
+    dtypes = {"param_dtype": config.param_dtype or "float32", "compute_dtype": config.compute_dtype or "float32"}
+    load = partial(load_decoder, folder, files.decoder_config, mesh, **dtypes)
+    return _Answering(files, folder, load, batch_sharding(mesh))
+
+
+def _checkpoint(config: GenerateConfig) -> _Answering:
+    assert config.run_dir is not None  # by GenerateConfig
+    run = read_run_folder(
+        config.run_dir, command="oddsmill train generate", mesh=config.mesh, distributed=DistributedConfig()
+    )
+
+    def load() -> tuple[nnx.GraphDef, Params]:
+        step, params, frozen = restore_weights(run, config.checkpoint)
+        log.info(f"{config.run_dir}: the checkpoint of step {step}")
+        return run.program.generator, join_params(params, frozen)
+
+    return _Answering(run.model, run.files.tokenizer, load, None)
+
+
 def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
-    """The objects that `run_generate` writes.
+    """Yields the objects that `run_generate` writes.
 
     `prompt` is the text that the model reads, rendered; `ids` are the new tokens, the stop id included, and `answer`
     is their text without it; `row` counts prompts and `sample` the answers to one, both from 0.
@@ -40,23 +90,16 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
     Raises:
       Refused: as `run_generate`.
     """
-    assert config.model.path is not None  # by GenerateConfig
-    folder = find_model(config.model.path, config.model.revision)
-    hf_config = read_config(folder)
-    decoder_config, unused = parse_config(hf_config, path=str(config_file(folder)))
-    if unused:
-        _note(f"{config_file(folder)}: fields that are not known here and not used: {', '.join(unused)}")
-    tokenizer = Tokenizer(folder, chat_template=config.chat_template)
+    model = _checkpoint(config) if config.run_dir else _model(config)
+    folder, hf_config, decoder_config = model.files.folder, model.files.hf_config, model.files.decoder_config
+    tokenizer = Tokenizer(model.tokenizer, chat_template=config.chat_template)
     prompts = _encoded_prompts(config, tokenizer, decoder_config)
     stop_ids = tokenizer.answer_ends | eos_ids(folder, hf_config)
     longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
     made_for = hf_config.get("max_position_embeddings") or longest
     if longest > made_for:
-        _note(f"prompt and answer may reach {longest} tokens, {folder} is made for {made_for}")
-    mesh = make_mesh(config.mesh)
-    definition, params = load_decoder(
-        folder, decoder_config, mesh, param_dtype=config.param_dtype, compute_dtype=config.compute_dtype
-    )
+        log.info(f"prompt and answer may reach {longest} tokens, {folder} is made for {made_for}")
+    definition, params = model.load()
     generated = generate(
         definition,
         params,
@@ -65,7 +108,7 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
         sampling=config.sampling,
         stop_ids=sorted(stop_ids),
         batch_size=config.batch_size,
-        row_sharding=batch_sharding(mesh),
+        row_sharding=model.row_sharding,
     )
     for number, answer in enumerate(generated):
         row, sample = divmod(number, config.num_return_sequences)
@@ -118,26 +161,15 @@ def eos_ids(folder: Path, hf_config: dict[str, Any]) -> set[int]:
     return ids
 
 
-def _note(text: str) -> None:
-    """Standard output holds answers alone."""
-    print(text, file=sys.stderr)
-
-
 @contextmanager
-def _output(path: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name when it is whole."""
+def _output(path: str | None) -> Iterator[IO]:
+    """Opens standard output, or a file that appears under its name when it is whole."""
     if path is None:
         yield sys.stdout
         return
-    unfinished = Path(f"{path}.unfinished")
-    try:
-        file = unfinished.open("w", encoding="utf-8")
-    except OSError as error:
-        raise Refused(f"--out={path}: cannot be written ({error.strerror})") from error
-    try:
-        with file:
-            yield file
-    except BaseException:
-        unfinished.unlink()
-        raise
-    os.replace(unfinished, path)
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(publish_file(path))
+        except OSError as error:
+            raise Refused(f"--out={path}: cannot be written ({error.strerror})") from error
+        yield file

@@ -20,7 +20,7 @@ class EvaluateConfig:
     split: Split = setting("The split that is measured: train or eval.", default="eval")
     model: ModelConfig | None = setting("Which model is measured; or give run_dir.", default=None)
     run_dir: str | None = setting(
-        "The folder of a run. Its data and its model must be where they were.",
+        "The folder of a run. Its data are needed where no others are given.",
         default=None,
     )
     checkpoint: int | None = setting(

@@ -12,7 +12,7 @@ from oddsmill.train.config.devices import DistributedConfig, MeshConfig
 class ExportConfig:
     """Exports a checkpoint of a run, adapters merged into the weights or by themselves."""
 
-    run_dir: str = setting("The folder of the run. Its data and its model must be where they were.")
+    run_dir: str = setting("The folder of the run; its data are not needed.")
     out: str = setting("The folder to write; new or empty.")
     checkpoint: int | None = setting(
         "The step of the checkpoint; null: the newest, or the best of a run with load_best_model_at_end.",

@@ -16,9 +16,18 @@ Chat = bool | Literal["auto"]
 
 @settings()
 class GenerateConfig(SamplingConfig):
-    """Answers prompts with a model; of its generation_config.json the ids that end an answer are obeyed, no more."""
+    """Answers prompts with a model or a checkpoint of a run.
 
-    model: ModelConfig = setting("Which model answers.")
+    Of the model's generation_config.json the ids that end an answer are obeyed, no more.
+    """
+
+    model: ModelConfig | None = setting("Which model answers; or give run_dir.", default=None)
+    run_dir: str | None = setting("The folder of a run; its data are not needed.", default=None)
+    checkpoint: int | None = setting(
+        "The step of the run's checkpoint; null: the newest, or the best of a run with load_best_model_at_end.",
+        default=None,
+        needs=("run_dir",),
+    )
     prompts: str | None = setting(
         'A JSONL file, {"prompt": "text"}, {"prompt": [messages]} or {"messages": [messages]} a row.',
         default=None,
@@ -40,12 +49,25 @@ class GenerateConfig(SamplingConfig):
     )
     chat_date: str | None = setting("The day that the template's clock tells, YYYY-MM-DD; null: today.", default=None)
     batch_size: int = setting("How many answers are written at once.", default=8, above=0)
-    param_dtype: Dtype = setting("The dtype that weights are kept in.", default="float32")
-    compute_dtype: Dtype = setting("The dtype that matrix products take; reductions are float32.", default="float32")
-    mesh: MeshConfig = setting("How devices are arranged.", default_factory=MeshConfig)
+    param_dtype: Dtype | None = setting(
+        "The dtype that weights are kept in; null: as in the run, else float32.",
+        default=None,
+        only_with={"run_dir": (None,)},
+    )
+    compute_dtype: Dtype | None = setting(
+        "The dtype that matrix products take; reductions are float32. null: as in the run, else float32.",
+        default=None,
+        only_with={"run_dir": (None,)},
+    )
+    mesh: MeshConfig | None = setting(
+        "How devices are arranged; null: as in the run, else all along data.",
+        default=None,
+    )
 
     def check(self) -> None:
-        require(self.model.path is not None, "model.path", None, "is needed: the model that answers")
+        path = self.model.path if self.model else None
+        source = f"give either --model.path (a folder or a hub id) or --run_dir (a run; now {self.run_dir})"
+        require((path is None) != (self.run_dir is None), "model.path", path, source)
         given = f"give either --prompts (a file) or --prompt (a text; now {self.prompt!r})"
         require((self.prompts is None) != (self.prompt is None), "prompts", self.prompts, given)
         if self.chat_date is not None:

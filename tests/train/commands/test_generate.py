@@ -178,4 +178,16 @@ def test_models_that_cannot_answer_are_refused(model, tmp_path, write_rows):
     assert "eos_token_id is '</s>'" in generate(f"--model.path={copy}", "--prompt=!")[2]
     assert "there is no prompt in it" in generate(f"--model.path={model}", f"--prompts={write_rows('none', [b''])}")[2]
     code, _, err = generate("--model.config=x", "--prompt=q")
-    assert code == 2 and "--model.path=None: is needed" in err
+    assert code == 2 and "--model.path=None: give either --model.path" in err
+
+
+def test_what_is_the_runs_own_is_not_given(tmp_path):
+    for arguments, message in (
+        (["--prompt=q"], "give either --model.path"),
+        ([f"--run_dir={tmp_path}", "--model.path=m", "--prompt=q"], "give either --model.path"),
+        (["--model.path=m", "--checkpoint=2", "--prompt=q"], "--checkpoint=2: has no effect without --run_dir"),
+        ([f"--run_dir={tmp_path}", "--prompt=q", "--param_dtype=bfloat16"], "--param_dtype=bfloat16: has no effect"),
+        ([f"--run_dir={tmp_path}", "--prompt=q"], "not the folder of a run"),
+    ):
+        code, out, err = generate(*arguments)
+        assert (code, out) == (2, "") and message in err, err

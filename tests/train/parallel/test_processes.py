@@ -94,6 +94,8 @@ def test_two_processes_run_as_one_does_and_one_goes_on_for_them(inputs, tmp_path
     finish(start("run", *inputs, f"--run_dir={one}"))
     outputs = finish(start("run", *inputs, f"--run_dir={two}", "--mesh.fsdp=2", processes=2, devices=2))
     assert_same_run(two, one)
+    gathered = [line["step"] for line in logged(two) if "data_order" in line]
+    assert gathered == list(range(5, STEPS + 1, 5))  # the steps of its checkpoints and evaluations
     assert "4 device(s) of 2 processes" in outputs[0]
     assert not re.sub(r"\[Gloo\].*\n", "", outputs[1])  # one process has the console
 
