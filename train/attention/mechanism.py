@@ -71,6 +71,8 @@ class Mechanism:
       shortest_row: and at least this long.
       limits: why it cannot compute a workload besides its platform and the rows' length; None: it can.
       drops_weights: it has dropout of attention weights.
+      causal_passes: it computes the scores of all earlier keys so many times, whichever of them the mask hides, which
+        counts FLOPs; None: about those that the mask shows, once.
       split_by_xla: XLA spreads it over a mesh by itself. The others run on each device for the rows and heads there:
         XLA cannot split a kernel's call, and which blocks are passed over differs from row to row.
     """
@@ -82,6 +84,7 @@ class Mechanism:
     shortest_row: int = 1
     limits: Callable[[Workload], str | None] = lambda workload: None
     drops_weights: bool = False
+    causal_passes: int | None = None
     split_by_xla: bool = False
 
     def takes_length(self, row_length: int) -> bool:

@@ -53,4 +53,11 @@ def _limits(workload: Workload) -> str | None:
     return None
 
 
-SPLASH = Mechanism(name="splash", compute=splash_attention, platform="tpu", length_multiple=BLOCKS[-1], limits=_limits)
+SPLASH = Mechanism(
+    name="splash",
+    compute=splash_attention,
+    platform="tpu",
+    length_multiple=BLOCKS[-1],
+    limits=_limits,
+    causal_passes=2,
+)

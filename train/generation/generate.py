@@ -7,7 +7,7 @@ T = new tokens, S = stop ids, V = vocabulary.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,9 @@ from oddsmill.train.generation.sampling import choose
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import DecoderConfig
 from oddsmill.train.model.layers import Cache, empty_cache
+from oddsmill.train.model.names import Params
 
-_SHORTEST_BUCKET = 32
+_SHORTEST_BUCKET = 32  # slots of the prompts of a batch, at least
 
 
 class Answer(NamedTuple):
@@ -39,7 +40,7 @@ class Answer(NamedTuple):
 
 def generate(
     definition: nnx.GraphDef,
-    params: Any,
+    params: Params,
     config: DecoderConfig,
     prompts: Sequence[Sequence[int]],
     *,
@@ -72,7 +73,7 @@ def generate(
         arrays = (tokens_BP, padding_B, _row_keys(sampling.seed, filled))
         if row_sharding is not None:
             arrays = jax.device_put(arrays, row_sharding)
-        # The seed and the number of answers are in the keys: they must not compile anew.
+        # The keys hold the seed and the number of answers; other ones of these must not compile anew.
         settings = replace(sampling, seed=0, num_return_sequences=1)
         new_BT = _generate(definition, config, settings, params, np.array(stop_ids, np.int32), *arrays)
         for ids in np.asarray(new_BT)[: len(batch)].tolist():
@@ -122,7 +123,7 @@ def _generate(
     definition: nnx.GraphDef,
     config: DecoderConfig,
     sampling: SamplingConfig,
-    params: Any,
+    params: Params,
     stop_S: jax.Array,
     tokens_BP: jax.Array,
     padding_B: jax.Array,

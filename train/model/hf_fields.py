@@ -10,6 +10,8 @@ _LARGEST_WHOLE, _LARGEST = 2**31, 1e30  # what an int32 and a float32 hold, with
 
 
 class _Kind(NamedTuple):
+    """A kind of value: its name in "must be …", and the test that a value is of it."""
+
     must_be: str
     holds: Callable[[Any], bool]
 
@@ -34,7 +36,7 @@ _NAMES = _Kind(
 )
 _OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
 
-# A field of the second kind may be null: transformers takes it for one that is absent or turned off.
+# Fields of the second table may be null: transformers takes null for a field that is absent or turned off.
 _NEVER_NULL = {
     _COUNT: (
         "vocab_size",
@@ -74,14 +76,14 @@ _ROPE_OBJECTS = {_OBJECT: ("full_attention", "sliding_attention")}
 
 
 def check_fields(config: Mapping[str, Any], *, path: str) -> None:
-    """Refuses a value of another kind, by the name of its field.
+    """Checks the kind of every field's value.
 
     Args:
       config: the parsed JSON.
       path: where it comes from, for messages.
 
     Raises:
-      Refused: as said.
+      Refused: a value is of another kind; the message names its field.
     """
     _check(config, _NEVER_NULL, path)
     _check(config, _OR_NULL, path, or_null=True)

@@ -103,7 +103,7 @@ def measure(assembly: StepProgram, rows: StepRows, *, recomputes: bool) -> Figur
     formula_flops = 0.0
     if program.hides_products:
         passes = _GRADIENT_OF_ATTENTION + (2 if recomputes else 1)
-        formula_flops = passes * _attention_flops(assembly, rows) / assembly.mesh.size
+        formula_flops = passes * attention_formula(assembly, rows) / assembly.mesh.size
     frozen = split_params(assembly.abstract_model, assembly.frozen_paths)[1]
     arguments = {
         "params": shard_bytes(state["params"]),
@@ -130,13 +130,11 @@ def measure(assembly: StepProgram, rows: StepRows, *, recomputes: bool) -> Figur
     )
 
 
-def _attention_flops(assembly: StepProgram, rows: StepRows) -> float:
-    """Returns the FLOPs of attention's forward pass over the keys that each token sees.
-
-    Splash computes all keys before a token, for two views of each row.
-    """
+def attention_formula(assembly: StepProgram, rows: StepRows) -> float:
+    """Returns the FLOPs of attention's forward pass: over the keys that each token sees, or as its mechanism counts."""
     config, position, branch = assembly.decoder_config, rows.position, rows.branch
-    if assembly.attn_mechanism.name != "splash":
+    passes = assembly.attn_mechanism.causal_passes
+    if passes is None:
         return attention_flops(config, position, branch)
     whole_rows = np.broadcast_to(np.arange(position.shape[1]), position.shape)
-    return 2 * attention_flops(config, whole_rows, np.ones_like(branch))
+    return passes * attention_flops(config, whole_rows, np.ones_like(branch))

@@ -1,14 +1,19 @@
 """The figures of a compiled step are those that its shapes give by hand."""
 
+import dataclasses
 import json
 from functools import cache
 
+import numpy as np
 import pytest
 
+from oddsmill.train.attention.splash import SPLASH
 from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.config.plan import PlanConfig
-from oddsmill.train.planning.figures import Figures
+from oddsmill.train.planning.figures import Figures, attention_formula
 from oddsmill.train.planning.plan import make_plan
+from oddsmill.train.planning.rows import StepRows
+from tests.train.assembled import assembled
 from tests.train.planning.test_plan import MODEL
 
 
@@ -52,3 +57,15 @@ def test_what_is_frozen_is_held_and_has_no_optimizer_state(tmp_path, model):
     whole = figures_of(model, gradient_checkpointing=True).memory
     assert memory.frozen == whole.params / 2
     assert memory.optimizer < 3 * memory.params < whole.params / 4
+
+
+def test_a_mechanism_that_computes_hidden_keys_too_counts_them():
+    """Splash computes all keys before each token, twice; the others those that a token sees."""
+    position, branch = np.array([[0, 1, 2, 0, 1, 0]]), np.array([[1, 1, 2, 1, 2, 0]])
+    rows = StepRows(position, branch, pairs=1, max_pairs=1, vocab_size=None, epoch=None)
+    step = assembled()
+    config = step.decoder_config
+    a_key = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
+    assert attention_formula(step, rows) == a_key * (1 + 2 + 3 + 1 + 2)
+    splash = dataclasses.replace(step, attn_mechanism=SPLASH)
+    assert attention_formula(splash, rows) == 2 * a_key * (1 + 2 + 3 + 4 + 5 + 6)
