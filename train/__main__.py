@@ -85,11 +85,11 @@ def export(arguments: Sequence[str]) -> None:
     from oddsmill.train.config.export import ExportConfig
 
     config = read_command_line(ExportConfig, arguments, command="oddsmill train export")
-    from oddsmill.train.commands.export import export_run
     from oddsmill.train.parallel.device_errors import exit_at_once_if_process_lost, explain_device_errors
+    from oddsmill.train.run_folder import export_checkpoint
 
     with exit_at_once_if_process_lost(), explain_device_errors():
-        step = export_run(config)
+        step = export_checkpoint(config)
     log.info(f"{'adapter' if config.adapter else 'model':<10} {config.out} (step {step})")
 
 

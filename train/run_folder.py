@@ -20,6 +20,7 @@ from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
 from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.config.devices import DistributedConfig, MeshConfig
+from oddsmill.train.config.export import ExportConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.model.lora import merge_lora
@@ -128,6 +129,32 @@ def frozen_weights(run: Run) -> dict[str, Any]:
         return {}
     folder = find_model_path(run.config.model) if run.config.model.path else None
     return run.program.initial_weights(run.config.seed, folder)[1]
+
+
+def export_checkpoint(config: ExportConfig) -> int:
+    """Exports a checkpoint of a run; returns its step.
+
+    Raises:
+      Refused: no such run or checkpoint, or a folder of that name that is not empty.
+      RunFailed: the folder cannot be written.
+    """
+    out = Path(config.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Refused(f"--out={out} exists and is not empty; give another folder")
+    run, step, params, frozen = restore_run(
+        config.run_dir,
+        command="oddsmill train export",
+        checkpoint=config.checkpoint,
+        mesh=config.mesh,
+        distributed=config.distributed,
+    )
+    if config.adapter:
+        if run.config.lora is None:
+            raise Refused(f"--adapter=true: the run in {config.run_dir} trained no adapters; leave it out")
+        export_run_adapter(run, out, params, step=step)
+    else:
+        export_run_model(run, out, params, frozen, step=step, dtype=config.dtype, max_shard_size=config.max_shard_size)
+    return step
 
 
 def export_run_model(

@@ -14,7 +14,6 @@ from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.manifest import MANIFEST_NAME, TokenizerSummary, file_sha256, read_manifest
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.run_files import RunFiles
-from oddsmill.train.commands.export import export_run
 from oddsmill.train.config.export import ExportConfig
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.orpo_config import ORPOConfig
@@ -24,7 +23,7 @@ from oddsmill.train.loop import train
 from oddsmill.train.model.frozen import join_params
 from oddsmill.train.parallel.processes import join_processes
 from oddsmill.train.prepare import Run, prepare
-from oddsmill.train.run_folder import restore_weights
+from oddsmill.train.run_folder import export_checkpoint, restore_weights
 
 
 class ORPOTrainer:
@@ -127,14 +126,14 @@ class ORPOTrainer:
         """Writes the model that `evaluate` measures as a Hugging Face folder, with config, tokenizer and model card.
 
         Args:
-          options: of oddsmill.train.commands.export.ExportConfig, e.g. dtype="bfloat16".
+          options: of oddsmill.train.config.export.ExportConfig, e.g. dtype="bfloat16".
 
         Raises:
           Refused: there is no checkpoint yet, or none of the end of the run, or the folder is not empty.
         """
         if options.get("checkpoint") is None:
             self._check_end_is_kept("save_pretrained", instead=f"train() left its model in {self.arguments.run_dir}")
-        export_run(ExportConfig(run_dir=self.arguments.run_dir, out=os.fspath(folder), **options))
+        export_checkpoint(ExportConfig(run_dir=self.arguments.run_dir, out=os.fspath(folder), **options))
 
     def _weights(self, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns the trained weights that are measured, and the frozen ones."""

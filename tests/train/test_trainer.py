@@ -89,7 +89,7 @@ def test_what_would_have_no_effect_is_refused(prepared, tmp_path):
 def test_no_older_weights_are_measured_or_saved_for_those_of_the_end(prepared, tmp_path, monkeypatch):
     data, model = prepared
     done = []
-    monkeypatch.setattr("oddsmill.train.trainer.export_run", lambda config: done.append(config.checkpoint))
+    monkeypatch.setattr("oddsmill.train.trainer.export_checkpoint", lambda config: done.append(config.checkpoint))
     without_evaluation = SimpleNamespace(evaluation=lambda: None)
     monkeypatch.setattr("oddsmill.train.trainer.prepare", lambda config: done.append("prepared") or without_evaluation)
 

@@ -71,21 +71,9 @@ def model_card(
         pipeline_tag="text-generation",
         tags=["oddsmill", settings["loss"], "preference"],
     )
-    if base:
-        start = f"from [{base}](https://huggingface.co/{base})"
-        start += f" at revision `{model.revision}`" if model.revision else ""
-    else:
-        start = "from the weights of a local folder" if model.path else "from random weights"
-    adapted = ""
+    start, adapted = _start(model, base), ""
     if lora:
         adapted = f", as LoRA adapters of rank {lora.rank} {'that lie here' if adapter else 'merged here'},"
-    of_splits = manifest.splits | {name: split for name, split in eval_manifest.splits.items() if name == "eval"}
-    splits = "\n".join(
-        f"| {name} | {split.pairs:,} | {sum(split.tokens.values()):,} |" for name, split in of_splits.items()
-    )
-    evaluated = ""
-    if eval_manifest.sha256 != manifest.sha256:
-        evaluated = f"\n\nThat of the dataset whose eval split was measured: `{eval_manifest.sha256}`"
     measured = "\n".join(
         f"| {name} | {value if isinstance(value, str) else f'{value:.6g}'} |" for name, value in metrics.items()
     )
@@ -106,13 +94,7 @@ on pairs of a preferred and a rejected answer, with the loss of
 
 ## Data
 
-| split | pairs | tokens |
-|---|---|---|
-{splits}
-
-Fingerprint (sha256 of the manifest, which covers every shard): `{manifest.sha256}`{evaluated}
-
-Fingerprint of the rows that it was made from: `{manifest.source_fingerprint}`
+{_describe_data(manifest, eval_manifest)}
 
 ## Metrics
 
@@ -127,6 +109,29 @@ The last that were logged up to step {step:,}; `eval/` is the held-out split.
 ```yaml
 {settings_text}```
 """
+
+
+def _start(model: ModelConfig, base: str | None) -> str:
+    """Returns what the training started from, `base` its id on the hub."""
+    if base:
+        revision = f" at revision `{model.revision}`" if model.revision else ""
+        return f"from [{base}](https://huggingface.co/{base}){revision}"
+    return "from the weights of a local folder" if model.path else "from random weights"
+
+
+def _describe_data(manifest: Manifest, eval_manifest: Manifest) -> str:
+    """Returns the table of the splits, and the fingerprints of the rows."""
+    splits = manifest.splits | {name: split for name, split in eval_manifest.splits.items() if name == "eval"}
+    rows = [f"| {name} | {split.pairs:,} | {sum(split.tokens.values()):,} |" for name, split in splits.items()]
+    table = "\n".join(["| split | pairs | tokens |", "|---|---|---|", *rows])
+    evaluated = ""
+    if eval_manifest.sha256 != manifest.sha256:
+        evaluated = f"\n\nThat of the dataset whose eval split was measured: `{eval_manifest.sha256}`"
+    return f"""{table}
+
+Fingerprint (sha256 of the manifest, which covers every shard): `{manifest.sha256}`{evaluated}
+
+Fingerprint of the rows that it was made from: `{manifest.source_fingerprint}`"""
 
 
 def portable_settings(settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def test_full_device_memory_is_told_with_the_settings_that_help():
     [
         ("eval", ["--run_dir=r"], "oddsmill.train.commands.evaluate.run_evaluate"),
         ("generate", ["--model.path=m", "--prompt=p"], "oddsmill.train.commands.generate.run_generate"),
-        ("export", ["--run_dir=r", "--out=o"], "oddsmill.train.commands.export.export_run"),
+        ("export", ["--run_dir=r", "--out=o"], "oddsmill.train.run_folder.export_checkpoint"),
     ],
 )
 def test_every_command_tells_of_devices_that_are_too_small(monkeypatch, capsys, verb, arguments, what_runs):
