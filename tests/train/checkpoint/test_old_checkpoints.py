@@ -25,5 +25,9 @@ def test_a_setting_that_a_checkpoint_does_not_name_had_its_default(tmp_path):
             best_step=None,
         )
     checkpoints(optim="adamw", compat=None, warmup_ratio=0.0).check_identity()
+    older_than_the_choice = {"loss": "orpo", "simpo_gamma": 0.5, "cpo_alpha": 1.0, "label_smoothing": 0.0}
+    checkpoints(**older_than_the_choice).check_identity()
+    with pytest.raises(Refused, match="loss: orpo -> simpo"):
+        checkpoints(**older_than_the_choice | {"loss": "simpo"}).check_identity()
     with pytest.raises(Refused, match="optim: adamw -> lion"):
         checkpoints(optim="lion", compat=None).check_identity()
