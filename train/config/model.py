@@ -74,6 +74,13 @@ class LoraConfig:
 
 
 @settings()
+class ModelSettings:
+    """The model of a run."""
+
+    model: ModelConfig = setting("Which model is trained.")
+
+
+@settings()
 class TrainedWeightsSettings:
     """Which weights are trained."""
 

@@ -4,11 +4,11 @@ from typing import Any
 
 from oddsmill.schemas.settings import setting, settings
 from oddsmill.train.config.model import ModelConfig
-from oddsmill.train.config.train_config import RunSettings
+from oddsmill.train.config.train_config import TrainingSettings
 
 
 @settings()
-class ORPOConfig(RunSettings):
+class ORPOConfig(TrainingSettings):
     """The settings of a run and, for rows of text, of their preprocessing."""
 
     run_dir: str = setting(

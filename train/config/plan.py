@@ -5,12 +5,13 @@ from dataclasses import fields
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.settings import setting, settings
 from oddsmill.train.config.compute import RematerializationPolicy
-from oddsmill.train.config.model import ModelConfig
-from oddsmill.train.config.train_config import BetweenStepsSettings, StepSettings, TrainConfig
+from oddsmill.train.config.devices import MeshConfig
+from oddsmill.train.config.model import ModelSettings
+from oddsmill.train.config.train_config import BetweenStepsSettings, RunSettings, StepSettings
 
 
 @settings()
-class PlanConfig(BetweenStepsSettings, StepSettings):
+class PlanConfig(BetweenStepsSettings, StepSettings, ModelSettings):
     """Compiles the step of a run for devices that are not here, and prints what it takes of each.
 
     Settings are those of a run; the ones without a part in the step are read and have none in the plan. Weights are
@@ -18,7 +19,6 @@ class PlanConfig(BetweenStepsSettings, StepSettings):
     expected speed until one fits.
     """
 
-    model: ModelConfig = setting("Which model would be trained.")
     data: str | None = setting(
         "The folder that `oddsmill pipeline run` wrote; null: row_length stands for it.", default=None
     )
@@ -58,10 +58,11 @@ class PlanConfig(BetweenStepsSettings, StepSettings):
             self.row_length,
             "too short for its pairs; give fewer --pairs_per_row",
         )
-        self.run_config(gradient_checkpointing=True)  # checks what depends on the model
+        self.run_settings(gradient_checkpointing=True)  # checks what depends on the model
 
-    def run_config(self, **changes: object) -> TrainConfig:
-        """The settings of the run that is planned, with these in place of its own."""
-        own = {setting.name: getattr(self, setting.name) for setting in fields(TrainConfig)}
-        own |= {"data": self.data or "", "run_dir": self.run_dir or ""}
-        return TrainConfig(**own | changes)
+    def run_settings(
+        self, *, gradient_checkpointing: RematerializationPolicy, mesh: MeshConfig | None = None
+    ) -> RunSettings:
+        """The settings of the run that is planned, with this policy, and this mesh if one is given."""
+        own = {field.name: getattr(self, field.name) for field in fields(RunSettings)}
+        return RunSettings(**own | {"mesh": mesh or self.mesh, "gradient_checkpointing": gradient_checkpointing})

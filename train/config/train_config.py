@@ -11,7 +11,7 @@ from oddsmill.train.config.between_steps import (
 from oddsmill.train.config.compute import ComputeSettings, RematerializationSettings
 from oddsmill.train.config.devices import DeviceSettings
 from oddsmill.train.config.loss import LossSettings
-from oddsmill.train.config.model import ModelConfig, TrainedWeightsSettings
+from oddsmill.train.config.model import ModelSettings, TrainedWeightsSettings
 from oddsmill.train.config.optimization import BatchSettings, OptimizerSettings, ScheduleSettings
 from oddsmill.train.config.sampling import SampleAnswerSettings
 
@@ -54,25 +54,13 @@ class BetweenStepsSettings(
 
 
 @settings()
-class RunSettings(BetweenStepsSettings, RematerializationSettings, StepSettings):
-    """All settings of a run but its model, its data and its folder."""
+class TrainingSettings(BetweenStepsSettings, RematerializationSettings, StepSettings):
+    """How a model is trained: all settings of a run but its model, its data and its folder."""
 
 
 @settings()
-class RunFolders:
-    """What a run reads and where it writes."""
-
-    data: str = setting("The folder that `oddsmill pipeline run` wrote.", may_change=True)
-    run_dir: str = setting(
-        "Where checkpoints, metrics and the exported model go. The same command again goes on from there.",
-        may_change=True,
-    )
-    model: ModelConfig = setting("Which model is trained.")
-
-
-@settings()
-class TrainConfig(RunSettings, RunFolders):
-    """Trains on preprocessed rows with a preference loss."""
+class RunSettings(TrainingSettings, ModelSettings):
+    """All settings of a run but its data and its folder: what its step is compiled from."""
 
     def check(self) -> None:
         require(
@@ -96,3 +84,19 @@ class TrainConfig(RunSettings, RunFolders):
         if self.lora is not None:
             return LORA_LEARNING_RATE
         return FINE_TUNING_LEARNING_RATE if self.model.path else FROM_SCRATCH_LEARNING_RATE
+
+
+@settings()
+class FolderSettings:
+    """What a run reads and where it writes."""
+
+    data: str = setting("The folder that `oddsmill pipeline run` wrote.", may_change=True)
+    run_dir: str = setting(
+        "Where checkpoints, metrics and the exported model go. The same command again goes on from there.",
+        may_change=True,
+    )
+
+
+@settings()
+class TrainConfig(RunSettings, FolderSettings):
+    """Trains on preprocessed rows with a preference loss."""

@@ -11,6 +11,7 @@ import jax
 
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, RunFailed, require
+from oddsmill.train.config.compute import RematerializationPolicy
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.plan import PlanConfig
 from oddsmill.train.model.hf_config import DecoderConfig, num_parameters
@@ -27,7 +28,7 @@ class Trial:
     """A mesh and a recomputation policy that were tried: `figures` if the step fits, else the `problem`."""
 
     mesh: MeshConfig
-    policy: bool | str
+    policy: RematerializationPolicy
     figures: Figures | None = None
     problem: str = ""
 
@@ -54,10 +55,9 @@ def make_plan(config: PlanConfig) -> Plan:
         model_path = find_model(config.model.path, config.model.revision, files=["config.json"])
     else:
         model_path = Path(config.model.config or "")
-    run = config.run_config(gradient_checkpointing=True)
-    model = read_model_files(model_path, disable_dropout=run.disable_dropout)
+    model = read_model_files(model_path, disable_dropout=config.disable_dropout)
     hf_config, decoder = model.hf_config, model.decoder_config
-    rows = step_rows(config, run)
+    rows = step_rows(config)
     require(
         (rows.vocab_size or 0) <= decoder.vocab_size,
         "data",
@@ -95,14 +95,14 @@ def make_plan(config: PlanConfig) -> Plan:
 def _try(
     config: PlanConfig,
     mesh: MeshConfig,
-    policy: bool | str,
+    policy: RematerializationPolicy,
     decoder: DecoderConfig,
     model_path: Path,
     rows: StepRows,
     topology: Topology,
 ) -> Figures:
     """Assembles and compiles the step with one mesh and policy, as a run would."""
-    run = config.run_config(mesh=mesh, gradient_checkpointing=policy)
+    run = config.run_settings(mesh=mesh, gradient_checkpointing=policy)
     epoch = rows.epoch or config.rows_per_step
     assembly = build_program(
         run,
@@ -127,12 +127,14 @@ def describe_trial(trial: Trial) -> str:
     return f"{mesh or '--mesh.data=1'} --gradient_checkpointing={policy}: {found}"
 
 
-def _candidates(config: PlanConfig, count: int) -> Iterator[tuple[MeshConfig, bool | str]]:
+def _candidates(config: PlanConfig, count: int) -> Iterator[tuple[MeshConfig, RematerializationPolicy]]:
     """Yields meshes and policies in the order of their expected speed: fewest collectives, then least recomputation."""
     tensors = [2**power for power in range(4) if count % 2**power == 0]
     meshes = [MeshConfig(data=1, fsdp=count // tensor, tensor=tensor) for tensor in tensors]
     chosen = config.gradient_checkpointing
-    policies: list[bool | str] = [False, "dots_with_no_batch_dims_saveable", True] if chosen is None else [chosen]
+    policies: list[RematerializationPolicy] = (
+        [False, "dots_with_no_batch_dims_saveable", True] if chosen is None else [chosen]
+    )
     for mesh in meshes if config.mesh == MeshConfig() else [config.mesh]:
         for policy in policies:
             yield mesh, policy

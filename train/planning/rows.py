@@ -9,7 +9,6 @@ from oddsmill.schemas.layout import PADDING, derive
 from oddsmill.schemas.manifest import check_shards
 from oddsmill.schemas.record import Pair, make_row
 from oddsmill.train.config.plan import PlanConfig
-from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.dataset import open_train_data
 from oddsmill.train.data.loader import train_batches
 from oddsmill.train.step.batch_rules import batch_rules
@@ -42,29 +41,29 @@ class StepRows(NamedTuple):
         return self.branch.shape[1]
 
 
-def step_rows(config: PlanConfig, run: TrainConfig) -> StepRows:
+def step_rows(config: PlanConfig) -> StepRows:
     """Returns the rows of the first step of the data, or full rows where there is no data.
 
     Raises:
       Refused: the data cannot be trained on.
     """
-    if config.data:
-        return _rows_of_data(run)
+    if config.data is not None:
+        return _rows_of_data(config, config.data)
     assert config.row_length is not None  # by PlanConfig
     return full_rows(config.rows_per_step, row_length=config.row_length, pairs_per_row=config.pairs_per_row or 4)
 
 
-def _rows_of_data(run: TrainConfig) -> StepRows:
-    manifest = open_train_data(run.data).manifest
-    check_shards(run.data, manifest)
+def _rows_of_data(config: PlanConfig, data: str) -> StepRows:
+    manifest = open_train_data(data).manifest
+    check_shards(data, manifest)
     split = manifest.splits["train"]
-    empty_rows = batch_rules(run.compat).empty_rows(split.rows, run.rows_per_step)
+    empty_rows = batch_rules(config.compat).empty_rows(split.rows, config.rows_per_step)
     batches = train_batches(
-        run.data,
+        data,
         manifest,
-        rows_per_step=run.rows_per_step,
-        shuffle=run.shuffle_train_dataset,
-        seed=run.seed,
+        rows_per_step=config.rows_per_step,
+        shuffle=config.shuffle_train_dataset,
+        seed=config.seed,
         empty_rows=empty_rows,
     )
     with closing(batches):

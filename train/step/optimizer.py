@@ -10,18 +10,18 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.config.train_config import RunSettings
 
 # With no warmup, transformers' timescale of inverse_sqrt: after so many steps the rate has fallen to 1 / sqrt(2).
 INVERSE_SQRT_TIMESCALE = 10_000
 
 
-def num_warmup_steps(config: TrainConfig, num_steps: int) -> int:
+def num_warmup_steps(config: RunSettings, num_steps: int) -> int:
     """Steps of the warmup; a ratio is of the whole run, rounded up as in transformers."""
     return config.warmup_steps or math.ceil(config.warmup_ratio * num_steps)
 
 
-def learning_rate_schedule(config: TrainConfig, num_steps: int) -> Callable[[Any], Any]:
+def learning_rate_schedule(config: RunSettings, num_steps: int) -> Callable[[Any], Any]:
     """Learning rate of a step, counted from 0: linear warmup from zero to the peak, then `lr_scheduler_type`.
 
     Takes a Python number (exact, for the logs) or a traced array (inside the step) alike. The rate at step i of a
@@ -65,7 +65,7 @@ def decay_mask(params: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def make_optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: RunSettings, num_steps: int) -> optax.GradientTransformation:
     """Clip, then `optim`. Whatever it is, a weight that decays first becomes p (1 - lr wd).
 
     Then, with u the clipped gradient: adamw p - lr m_hat / (sqrt(v_hat) + epsilon); lion p - lr sign(m);

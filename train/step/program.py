@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.attention.choice import choose_mechanism
 from oddsmill.train.attention.mechanism import Mechanism, Workload
-from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.config.train_config import RunSettings
 from oddsmill.train.loss.choice import preference_loss
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.frozen import frozen_paths, split_params
@@ -41,7 +41,7 @@ class StepProgram:
     Attributes:
       num_steps: optimizer steps of the whole run.
       batch_rules: how rows become steps and micro-batches.
-      micro_batches, max_skipped_steps: as in TrainConfig.
+      micro_batches, max_skipped_steps: as in RunSettings.
       abstract_model: every weight, adapters and frozen ones included, as shapes, dtypes and shardings.
       frozen_paths: the weights that are not trained.
       abstract_state: the training state likewise.
@@ -129,7 +129,7 @@ def shardings_of(tree: Any) -> Any:
 
 
 def build_program(
-    config: TrainConfig,
+    config: RunSettings,
     decoder_config: DecoderConfig,
     *,
     model_path: Path,
@@ -207,7 +207,7 @@ def build_program(
     )
 
 
-def _workload(config: TrainConfig, decoder_config: DecoderConfig, mesh: Mesh, row_lengths: Sequence[int]) -> Workload:
+def _workload(config: RunSettings, decoder_config: DecoderConfig, mesh: Mesh, row_lengths: Sequence[int]) -> Workload:
     device = mesh.devices.flat[0]
     return Workload(
         platform=device.platform,
@@ -222,7 +222,7 @@ def _workload(config: TrainConfig, decoder_config: DecoderConfig, mesh: Mesh, ro
 
 
 def _objective(
-    config: TrainConfig, decoder_config: DecoderConfig, definition: nnx.GraphDef, mesh: Mesh, max_pairs: int
+    config: RunSettings, decoder_config: DecoderConfig, definition: nnx.GraphDef, mesh: Mesh, max_pairs: int
 ) -> Objective:
     has_dropout = bool(decoder_config.attention_dropout or decoder_config.resid_pdrop)
     return Objective(
@@ -235,7 +235,7 @@ def _objective(
 
 
 def _frozen_weights(
-    config: TrainConfig, model: dict[str, Any], model_path: Path, *, num_layers: int
+    config: RunSettings, model: dict[str, Any], model_path: Path, *, num_layers: int
 ) -> tuple[set[WeightPath], dict[WeightPath, Any]]:
     """Returns the weights that are not trained, and the dtypes of those that are not kept in param_dtype."""
     if config.lora:

@@ -8,18 +8,12 @@ import pytest
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.checkpoint.best import make_best
 from oddsmill.train.config.loss import LossSettings
-from oddsmill.train.config.model import ModelConfig
-from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.loss.choice import preference_loss
 from oddsmill.train.loss.pairs import metric_names
 
 
 def best_of(metric_for_best_model=None, **rules):
     return make_best(metric_names(preference_loss(LossSettings())), metric_for_best_model, **rules)
-
-
-def config(**settings) -> TrainConfig:
-    return TrainConfig(data="d", run_dir="r", model=ModelConfig(config="c"), eval_steps=10, **settings)
 
 
 def after(best, values):

@@ -31,5 +31,5 @@ def test_rows_are_those_of_data_or_described(changes, message):
 
 def test_the_policy_is_looked_for_unless_it_is_given():
     assert make().gradient_checkpointing is None
-    run = make(max_steps=7).run_config(mesh=MeshConfig(fsdp=2), gradient_checkpointing="dots_saveable")
+    run = make(max_steps=7).run_settings(mesh=MeshConfig(fsdp=2), gradient_checkpointing="dots_saveable")
     assert (run.max_steps, run.mesh.fsdp, run.gradient_checkpointing) == (7, 2, "dots_saveable")
