@@ -8,6 +8,7 @@ import pytest
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.monitor.metrics import MetricsWriter
+from oddsmill.train.monitor.wandb_sink import import_wandb
 
 
 class Error(Exception):
@@ -27,6 +28,12 @@ def test_a_refusal_of_theirs_is_one_message_before_any_file_is_opened(tmp_path, 
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     files = RunFiles(tmp_path)
     with pytest.raises(Refused, match=r"\(no-tty\)\. call wandb\.login.*WANDB_MODE=offline") as refusal:
-        MetricsWriter(files, report_to=["wandb"], settings={}, first_step=0, num_steps=2)
+        MetricsWriter(files, report_to=["wandb"], settings={}, first_step=0, num_steps=2, headline=())
     assert "\n" not in str(refusal.value)
     assert not files.metrics.exists()
+
+
+def test_wandb_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(Refused, match=r"pip install 'oddsmill\[wandb\]'"):
+        import_wandb()
