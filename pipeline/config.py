@@ -1,12 +1,11 @@
 """Settings of stage one."""
 
 import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.settings import setting, settings
 
-FormatName = Literal["triple", "transcript", "messages", "sharegpt", "ranked", "votes"]
 FIELDS = (
     "prompt",
     "chosen",
@@ -72,13 +71,6 @@ class SourceConfig:
         require(bool(self.path) and all(self.paths), "source.path", self.path, "give a file, a glob or a list")
         for name in ("split", "name", "revision"):
             require(getattr(self, name) != "", f"source.{name}", "", "give one, or leave it out")
-        formats = get_args(FormatName)
-        require(
-            self.format is None or self.format in formats or ":" in self.format.strip(":"),
-            "source.format",
-            self.format,
-            f"must be one of {', '.join(formats)}, or module:function",
-        )
         for name, names in self.fields.items():
             require(
                 name in FIELDS,

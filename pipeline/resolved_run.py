@@ -14,12 +14,12 @@ from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Dropped
-from oddsmill.pipeline.formats.formats import check_source, detect_format, parse_row
+from oddsmill.pipeline.formats.detection import check_source, detect_format
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.parts import Input, read_in_order
-from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sources import find_inputs
 from oddsmill.pipeline.tokens.rendering import check_rendering
+from oddsmill.pipeline.tokens.text_rules import TextRules, choose_rules
 from oddsmill.pipeline.tokens.tokenizer import find_tokenizer, load_tokenizer, summarize_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Split, TokenizerSummary
@@ -38,12 +38,14 @@ class ResolvedRun:
 
     Attributes:
       settings: the settings as the manifest gives them.
+      rules: the functions that take a row to ids, as `compat` asks for them.
       num_shards: the number of shards of each split that the dataset has.
       libraries: the versions of the libraries that make the bytes.
     """
 
     config: DatasetSettings
     format_name: str
+    rules: TextRules
     inputs: list[Input]
     tokenizer_folder: str
     tokenizer: TokenizerSummary
@@ -60,7 +62,7 @@ class ResolvedRun:
     @property
     def output(self) -> str:
         """The folder of the dataset. `plan` and `explain` write none."""
-        assert self.config.output is not None  # by PreprocessConfig
+        assert self.config.output is not None  # by DatasetSettings
         return self.config.output
 
 
@@ -75,9 +77,14 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
     folder = find_tokenizer(config.tokenizer, config.tokenizer_revision)
     tokenizer = load_tokenizer(folder, chat_template=config.chat_template)
     sample = list(islice(read_in_order(inputs), _DETECTION_ROWS))
-    format_name = config.source.format or detect_format(sample, source=config.source, compat=config.compat)
+    rules = choose_rules(config)
+    format_name = config.source.format or detect_format(sample, source=config.source, parse=rules.parse_row)
     check_source(config.source, format_name)
-    check_rendering(_sample_pairs(sample, format_name, config), tokenizer.chat_template, config)
+    pairs: list[Pair] = []
+    for row in sample:
+        with suppress(Dropped):
+            pairs += rules.parse_row(row, format_name=format_name, source=config.source)
+    check_rendering(pairs, tokenizer.chat_template, config, render=rules.render)
     if config.output is not None:
         _check_apart(config.output, [file for each in inputs for file in each.files] + [str(folder)])
     num_shards = _num_shards(config, inputs)
@@ -89,6 +96,7 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
     return ResolvedRun(
         config=config,
         format_name=format_name,
+        rules=rules,
         inputs=inputs,
         tokenizer_folder=str(folder),
         tokenizer=summarize_tokenizer(tokenizer),
@@ -142,14 +150,6 @@ def _check_apart(output: str, paths: list[str]) -> None:
 
 def _absolute(path: str) -> str:
     return path.rstrip("/") if is_remote(path) else str(Path(path).resolve())
-
-
-def _sample_pairs(sample: list[RawRow], format_name: str, config: DatasetSettings) -> list[Pair]:
-    pairs: list[Pair] = []
-    for row in sample:
-        with suppress(Dropped):
-            pairs += parse_row(row, format_name=format_name, source=config.source, compat=config.compat)
-    return pairs
 
 
 def _num_shards(config: DatasetSettings, inputs: list[Input]) -> dict[Split, int]:

@@ -15,7 +15,6 @@ from oddsmill.pipeline import progress
 from oddsmill.pipeline.dataflow import check_libraries
 from oddsmill.pipeline.drops import Dropped, Reject
 from oddsmill.pipeline.formats import keys
-from oddsmill.pipeline.formats.formats import parse_row
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.kinds.kind import CountedPart, NumberedPart, Part
 from oddsmill.pipeline.input.parts import Input, count_part, divide, number_parts, read_batches
@@ -84,17 +83,13 @@ class ParseRows(beam.DoFn):
     """A batch of rows -> their pairs; tags `rejects`, and `seen`: the pairs of a row beyond its first."""
 
     def __init__(self, resolved: ResolvedRun):
-        self._format_name, self._source, self._compat = (
-            resolved.format_name,
-            resolved.config.source,
-            resolved.config.compat,
-        )
+        self._rules, self._format_name, self._source = resolved.rules, resolved.format_name, resolved.config.source
 
     def process(self, batch: list[RawRow]) -> Iterator[Any]:
         parsed: Parsed = []
         for row in batch:
             try:
-                pairs = parse_row(row, format_name=self._format_name, source=self._source, compat=self._compat)
+                pairs = self._rules.parse_row(row, format_name=self._format_name, source=self._source)
             except Dropped as dropped:
                 yield _reject(row, dropped)
                 continue
@@ -120,7 +115,7 @@ class TokenizePairs(beam.DoFn):
             Shared(),
             spill,
         )
-        self._output, self._vocab_size = resolved.output, resolved.tokenizer.vocab_size
+        self._rules, self._output, self._vocab_size = resolved.rules, resolved.output, resolved.tokenizer.vocab_size
 
     def setup(self) -> None:
         # Where nothing else is said there is a process for each core, so a call must not spread over the cores.
@@ -150,7 +145,9 @@ class TokenizePairs(beam.DoFn):
     def _tokenize(self, parsed: Parsed) -> list[tuple[ShardKey, PlacedPair] | TaggedOutput]:
         placed: list[tuple[ShardKey, PlacedPair] | TaggedOutput] = []
         texts = [pair for _, pair in parsed]
-        for (row, pair), ids in zip(parsed, tokenize_batch(texts, self._tokenizer, self._config), strict=True):
+        for (row, pair), ids in zip(
+            parsed, tokenize_batch(texts, self._tokenizer, self._rules, self._config), strict=True
+        ):
             if isinstance(ids, Dropped):
                 placed.append(_reject(row, ids))
                 continue

@@ -1,6 +1,5 @@
 """`explain`: every decision on one source row, from its bytes to its place in a row of the dataset."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -8,17 +7,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, shown_token, side_text
+from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, side_text
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Dropped
-from oddsmill.pipeline.formats import keys, trl_rules
-from oddsmill.pipeline.formats.formats import parse_row
-from oddsmill.pipeline.formats.pairs import ChatPair, Notes, PairIds
+from oddsmill.pipeline.formats import keys
+from oddsmill.pipeline.formats.pairs import ChatPair, PairIds
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sampling import find_row
 from oddsmill.pipeline.output.folder import shard_name
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
-from oddsmill.pipeline.tokens.tokenization import Encoded, add_special_tokens, encode_pairs, finish, split_at_boundary
+from oddsmill.pipeline.tokens.tokenization import encode_pairs
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import require
@@ -78,8 +76,8 @@ class Explainer:
         detected = "" if self._config.source.format else " (detected)"
         self._say("format", f"{self._resolved.format_name}{detected}")
         try:
-            pairs = parse_row(
-                raw, format_name=self._resolved.format_name, source=self._config.source, compat=self._config.compat
+            pairs = self._resolved.rules.parse_row(
+                raw, format_name=self._resolved.format_name, source=self._config.source
             )
         except Dropped as dropped:
             return self._dropped("when parsed", dropped)
@@ -92,7 +90,7 @@ class Explainer:
     def _explain_pair(self, pair: "SourcePair", raw: RawRow) -> None:
         for side in BRANCH_STYLES:
             self._say(side, repr(getattr(pair, side)))
-        (encoded,) = encode_pairs([pair], self._tokenizer, self._config)
+        (encoded,) = encode_pairs([pair], self._tokenizer, self._resolved.rules, self._config)
         if isinstance(encoded, Dropped):
             return self._dropped("when rendered by the chat template", encoded)
         if isinstance(pair, ChatPair):
@@ -106,59 +104,19 @@ class Explainer:
             f"prompt {len(prompt)}, prompt + chosen {len(with_chosen)}, prompt + rejected {len(with_rejected)}",
         )
         try:
-            before = self._explain_boundary(encoded)
-            ids = finish(encoded, self._tokenizer, self._config)
+            before, lines = self._resolved.rules.explain_boundary(encoded, self._tokenizer)
+            for name, text in lines:
+                self._say(name, text)
+            ids = self._resolved.rules.make_ids(encoded, self._tokenizer, self._config)
         except Dropped as dropped:
             return self._dropped("by the rules for tokens and lengths", dropped)
         self._explain_lengths(before, ids)
         self._explain_place(pair, ids, raw)
         return None
 
-    def _explain_boundary(self, encoded: Encoded) -> PairIds:
-        """The pair before the length rules."""
-        tokenizer, (prompt, *sides) = self._tokenizer, encoded.sides
-        if self._config.compat == "trl":
-            heads, answers, merged = trl_rules.split_as_trl(
-                *encoded.sides, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
-            )
-            alike = "the same prompt" if heads[0] == heads[1] else "different prompts, which share what is common"
-            self._say("boundary", f"as TRL: {'a token was merged; ' if merged else ''}both sides have {alike}")
-            return PairIds(prompt=heads[0], chosen=answers[0], rejected=answers[1])
-        ids = split_at_boundary(*encoded.sides, has_bos=tokenizer.bos_id is not None)
-        size = len(ids.prompt)
-        if ids.boundary_merged:
-            self._say("boundary", f"merged: the three encodings share {size} of the prompt's {len(prompt)} tokens")
-            for name, encoding in zip(BRANCH_STYLES, (prompt, *sides), strict=True):
-                self._say("", f"{name} goes on with {self._names(encoding[size : size + 4])}")
-        else:
-            self._say("boundary", f"clean: all {size} tokens of the prompt begin both sides")
-        whole = add_special_tokens(ids, tokenizer)
-        if tokenizer.bos_id is None:
-            self._say("BOS", "the tokenizer has none")
-        else:
-            what = "added" if len(whole.prompt) > size else "there already"
-            self._say("BOS", f"{tokenizer.token(tokenizer.bos_id)} {what}")
-        for side in ("chosen", "rejected"):
-            added = len(getattr(whole, side)) > len(getattr(ids, side))
-            last = "added" if added else f"there already: ends with {self._names(getattr(ids, side)[-2:])}"
-            self._say("EOS", f"{side}: {tokenizer.token(tokenizer.eos_id) + ' ' if added else ''}{last}")
-        return whole
-
     def _explain_lengths(self, before: PairIds, after: PairIds) -> None:
-        """What each rule did follows from the lengths: only the second one cuts prompts, the third follows it."""
-        config = self._config
-        self._head(f"length rules (max_length {config.max_length})")
-        lengths = [len(getattr(before, side)) for side in BRANCH_STYLES]
-        steps = [("before", lengths)]
-        if config.compat != "trl":
-            limit = config.max_completion_length
-            lengths = [lengths[0], *(min(length, limit or length) for length in lengths[1:])]
-            steps.append((f"1 max_completion_length {limit or 'unset'}", lengths))
-            lengths = [len(after.prompt), *lengths[1:]]
-            ways = {Notes.TURNS_DROPPED: "whole oldest turns", Notes.TURN_CUT: "text of one turn"}
-            how = ", ".join(way for note, way in ways.items() if note in after.notes) or config.truncation_side
-            steps.append((f"2 prompt to what is left, not below {config.max_prompt_length} ({how})", lengths))
-        steps.append(("3 answers to what the prompt leaves", [len(getattr(after, side)) for side in BRANCH_STYLES]))
+        self._head(f"length rules (max_length {self._config.max_length})")
+        steps = self._resolved.rules.explain_lengths(before, after, self._config)
         table = Table(box=None, pad_edge=False)
         table.add_column("rule")
         for side in BRANCH_STYLES:
@@ -181,7 +139,7 @@ class Explainer:
         self._say("rank", f"{place.rank:016x}: its place in the order there")
         if config.dedup == "exact":
             self._say("dedup", "exact: kept if no other row has its texts, which only a run can tell")
-        slots = len(ids.prompt) + len(ids.chosen) + len(ids.rejected)
+        slots = sum(ids.lengths)
         self._say("slots", f"{slots} of a row's {config.slots}{'' if config.packing else ', alone in its row'}")
         stored = Pair(prompt=ids.prompt, chosen=ids.chosen, rejected=ids.rejected, id=identity, truncated=ids.truncated)
         self._head("layout")
@@ -209,14 +167,14 @@ class Explainer:
                     if slot == start + _LAYOUT_ENDS:
                         table.add_row("…", name, style=style)
                     continue
-                tokens = (self._names([int(arrays.inputs[slot])]), self._names([int(arrays.labels[slot])]))
+                tokens = (
+                    self._tokenizer.quote([int(arrays.inputs[slot])]),
+                    self._tokenizer.quote([int(arrays.labels[slot])]),
+                )
                 table.add_row(
                     str(slot), name, str(arrays.position[slot]), *map(Text, tokens), str(arrays.end[slot]), style=style
                 )
         self._console.print(table)
-
-    def _names(self, ids: Sequence[int]) -> str:
-        return " ".join(repr(shown_token(token_id, self._tokenizer)) for token_id in ids) or "nothing"
 
     def _head(self, text: str) -> None:
         self._console.print(Text(f"\n{text}", style="bold"))

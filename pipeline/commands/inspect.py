@@ -119,13 +119,6 @@ def side_text(pair: Pair, side: str, tokenizer: Tokenizer) -> Text:
     text = Text(f"{side} {len(ids)}" + (", cut" if Truncated[side.upper()] in pair.truncated else "") + ": ")
     text.stylize("bold")
     for number, token_id in enumerate(ids):
-        shown = shown_token(token_id, tokenizer)
+        shown = tokenizer.readable(token_id)
         text.append(shown.replace("\n", "⏎\n"), style=BRANCH_STYLES[side][number % 2])
     return text
-
-
-def shown_token(token_id: int, tokenizer: Tokenizer) -> str:
-    """The text of a token; its name, where it holds only a part of a character's bytes."""
-    # A SentencePiece decoder takes the space from the head of a text, so the token is shown as the second of two.
-    shown = tokenizer.decode([token_id, token_id]).removeprefix(tokenizer.decode([token_id]))
-    return tokenizer.token(token_id) if "\ufffd" in shown else shown

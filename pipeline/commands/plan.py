@@ -1,4 +1,4 @@
-"""`plan`: what lengths cost, from a sample: per max_length what is kept, cut and dropped, padding, rows, tokens."""
+"""`plan`: estimates from a sample what lengths cost: kept, cut and dropped pairs, padding and rows by max_length."""
 
 import math
 from collections import Counter
@@ -11,12 +11,14 @@ from rich.table import Table
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Dropped
-from oddsmill.pipeline.formats.formats import parse_row
+from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sampling import sample_rows
-from oddsmill.pipeline.resolved_run import resolve_run
+from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
+from oddsmill.pipeline.tokens.encoding import Encoded
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
-from oddsmill.pipeline.tokens.tokenization import Encoded, encode_pairs, finish
+from oddsmill.pipeline.tokens.text_rules import TextRules
+from oddsmill.pipeline.tokens.tokenization import encode_pairs
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.errors import Refused
@@ -37,19 +39,19 @@ class PlanConfig(DatasetSettings):
 
 
 class Prepared(NamedTuple):
-    """A sample up to the length rules: the pairs that reach them, and why the others do not, by reason."""
+    """A sample up to the length rules: the pairs that reach them, and the number of the others by reason."""
 
     pairs: list[Encoded]
     drops: Counter[str]
 
 
 class Budget(NamedTuple):
-    """What becomes of the pairs of a sample under one max_length.
+    """The outcome of one max_length for the pairs of a sample.
 
     Attributes:
-      whole, cut, dropped: pairs; they add up to the sample's.
-      tokens: of the pairs kept, the prompt counted once.
-      padding, padding_packed: share of row slots that hold no token, with one pair a row, and packed.
+      whole, cut, dropped: numbers of pairs, which add up to the sample's.
+      tokens: the tokens of the pairs kept, each prompt counted once.
+      padding, padding_packed: the share of row slots that hold no token, with one pair a row, and packed.
       rows_packed: rows when packed; with one pair a row there are whole + cut.
     """
 
@@ -66,7 +68,7 @@ class Budget(NamedTuple):
 
 
 class RowLength(NamedTuple):
-    """What becomes of pairs in packed rows of one length; `too_long` of them fit none."""
+    """The outcome of packing pairs into rows of one length; `too_long` of them fit none."""
 
     row_length: int
     too_long: int
@@ -83,12 +85,16 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
     resolved = resolve_run(config)
     tokenizer = load_tokenizer(resolved.tokenizer_folder, chat_template=config.chat_template)
     sample = sample_rows(resolved.inputs, config.sample_rows)
-    pairs, drops = prepare(sample.rows, tokenizer, config, format_name=resolved.format_name)
+    pairs, drops = prepare(sample.rows, tokenizer, resolved)
     if not pairs:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in drops.items()) or "there are none"
         raise Refused(f"none of the {len(sample.rows):,} sampled rows becomes a pair ({reasons})")
-    budgets = [measure(pairs, tokenizer, scaled(config, length)) for length in sorted({*LENGTHS, config.max_length})]
-    candidates = row_lengths(pairs, tokenizer, config)
+    rules = resolved.rules
+    budgets = [
+        measure(pairs, tokenizer, rules, scaled(config, length, rules))
+        for length in sorted({*LENGTHS, config.max_length})
+    ]
+    candidates = row_lengths(pairs, tokenizer, rules, config)
     scale = sample.total_rows / len(sample.rows)
     console = console or Console(highlight=False)
     if not console.is_terminal:
@@ -109,23 +115,25 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
     )
 
 
-def prepare(rows: Iterable[RawRow], tokenizer: Tokenizer, config: DatasetSettings, *, format_name: str) -> Prepared:
+def prepare(rows: Iterable[RawRow], tokenizer: Tokenizer, resolved: ResolvedRun) -> Prepared:
     """Parses and encodes rows, once for all lengths."""
-    parsed, drops = [], Counter[str]()
+    rules, config = resolved.rules, resolved.config
+    parsed: list[Pair] = []
+    drops = Counter[str]()
     for row in rows:
         try:
-            parsed += parse_row(row, format_name=format_name, source=config.source, compat=config.compat)
+            parsed += rules.parse_row(row, format_name=resolved.format_name, source=config.source)
         except Dropped as dropped:
             drops[str(dropped.reason)] += 1
-    encoded = list(encode_pairs(parsed, tokenizer, config))
+    encoded = list(encode_pairs(parsed, tokenizer, rules, config))
     drops.update(str(pair.reason) for pair in encoded if isinstance(pair, Dropped))
     return Prepared([pair for pair in encoded if not isinstance(pair, Dropped)], drops)
 
 
-def scaled(config: DatasetSettings, max_length: int) -> DatasetSettings:
-    """The settings at another max_length: max_prompt_length and row_length keep their proportion to it."""
+def scaled(config: DatasetSettings, max_length: int, rules: TextRules) -> DatasetSettings:
+    """Returns the settings at another max_length: max_prompt_length and row_length keep their proportion to it."""
     ratio = max_length / config.max_length
-    prompt = config.max_prompt_length if config.compat == "trl" else max(1, round(config.max_prompt_length * ratio))
+    prompt = max(1, round(config.max_prompt_length * ratio)) if rules.cuts_prompts else config.max_prompt_length
     return replace(
         config,
         max_length=max_length,
@@ -134,9 +142,9 @@ def scaled(config: DatasetSettings, max_length: int) -> DatasetSettings:
     )
 
 
-def measure(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: DatasetSettings) -> Budget:
+def measure(pairs: Sequence[Encoded], tokenizer: Tokenizer, rules: TextRules, config: DatasetSettings) -> Budget:
     """Applies the length rules to encoded pairs and packs what is kept."""
-    slots, cut = _kept(pairs, tokenizer, config)
+    slots, cut = _kept(pairs, tokenizer, rules, config)
     packed = _packed(slots, config.slots, config)
     return Budget(
         max_length=config.max_length,
@@ -152,9 +160,11 @@ def measure(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: DatasetSetti
     )
 
 
-def row_lengths(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: DatasetSettings) -> list[RowLength]:
+def row_lengths(
+    pairs: Sequence[Encoded], tokenizer: Tokenizer, rules: TextRules, config: DatasetSettings
+) -> list[RowLength]:
     """Packs the pairs, fitted to max_length, into rows of several lengths, ascending."""
-    slots, _ = _kept(pairs, tokenizer, replace(config, row_length=None))
+    slots, _ = _kept(pairs, tokenizer, rules, replace(config, row_length=None))
     longest = max(slots, default=config.max_length)
     lengths = {max(config.max_length, longest), config.slots}
     lengths |= {round(config.max_length * factor) for factor in (1, 1.5, 2, 3, 4)}
@@ -163,21 +173,23 @@ def row_lengths(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: DatasetS
 
 
 def suggest(candidates: Sequence[RowLength]) -> RowLength:
-    """The shortest that holds every pair and is padded little more than the best of them."""
+    """Returns the shortest that holds every pair and is padded little more than the best of them."""
     able = [candidate for candidate in candidates if not candidate.too_long]
     least = min(candidate.padding for candidate in able)
     return next(candidate for candidate in able if candidate.padding <= least + _SLACK)
 
 
-def _kept(pairs: Sequence[Encoded], tokenizer: Tokenizer, config: DatasetSettings) -> tuple[list[int], int]:
-    """Slots of each pair that is kept, and how many of them are cut."""
+def _kept(
+    pairs: Sequence[Encoded], tokenizer: Tokenizer, rules: TextRules, config: DatasetSettings
+) -> tuple[list[int], int]:
+    """Returns the slots of each pair that is kept, and how many of these pairs are cut."""
     slots, cut = [], 0
     for pair in pairs:
         try:
-            ids = finish(pair, tokenizer, config)
+            ids = rules.make_ids(pair, tokenizer, config)
         except Dropped:
             continue
-        slots.append(len(ids.prompt) + len(ids.chosen) + len(ids.rejected))
+        slots.append(sum(ids.lengths))
         cut += bool(ids.truncated)
     return slots, cut
 

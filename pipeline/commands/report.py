@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 
 from oddsmill.pipeline.commands.charts import bar_shares, histogram, length_bias
-from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, shown_token
+from oddsmill.pipeline.commands.inspect import BRANCH_STYLES
 from oddsmill.pipeline.drops import DropReason
 from oddsmill.pipeline.output.checks import MEANINGS, STORED
 from oddsmill.pipeline.output.folder import REPORT_NAME, load_manifest, publishing
@@ -215,6 +215,6 @@ def _padding(manifest: Manifest) -> dict[str, list[tuple[str, float]]]:
 
 def _shown(pair: Pair, source: str, tokenizer: Tokenizer) -> ShownPair:
     sides = {
-        side: [Token(token_id, shown_token(token_id, tokenizer)) for token_id in getattr(pair, side)] for side in SIDES
+        side: [Token(token_id, tokenizer.readable(token_id)) for token_id in getattr(pair, side)] for side in SIDES
     }
     return ShownPair(f"{pair.id:016x}", source, Truncated(pair.truncated).names(), sides)

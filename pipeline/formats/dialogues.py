@@ -1,39 +1,32 @@
-"""Dialogues: messages with roles (also ShareGPT's from/value), and where their prompt ends: at a turn."""
+"""Dialogues of messages with roles, for every format that has them: the prompt ends at a turn."""
 
 import json
 from collections.abc import Callable
 from typing import Any
 
-from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.drops import Dropped, DropReason
-from oddsmill.pipeline.formats.fields import Row, kind_of
 from oddsmill.pipeline.formats.pairs import ChatPair, Message, chat_pair
+from oddsmill.pipeline.formats.rows import Row, kind_of
 
 SYSTEM_ROLES = ("system", "developer")
-_ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
-_SHAREGPT_ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "function": "tool",
-} | {role: role for role in _ROLES}
+ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
 _PROMPT_NAMES = ("conversations", "messages")
 
 
-def parse_messages(row: Row, _: SourceConfig) -> list[ChatPair]:
-    """Messages of role and content: a prompt and its answers, or two whole conversations."""
-    return [_parse(row, read_message)]
+def read_dialogues(row: Row, read: Callable[[Any], Message]) -> ChatPair:
+    """Makes the pair of a row's prompt and sides, which are dialogues.
 
+    Args:
+      read: makes a message of ours of one of the row's.
 
-def parse_sharegpt(row: Row, _: SourceConfig) -> list[ChatPair]:
-    """Messages of from and value; their roles are ours under other names."""
-    return [_parse(row, read_sharegpt_message)]
+    Raises:
+      Dropped: with the reason why these are no pair.
+    """
+    chosen, rejected = (_read_side(side, row.value(side), read) for side in ("chosen", "rejected"))
+    prompt = _read_prompt(row, read)
+    if isinstance(chosen, str) and isinstance(rejected, str) and not isinstance(prompt, list):
+        raise Dropped(DropReason.WRONG_TYPE, "prompt, chosen and rejected are strings, not messages")
+    return split_dialogues(prompt, as_answer(chosen), as_answer(rejected), read_variables(row))
 
 
 def split_dialogues(
@@ -74,39 +67,8 @@ def split_dialogues(
     return chat_pair(shared, whole["chosen"][-1:], whole["rejected"][-1:], variables)
 
 
-def read_message(value: Any) -> Message:
-    """A message of role and content; keys that are null are left out, as Parquet adds them to every message.
-
-    Raises:
-      Dropped: it is not one.
-    """
-    if not isinstance(value, dict) or "role" not in value:
-        raise Dropped(DropReason.WRONG_TYPE, f"a message is {_shape(value)}, not an object of role and content")
-    role, content = value["role"], value.get("content")
-    if role not in _ROLES:
-        raise Dropped(DropReason.BAD_ROLES, f"role {role!r} is not one of {', '.join(_ROLES)}")
-    more = {key: part for key, part in value.items() if key not in ("role", "content") and part is not None}
-    if content is None and "tool_calls" in more:
-        return {"role": role, "content": None} | more
-    return {"role": role, "content": _read_content(content)} | more
-
-
-def read_sharegpt_message(value: Any) -> Message:
-    """A message of from and value.
-
-    Raises:
-      Dropped: it is not one.
-    """
-    if not isinstance(value, dict) or "from" not in value or "value" not in value:
-        raise Dropped(DropReason.WRONG_TYPE, f"a message is {_shape(value)}, not an object of from and value")
-    role = _SHAREGPT_ROLES.get(value["from"]) if isinstance(value["from"], str) else None
-    if role is None:
-        raise Dropped(DropReason.BAD_ROLES, f"from {value['from']!r} is not one of {', '.join(_SHAREGPT_ROLES)}")
-    return {"role": role, "content": _read_content(value["value"])}
-
-
 def read_variables(row: Row) -> dict[str, Any]:
-    """What a row gives to the template beside its messages.
+    """Reads what a row gives to the template beside its messages.
 
     Raises:
       Dropped: it is not of the kind that templates take.
@@ -127,15 +89,8 @@ def read_variables(row: Row) -> dict[str, Any]:
     return variables
 
 
-def _parse(row: Row, read: Callable[[Any], Message]) -> ChatPair:
-    chosen, rejected = (_read_side(side, row.value(side), read) for side in ("chosen", "rejected"))
-    prompt = _read_prompt(row, read)
-    if isinstance(chosen, str) and isinstance(rejected, str) and not isinstance(prompt, list):
-        raise Dropped(DropReason.WRONG_TYPE, "prompt, chosen and rejected are strings, not messages")
-    return split_dialogues(prompt, as_answer(chosen), as_answer(rejected), read_variables(row))
-
-
 def as_answer(side: list[Message] | str) -> list[Message]:
+    """Returns a side as messages: a text is the assistant's."""
     return [{"role": "assistant", "content": side}] if isinstance(side, str) else side
 
 
@@ -165,8 +120,8 @@ def _whole(prompt: list[Message] | str | None, side: list[Message]) -> list[Mess
     return [*prompt, *side]
 
 
-def _read_content(content: Any) -> str:
-    """The text of a content that may be a list of parts.
+def read_content(content: Any) -> str:
+    """Reads the text of a content, which may be a list of parts.
 
     Raises:
       Dropped: a part is not a text: an image, a sound, a video.
@@ -195,5 +150,6 @@ def _is_blank(message: Message) -> bool:
     return not _text(message).strip() and not message.get("tool_calls")
 
 
-def _shape(value: Any) -> str:
+def shape_of(value: Any) -> str:
+    """Names the kind of a value for a message; of an object, its keys."""
     return f"an object of {', '.join(map(str, value))}" if isinstance(value, dict) else kind_of(value)

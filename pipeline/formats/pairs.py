@@ -12,7 +12,7 @@ Message = dict[str, Any]
 
 
 class Notes(enum.IntFlag):
-    """What is counted of pairs, under these names in the manifest."""
+    """Properties of a pair that the manifest counts, each under its name in lower case (pipeline/output/checks.py)."""
 
     BOUNDARY_MERGED = 1  # a token spans the end of the prompt's text
     SPLIT_AT_TURN = 2  # the rendered generation prompt is no prefix: the answers hold the header of their turn
@@ -47,7 +47,7 @@ class ChatPair(NamedTuple):
     variables: str = "{}"
 
     def messages(self) -> tuple[list[Message], list[Message], list[Message]]:
-        """Prompt, chosen, rejected."""
+        """Returns the messages of prompt, chosen and rejected."""
         return json.loads(self.prompt), json.loads(self.chosen), json.loads(self.rejected)
 
 
@@ -83,13 +83,18 @@ class PairIds(NamedTuple):
     notes: Notes = NOTHING
 
     @property
+    def lengths(self) -> list[int]:
+        """The numbers of tokens of prompt, chosen and rejected."""
+        return [len(self.prompt), len(self.chosen), len(self.rejected)]
+
+    @property
     def boundary_merged(self) -> bool:
-        """A token spans the end of the prompt's text in one of the answers.
+        """True where a token spans the end of the prompt's text in one of the answers.
 
         The prompt's ids are then fewer than those of its text alone.
         """
         return Notes.BOUNDARY_MERGED in self.notes
 
     def as_bytes(self) -> bytes:
-        """Prompt, chosen and rejected one after another, as int32."""
+        """Returns prompt, chosen and rejected one after another, as int32."""
         return array("i", [*self.prompt, *self.chosen, *self.rejected]).tobytes()

@@ -1,30 +1,16 @@
-"""Several answers to a prompt and what people, or a model, thought of them."""
+"""The format `ranked`: several answers to a prompt with their scores, ranks or preferences between them."""
 
-import math
-from collections import Counter
 from itertools import combinations
-from typing import Any
 
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.drops import Dropped, DropReason
-from oddsmill.pipeline.formats.dialogues import as_answer, read_message, split_dialogues
-from oddsmill.pipeline.formats.fields import Row, check_encodable, kind_of
-from oddsmill.pipeline.formats.pairs import Message, Pair, PreferencePair
-
-_VOTES = {
-    "1": "first",
-    "2": "second",
-    "0": "tie",
-    "a": "first",
-    "b": "second",
-    "first": "first",
-    "second": "second",
-    "tie": "tie",
-}
+from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.formats.ratings import make_pair, read_number, read_vote
+from oddsmill.pipeline.formats.rows import Row, RowFormat
 
 
-def parse_ranked(row: Row, source: SourceConfig) -> list[Pair]:
-    """Completions with scores (higher is better), ranks (lower is better) or labels of their pairs.
+def read(row: Row, source: SourceConfig) -> list[Pair]:
+    """Pairs completions by their scores (higher is better), ranks (lower is better) or labels of their pairs.
 
     `preferences` holds a label a pair of completions, in the order (1, 2), (1, 3), … (2, 3), …: 1 where the
     first is better, 2 the second, 0 neither; a completion's score is then its wins less its losses.
@@ -46,55 +32,8 @@ def parse_ranked(row: Row, source: SourceConfig) -> list[Pair]:
     return [make_pair(row, answers[i], answers[j]) for i, j in better]
 
 
-def parse_votes(row: Row, source: SourceConfig) -> list[Pair]:
-    """Two completions and who was for which; the one with most votes is chosen."""
-    answers = row.items("completions")
-    if len(answers) != 2:
-        raise Dropped(DropReason.WRONG_TYPE, f"{len(answers)} completions, votes are on 2")
-    names = row.names.get("votes", "votes")
-    value = row.items("votes") if isinstance(names, list) else row.value("votes")
-    votes = Counter(_read_vote(vote, source) for vote in (value if isinstance(value, list) else [value]))
-    (winner, count), *others = votes.most_common() or [("tie", 0)]
-    if winner == "tie" or (others and others[0][1] == count):
-        raise Dropped(DropReason.TIE, ", ".join(f"{number} for {name}" for name, number in sorted(votes.items())))
-    first, second = answers
-    return [make_pair(row, first, second) if winner == "first" else make_pair(row, second, first)]
-
-
-def check_scores(row: Row, source: SourceConfig) -> None:
-    """Holds a pair against its fields score_chosen and score_rejected, where a row has both.
-
-    Raises:
-      Dropped: the scores are equal, differ by no more than the margin, or say that rejected is better.
-    """
-    if not (row.has("score_chosen") and row.has("score_rejected")):
-        return
-    chosen, rejected = (_read_number(row.value(name), name) for name in ("score_chosen", "score_rejected"))
-    if abs(chosen - rejected) <= source.margin:
-        raise Dropped(DropReason.TIE, f"scores {chosen:g} and {rejected:g}")
-    if chosen < rejected:
-        raise Dropped(DropReason.SWAPPED_SCORES, f"score_chosen is {chosen:g}, score_rejected {rejected:g}")
-
-
-def make_pair(row: Row, chosen: Any, rejected: Any) -> Pair:
-    """The pair of a row's prompt and two of its answers, which are texts or messages."""
-    value = row.value("prompt")
-    if isinstance(value, str) and isinstance(chosen, str) and isinstance(rejected, str):
-        texts = [check_encodable("completions", text) for text in (chosen, rejected)]
-        return PreferencePair(row.text("prompt"), *texts)
-    prompt = [read_message(message) for message in value] if isinstance(value, list) else row.text("prompt")
-    sides: list[list[Message]] = []
-    for name, side in (("chosen", chosen), ("rejected", rejected)):
-        if not isinstance(side, str | dict | list):
-            problem = f"the {name} completion is {kind_of(side)}, not a text or messages"
-            raise Dropped(DropReason.WRONG_TYPE, problem)
-        messages = [side] if isinstance(side, dict) else side
-        sides.append(as_answer(messages if isinstance(messages, str) else list(map(read_message, messages))))
-    return split_dialogues(prompt, sides[0], sides[1])
-
-
 def _margins(row: Row, count: int, source: SourceConfig) -> dict[tuple[int, int], float]:
-    """By how much completion i is better than j, of all i and j."""
+    """Returns by how much completion i is better than j, for all i and j."""
     fields = [name for name in ("scores", "ranks", "preferences") if row.has(name)]
     if len(fields) != 1:
         problem = f"has {' and '.join(fields)}" if fields else "has no scores, ranks or preferences"
@@ -103,9 +42,9 @@ def _margins(row: Row, count: int, source: SourceConfig) -> dict[tuple[int, int]
     pairs = list(combinations(range(count), 2))
     if fields[0] != "preferences":
         sign = -1.0 if fields[0] == "ranks" else 1.0
-        scores = [sign * _read_number(value, fields[0]) for value in values]
+        scores = [sign * read_number(value, fields[0]) for value in values]
     else:
-        labels = [_read_vote(value, source) for value in values]
+        labels = [read_vote(value, source) for value in values]
         labels = labels[: len(pairs)] if len(labels) == len(pairs) else []
         values = [0] * count if labels else []
         won = {"first": 1.0, "second": -1.0, "tie": 0.0}
@@ -119,15 +58,4 @@ def _margins(row: Row, count: int, source: SourceConfig) -> dict[tuple[int, int]
     return {(i, j): scores[i] - scores[j] for i in range(count) for j in range(count) if i != j}
 
 
-def _read_number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Dropped(DropReason.WRONG_TYPE, f"{name} holds {value!r}, not a number")
-    return float(value)
-
-
-def _read_vote(vote: Any, source: SourceConfig) -> str:
-    key = str(int(vote)) if isinstance(vote, float) and vote.is_integer() else str(vote)
-    meaning = source.vote_values.get(key) if source.vote_values else _VOTES.get(key.lower())
-    if meaning is None:
-        raise Dropped(DropReason.WRONG_TYPE, f"vote {vote!r} is not known; say what it means by source.vote_values")
-    return meaning
+FORMAT = RowFormat(read, settings=("ranked_pairs", "margin", "vote_values"), has_scores=False)

@@ -1,9 +1,8 @@
-"""From the messages of a pair to its texts: what the template writes for the prompt, and what follows it."""
+"""From the messages of a pair to its texts: the prompt is what the template writes for it, an answer what follows."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 from oddsmill.pipeline.config import DatasetSettings
@@ -14,14 +13,18 @@ from oddsmill.schemas.errors import Refused
 
 
 class Rendered(NamedTuple):
-    """The texts of a pair, and what is to be noted of it."""
+    """The texts of a pair, and the notes on how they were made."""
 
     texts: PreferencePair
     notes: Notes = NOTHING
 
 
+Render = Callable[[Pair, ChatTemplate | None, DatasetSettings], Rendered]
+
+
 @contextmanager
-def _a_template_that_fails_drops_the_row() -> Iterator[None]:
+def dropping_failed_templates() -> Iterator[None]:
+    """Drops the row whose messages a template fails on."""
     try:
         yield
     except TemplateFailed as failure:
@@ -30,7 +33,7 @@ def _a_template_that_fails_drops_the_row() -> Iterator[None]:
 
 
 def render_pair(pair: Pair, template: ChatTemplate | None, config: DatasetSettings) -> Rendered:
-    """The texts that the model reads of a pair; those of a `PreferencePair` are its own.
+    """Renders the texts that the model reads of a pair; those of a `PreferencePair` are its own.
 
     Raises:
       Dropped: the template fails on these messages, or gives no prompt that both sides begin with.
@@ -43,7 +46,7 @@ def render_pair(pair: Pair, template: ChatTemplate | None, config: DatasetSettin
     return render_messages(prompt, chosen, rejected, needed(template), options)
 
 
-@_a_template_that_fails_drops_the_row()
+@dropping_failed_templates()
 def render_messages(
     prompt: list[Message],
     chosen: list[Message],
@@ -51,7 +54,7 @@ def render_messages(
     template: ChatTemplate,
     options: Mapping[str, Any],
 ) -> Rendered:
-    """The prompt is rendered with the generation prompt; an answer is what the whole dialogue adds to that.
+    """Renders the prompt with the generation prompt; an answer is what the whole dialogue adds to that.
 
     Where that is no prefix of both sides (a template that opens a `<think>` it does not write afterwards), the
     prompt ends at the turn before: the answers then begin with the header of their turn.
@@ -74,30 +77,13 @@ def render_messages(
     return Rendered(texts, NOTHING if generation_prompt else Notes.SPLIT_AT_TURN)
 
 
-@_a_template_that_fails_drops_the_row()
-def render_as_trl(pair: ChatPair, template: ChatTemplate, config: DatasetSettings) -> PreferencePair:
-    """TRL's rendering: the prompt is the characters that three renderings have in common.
-
-    Raises:
-      Dropped: TRL raises on these messages, or the template does.
-    """
-    prompt, chosen, rejected = pair.messages()
-    options = template_options(pair, config)
-    last = prompt[-1].get("role")
-    if last in ("user", "tool"):
-        start = template.render(prompt, generation_prompt=True, **options)
-    elif last == "assistant":
-        start = template.render_open(prompt, **options)
-    else:
-        raise Dropped(DropReason.TRL_ERROR, f"invalid role in the last message of the prompt: {last}")
-    sides = [template.render([*prompt, *side], **options) for side in (chosen, rejected)]
-    for side in sides:
-        start = "".join(a for a, _ in takewhile(lambda both: both[0] == both[1], zip(start, side, strict=False)))
-    return PreferencePair(start, *(side[len(start) :] for side in sides))
-
-
-def check_rendering(pairs: Sequence[Pair], template: ChatTemplate | None, config: DatasetSettings) -> None:
+def check_rendering(
+    pairs: Sequence[Pair], template: ChatTemplate | None, config: DatasetSettings, *, render: Render = render_pair
+) -> None:
     """Renders a sample before a run begins.
+
+    Args:
+      render: makes the texts of a pair, as the run will.
 
     Raises:
       Refused: there are messages and no template that can be used, or settings of the template have no effect.
@@ -105,7 +91,7 @@ def check_rendering(pairs: Sequence[Pair], template: ChatTemplate | None, config
     chats = [pair for pair in pairs if isinstance(pair, ChatPair)]
     for chat in chats:
         with suppress(Dropped):
-            render_pair(chat, template, config)
+            render(chat, template, config)
     for name in ("chat_template", "chat_template_kwargs", "chat_date"):
         if pairs and not chats and getattr(config, name):
             raise Refused(f"--{name}={getattr(config, name)}: has no effect, since the rows are texts, not messages")
@@ -114,12 +100,12 @@ def check_rendering(pairs: Sequence[Pair], template: ChatTemplate | None, config
 
 
 def template_options(pair: ChatPair, config: DatasetSettings) -> dict[str, Any]:
-    """What `ChatTemplate.render` takes beside the messages; the row's variables win."""
+    """Returns what `ChatTemplate.render` takes beside the messages; the row's variables win."""
     return {"date": config.chat_date, "variables": config.chat_template_kwargs | json.loads(pair.variables)}
 
 
 def needed(template: ChatTemplate | None) -> ChatTemplate:
-    """The template.
+    """Returns the template.
 
     Raises:
       Refused: there is none.

@@ -123,6 +123,16 @@ class Tokenizer:
         """The token as it stands in the vocabulary."""
         return self.core.id_to_token(token_id) or f"<{token_id}>"
 
+    def readable(self, token_id: int) -> str:
+        """The text of a token; its name in the vocabulary, where it holds only a part of a character's bytes."""
+        # A SentencePiece decoder takes the space from the head of a text, so the token is shown as the second of two.
+        text = self.decode([token_id, token_id]).removeprefix(self.decode([token_id]))
+        return self.token(token_id) if "\ufffd" in text else text
+
+    def quote(self, ids: Sequence[int]) -> str:
+        """The text of each token in quotes, for messages; `nothing` where there is none."""
+        return " ".join(repr(self.readable(token_id)) for token_id in ids) or "nothing"
+
     def is_space(self, token_id: int) -> bool:
         """Says whether the token stands for white space alone."""
         return self._is_space(token_id)

@@ -10,6 +10,7 @@ import pytest
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.pairs import PreferencePair
+from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 
@@ -55,7 +56,7 @@ def test_ids_equal_trl_where_no_merge_crosses_the_boundary_and_nothing_is_cut(sh
     ]
     pairs = [PreferencePair(row["prompt"], row["chosen"], row["rejected"]) for row, _ in usable]
     compared = 0
-    for (row, trl), ids in zip(usable, tokenize_batch(pairs, tokenizer, config), strict=True):
+    for (row, trl), ids in zip(usable, tokenize_batch(pairs, tokenizer, OURS, config), strict=True):
         if isinstance(ids, Dropped) or ids.boundary_merged or "error" in trl:
             continue
         if max(len(trl["chosen_input_ids"]), len(trl["rejected_input_ids"])) >= 512:

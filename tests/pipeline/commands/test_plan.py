@@ -11,6 +11,7 @@ from oddsmill.pipeline.commands.plan import RowLength, measure, prepare, row_len
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
 from oddsmill.pipeline.input.sampling import sample_rows
 from oddsmill.pipeline.resolved_run import resolve_run
+from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 
 
@@ -47,11 +48,11 @@ def test_the_numbers_of_a_max_length_are_those_of_a_run_with_it(
 ):
     path = write_rows("rows.jsonl", rows)
     base = make_config(path, eval_share=0.0, **changes)
-    config = scaled(base, max_length)
     resolved, tokenizer = resolve_run(base), load_tokenizer(base.tokenizer)
-    pairs, drops = prepare(sample_rows(resolved.inputs, 1000).rows, tokenizer, base, format_name=resolved.format_name)
+    config = scaled(base, max_length, resolved.rules)
+    pairs, drops = prepare(sample_rows(resolved.inputs, 1000).rows, tokenizer, resolved)
     assert drops == {"missing_field": 1, "unreadable": 1}
-    budget = measure(pairs, tokenizer, config)
+    budget = measure(pairs, tokenizer, resolved.rules, config)
 
     settings = {name: getattr(config, name) for name in ("max_length", "max_prompt_length", "row_length")}
     settings |= {name: value for name, value in changes.items() if name != "row_length"}
@@ -72,18 +73,18 @@ def test_the_numbers_of_a_max_length_are_those_of_a_run_with_it(
 
 def test_proportions_are_kept_at_other_lengths(write_rows: Callable, rows: list[Any], make_config: Callable):
     base = make_config(write_rows("rows.jsonl", rows), row_length=96)
-    other = scaled(base, 256)
+    other = scaled(base, 256, OURS)
     assert (other.max_length, other.max_prompt_length, other.row_length) == (256, 128, 384)
-    assert scaled(make_config(Path("x")), 256).row_length is None
+    assert scaled(make_config(Path("x")), 256, OURS).row_length is None
 
 
 def test_row_lengths_are_tiles_that_hold_what_they_say(write_rows: Callable, rows: list[Any], make_config: Callable):
     base = make_config(write_rows("rows.jsonl", rows), max_length=250, max_prompt_length=125)
     resolved, tokenizer = resolve_run(base), load_tokenizer(base.tokenizer)
-    pairs, _ = prepare(sample_rows(resolved.inputs, 1000).rows, tokenizer, base, format_name=resolved.format_name)
-    candidates = row_lengths(pairs, tokenizer, base)
+    pairs, _ = prepare(sample_rows(resolved.inputs, 1000).rows, tokenizer, resolved)
+    candidates = row_lengths(pairs, tokenizer, OURS, base)
     assert [each.row_length for each in candidates] == [256, 384, 512, 768, 1024]
-    tokens = measure(pairs, tokenizer, base).tokens
+    tokens = measure(pairs, tokenizer, OURS, base).tokens
     for each in candidates:
         if not each.too_long:
             assert each.padding == pytest.approx(1 - tokens / (each.rows * each.row_length))

@@ -4,9 +4,8 @@ import pytest
 
 from oddsmill.pipeline import SourceConfig
 from oddsmill.pipeline.drops import Dropped
-from oddsmill.pipeline.formats.dialogues import parse_messages, parse_sharegpt
-from oddsmill.pipeline.formats.fields import Row
-from oddsmill.pipeline.formats.pairs import ChatPair
+from oddsmill.pipeline.formats import messages
+from oddsmill.pipeline.formats.rows import Row
 
 SOURCE = SourceConfig(path="a")
 
@@ -21,7 +20,7 @@ PAIR = ([USER], [YES], [NO])
 
 
 def parse(row: dict[str, Any], names: dict[str, Any] | None = None) -> tuple[list, list, list]:
-    (pair,) = parse_messages(Row(row, names or {}), SOURCE)
+    (pair,) = messages.read(Row(row, names or {}), SOURCE)
     return pair.messages()
 
 
@@ -119,35 +118,9 @@ def test_sides_that_differ_before_their_last_turn_are_dropped():
 
 def test_a_row_gives_tools_and_variables_to_its_template():
     row = {"chosen": [USER, YES], "rejected": [USER, NO], "tools": '[{"name": "f"}]'}
-    (pair,) = parse_messages(Row(row | {"chat_template_kwargs": {"deep": True}}, {}), SOURCE)
+    (pair,) = messages.read(Row(row | {"chat_template_kwargs": {"deep": True}}, {}), SOURCE)
     assert pair.variables == '{"deep": true, "tools": [{"name": "f"}]}'
     with pytest.raises(Dropped, match="wrong_type: tools: broken JSON"):
-        parse_messages(Row(row | {"tools": "{"}, {}), SOURCE)
+        messages.read(Row(row | {"tools": "{"}, {}), SOURCE)
     with pytest.raises(Dropped, match="wrong_type: chat_template_kwargs is list"):
-        parse_messages(Row(row | {"chat_template_kwargs": [1]}, {}), SOURCE)
-
-
-def sharegpt(**row: Any) -> ChatPair:
-    (pair,) = parse_sharegpt(Row(row, {}), SOURCE)
-    return pair
-
-
-def said(who: str, value: str) -> dict[str, str]:
-    return {"from": who, "value": value}
-
-
-def test_sharegpt_is_messages_under_other_names():
-    turns = [said("system", "be brief"), said("human", "q")]
-    expected = ([SYSTEM, USER], [YES], [NO])
-    answers = {"chosen": said("gpt", "yes"), "rejected": said("gpt", "no")}
-    assert sharegpt(conversations=turns, **answers).messages() == expected
-    whole = {side: [*turns, answer] for side, answer in answers.items()}
-    assert sharegpt(**whole).messages() == expected
-    with_tool = [said("human", "q"), said("function_call", "{}"), said("observation", "42")]
-    prompt = sharegpt(conversations=with_tool, **answers).messages()[0]
-    assert [turn["role"] for turn in prompt] == ["user", "assistant", "tool"]
-
-
-def test_an_unknown_speaker_is_dropped():
-    with pytest.raises(Dropped, match="bad_roles: from 'alien'"):
-        sharegpt(conversations=[said("alien", "q")], chosen=said("gpt", "a"), rejected=said("gpt", "b"))
+        messages.read(Row(row | {"chat_template_kwargs": [1]}, {}), SOURCE)

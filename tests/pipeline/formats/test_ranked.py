@@ -4,20 +4,13 @@ import pytest
 
 from oddsmill.pipeline import SourceConfig
 from oddsmill.pipeline.drops import Dropped
-from oddsmill.pipeline.formats.fields import Row
-from oddsmill.pipeline.formats.pairs import Pair
-from oddsmill.pipeline.formats.ranked import parse_ranked, parse_votes
+from oddsmill.pipeline.formats import ranked as ranked_format
+from oddsmill.pipeline.formats.rows import Row
 
 
 def ranked(*, names: dict | None = None, settings: dict | None = None, **row: Any) -> list[tuple[str, str]]:
     source = SourceConfig(path="a", **(settings or {}))
-    return [pair[1:] for pair in parse_ranked(Row({"prompt": "p"} | row, names or {}), source)]
-
-
-def votes(value: Any, *, answers: Any = ("a", "b"), **settings: Any) -> Pair:
-    row = Row({"prompt": "p", "completions": list(answers), "votes": value}, {})
-    (pair,) = parse_votes(row, SourceConfig(path="a", **settings))
-    return pair
+    return [pair[1:] for pair in ranked_format.read(Row({"prompt": "p"} | row, names or {}), source)]
 
 
 def test_the_best_is_held_against_the_worst():
@@ -82,41 +75,5 @@ def test_answers_may_be_messages():
     user = {"role": "user", "content": "q"}
     said = [{"role": "assistant", "content": text} for text in ("a", "b")]
     row = Row({"prompt": [user], "completions": [[said[0]], said[1]], "scores": [0, 1]}, {})
-    (pair,) = parse_ranked(row, SourceConfig(path="a"))
+    (pair,) = ranked_format.read(row, SourceConfig(path="a"))
     assert pair.messages() == ([user], [said[1]], [said[0]])
-
-
-@pytest.mark.parametrize("value", [1, "1", 1.0, "A", "first", [1, 2, 1], [1, 1, 0], [1]])
-def test_the_majority_is_chosen(value: Any):
-    assert votes(value) == ("p", "a", "b")
-    assert votes(value, answers=("b", "a")) == ("p", "b", "a")
-
-
-def test_votes_for_the_second_swap_the_answers():
-    assert votes([2, 2, 0]) == ("p", "b", "a")
-
-
-@pytest.mark.parametrize("value", [0, "tie", [1, 2], [1, 2, 0], [0, 0, 1], []])
-def test_votes_without_a_majority_are_a_tie(value: Any):
-    with pytest.raises(Dropped, match="tie"):
-        votes(value)
-
-
-def test_what_votes_mean_can_be_said():
-    meaning = {"0": "first", "1": "second", "True": "tie"}
-    assert votes([0, 0, 1], vote_values=meaning) == ("p", "a", "b")
-    with pytest.raises(Dropped, match="tie"):
-        votes(True, vote_values=meaning)
-    with pytest.raises(Dropped, match="wrong_type: vote 2 is not known"):
-        votes(2, vote_values=meaning)
-
-
-@pytest.mark.parametrize("value", [True, None, "maybe", 1.5])
-def test_an_unknown_vote_is_dropped(value: Any):
-    with pytest.raises(Dropped, match="wrong_type: vote"):
-        votes(value)
-
-
-def test_votes_are_on_two():
-    with pytest.raises(Dropped, match="wrong_type: 3 completions, votes are on 2"):
-        votes(1, answers=("a", "b", "c"))

@@ -8,9 +8,10 @@ import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.drops import Dropped, Origin
-from oddsmill.pipeline.formats.formats import parse_row
 from oddsmill.pipeline.formats.pairs import PairIds
+from oddsmill.pipeline.formats.parsing import parse_row
 from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
@@ -57,7 +58,7 @@ def tokenized(
         (pair,) = parse_row(RawRow(Origin(0, 0), row), format_name=format_name, source=source)
     except Dropped as dropped:
         return dropped
-    (ids,) = tokenize_batch([pair], tokenizer, config)
+    (ids,) = tokenize_batch([pair], tokenizer, OURS, config)
     return ids
 
 

@@ -11,6 +11,7 @@ import pytest
 from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.formats.pairs import PairIds, chat_pair
 from oddsmill.pipeline.output.checks import MEANINGS, STORED, count_stored, describe
+from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer, summarize_tokenizer
 from oddsmill.schemas.manifest import TokenizerSummary
@@ -153,7 +154,7 @@ def test_an_answer_of_a_real_template_ends_unless_it_was_cut(shared: Path, name:
     answers = [[turns[1] | {"content": "word " * count}] for count in (1, 3, 99)]
     answers.append([turns[1], *turns])
     pairs = [chat_pair([*turns, turns[0]], answer, [turns[1] | {"content": "No!"}]) for answer in answers]
-    for ids in tokenize_batch(pairs, tokenizer, config):
+    for ids in tokenize_batch(pairs, tokenizer, OURS, config):
         assert isinstance(ids, PairIds)
         stored = Pair(prompt=ids.prompt, chosen=ids.chosen, rejected=ids.rejected, id=1)
         row = make_row([stored], row_length=256, pad_id=0, vocab_size=tokenizer.vocab_size)

@@ -79,12 +79,13 @@ def test_of_a_whole_input_the_plan_is_the_ledger_of_a_run(
 ):
     path = write_rows("rows.jsonl", rows)
     base = PreprocessConfig(source=SourceConfig(path=str(path), **source), output="x", **settings | changes)
-    config, resolved = scaled(base, max_length), resolve_run(base)
+    resolved = resolve_run(base)
+    config = scaled(base, max_length, resolved.rules)
     tokenizer = load_tokenizer(base.tokenizer, chat_template=base.chat_template)
     sample = sample_rows(resolved.inputs, len(rows))
     assert sample.total_rows == len(sample.rows) == len(rows)
-    pairs, drops = prepare(sample.rows, tokenizer, base, format_name=resolved.format_name)
-    budget = measure(pairs, tokenizer, config)
+    pairs, drops = prepare(sample.rows, tokenizer, resolved)
+    budget = measure(pairs, tokenizer, resolved.rules, config)
 
     names = ("max_length", "max_prompt_length", "row_length")
     lengths = {name: getattr(config, name) for name in names}

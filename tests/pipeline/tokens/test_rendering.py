@@ -12,6 +12,7 @@ from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.pairs import ChatPair, Notes, PairIds, PreferencePair, chat_pair
 from oddsmill.pipeline.tokens.length_rules import shorter_prompts
 from oddsmill.pipeline.tokens.rendering import check_rendering, render_pair
+from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.template import ChatTemplate
@@ -123,7 +124,7 @@ LONG = (
 
 
 def tokenized(tokenizer: Tokenizer, pair: ChatPair, **changes: Any) -> PairIds | Dropped:
-    (ids,) = tokenize_batch([pair], tokenizer, config(**changes))
+    (ids,) = tokenize_batch([pair], tokenizer, OURS, config(**changes))
     return ids
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from oddsmill.pipeline.formats.pairs import PreferencePair
+from oddsmill.pipeline.tokens.encoding import encode_sides
 from oddsmill.pipeline.tokens.safe_cut import cuts_are_safe, last_safe_cut
-from oddsmill.pipeline.tokens.tokenization import encode_sides
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 

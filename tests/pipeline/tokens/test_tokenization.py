@@ -10,7 +10,9 @@ from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.pairs import PairIds, PreferencePair
 from oddsmill.pipeline.tokens.length_rules import fit
-from oddsmill.pipeline.tokens.tokenization import add_special_tokens, split_at_boundary, tokenize_batch
+from oddsmill.pipeline.tokens.our_rules import add_special_tokens, split_at_boundary
+from oddsmill.pipeline.tokens.text_rules import OURS
+from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.record import Truncated
@@ -189,7 +191,7 @@ TEXT = st.text(alphabet=st.sampled_from("ab .\n?é漢👍"), min_size=1, max_siz
 def test_what_holds_of_every_pair(tokenizer_folder: Path, pair: PreferencePair, **limits: Any):
     tokenizer = load_tokenizer(tokenizer_folder)
     rules = config(**limits)
-    (ids,) = tokenize_batch([pair], tokenizer, rules)
+    (ids,) = tokenize_batch([pair], tokenizer, OURS, rules)
     if isinstance(ids, Dropped):
         assert ids.reason is DropReason.PROMPT_TOO_LONG
         assert rules.max_prompt_length >= rules.max_length
@@ -217,7 +219,7 @@ def test_what_holds_of_every_pair(tokenizer_folder: Path, pair: PreferencePair, 
 def test_a_text_that_spells_a_special_token_is_that_token(tokenizer_folder: Path):
     tokenizer = load_tokenizer(tokenizer_folder)
     pair = PreferencePair("<s>Tell me", " yes</s>", " no</s> ")
-    (ids,) = tokenize_batch([pair], tokenizer, config())
+    (ids,) = tokenize_batch([pair], tokenizer, OURS, config())
     assert isinstance(ids, PairIds)
     assert ids.prompt.count(B) == 1
     assert ids.chosen[-1] == E

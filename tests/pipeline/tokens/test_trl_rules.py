@@ -9,11 +9,11 @@ import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.drops import Dropped, DropReason, Origin
-from oddsmill.pipeline.formats.formats import detect_format, parse_row
+from oddsmill.pipeline.formats.detection import detect_format
 from oddsmill.pipeline.formats.pairs import ChatPair, Notes, Pair, PairIds
-from oddsmill.pipeline.formats.trl_rules import fit_as_trl, split_as_trl
 from oddsmill.pipeline.input.rows import RawRow
-from oddsmill.pipeline.tokens.rendering import render_as_trl
+from oddsmill.pipeline.tokens import trl_rules
+from oddsmill.pipeline.tokens.text_rules import TRL
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
@@ -38,13 +38,13 @@ def config(max_length: int = 1024) -> PreprocessConfig:
 
 
 def parse(row: dict[str, Any]) -> Pair:
-    (pair,) = parse_row(RawRow(Origin(0, 0), row), format_name="triple", source=SOURCE, compat="trl")
+    (pair,) = TRL.parse_row(RawRow(Origin(0, 0), row), format_name="triple", source=SOURCE)
     return pair
 
 
 def tokenize(row: dict[str, Any], tokenizer: Tokenizer, max_length: int) -> PairIds | Dropped:
     try:
-        (ids,) = tokenize_batch([parse(row)], tokenizer, config(max_length))
+        (ids,) = tokenize_batch([parse(row)], tokenizer, TRL, config(max_length))
         return ids
     except Dropped as dropped:
         return dropped
@@ -104,23 +104,23 @@ def test_every_dialogue_of_the_goldens_is_rendered_and_tokenized_as_trl_does(sha
             pair = parse(row["row"])
             if isinstance(pair, ChatPair):
                 assert tokenizer.chat_template is not None
-                pair = render_as_trl(pair, tokenizer.chat_template, config())
+                pair = trl_rules.render_chat(pair, tokenizer.chat_template, config())
             assert pair._asdict() == {side: out["rendered"][side] for side in ("prompt", "chosen", "rejected")}
     assert pairs >= 83
 
 
 # fmt: off
 def test_prompts_that_differ_share_what_they_have_in_common():
-    heads, answers, merged = split_as_trl([1, 2, 3], [1, 2, 3, 7], [1, 2, 9, 8], bos_id=None, eos_id=0)
+    heads, answers, merged = trl_rules.split([1, 2, 3], [1, 2, 3, 7], [1, 2, 9, 8], bos_id=None, eos_id=0)
     assert (heads, answers, merged) == ([[1, 2, 3], [1, 2]], [[7, 0], [9, 8, 0]], True)
-    ids = fit_as_trl(heads, answers, merged, config(5))
+    ids = trl_rules.fit(heads, answers, merged, config(5))
     assert (ids.prompt, ids.chosen, ids.rejected) == ([1, 2], [3, 7, 0], [9, 8, 0])
     assert ids.notes == Notes.PROMPTS_DIFFER | Notes.BOUNDARY_MERGED
 # fmt: on
 
 
 def test_a_side_is_cut_after_its_own_prompt_and_then_has_no_eos():
-    ids = fit_as_trl([[1, 2], [1, 2]], [[7, 8, 9, 0], [7, 0]], False, config(5))
+    ids = trl_rules.fit([[1, 2], [1, 2]], [[7, 8, 9, 0], [7, 0]], False, config(5))
     assert (ids.prompt, ids.chosen, ids.rejected) == ([1, 2], [7, 8, 9], [7, 0])
     assert ids.truncated.names() == ["chosen"]
 
@@ -143,9 +143,9 @@ def test_rows_that_trl_cannot_read_are_dropped_with_a_name(row: dict[str, Any], 
 def test_a_format_is_detected_as_what_it_is_and_strings_without_a_prompt_too():
     messages = {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"}
     messages |= {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
-    assert detect_format([RawRow(Origin(0, 0), messages)], source=SOURCE, compat="trl") == "messages"
+    assert detect_format([RawRow(Origin(0, 0), messages)], source=SOURCE, parse=TRL.parse_row) == "messages"
     strings = {"chosen": "The color is blue.", "rejected": "The color is green."}
-    assert detect_format([RawRow(Origin(0, 0), strings)], source=SOURCE, compat="trl") == "triple"
+    assert detect_format([RawRow(Origin(0, 0), strings)], source=SOURCE, parse=TRL.parse_row) == "triple"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
-"""The fields of a row under our names: renamed, nested, or joined of several."""
+"""A row with its fields under our names (renamed, nested, or joined of several), and the record of a row format."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.drops import Dropped, DropReason
+from oddsmill.pipeline.formats.pairs import Pair
 
 Names = Mapping[str, str | list[str]]
 
@@ -11,20 +13,20 @@ Names = Mapping[str, str | list[str]]
 class Row(NamedTuple):
     """A row as an object, and the source's names of our fields.
 
-    A name is a key of the row, or a path of keys (`input.messages`). A list of names joins several fields: of a
-    text field the texts, with a blank line between them; of a list field the values.
+    A name is a key of the row, or a path of keys (`input.messages`). A list of names joins several fields: texts are
+    joined with a blank line between them, values become a list.
     """
 
     values: Mapping[str, Any]
     names: Names
 
     def has(self, field: str) -> bool:
-        """Whether all that the field is made of is there and not null."""
+        """Returns whether all that the field is made of is there and not null."""
         names = self.names.get(field, field)
         return all(self._find(name) is not None for name in ([names] if isinstance(names, str) else names))
 
     def value(self, field: str, *, instead: tuple[str, ...] = ()) -> Any:
-        """The value of a field as it is.
+        """Returns the value of a field as it is.
 
         Args:
           instead: the source's names to try where the field is not mapped and not there.
@@ -40,7 +42,7 @@ class Row(NamedTuple):
         return self._get(names)
 
     def text(self, field: str) -> str:
-        """The text of a field.
+        """Returns the text of a field.
 
         Raises:
           Dropped: it is not there, or not a string that can be encoded.
@@ -52,7 +54,7 @@ class Row(NamedTuple):
         return "\n\n".join(part for part in parts if part.strip())
 
     def items(self, field: str) -> list[Any]:
-        """The values of a field that is a list, or of the several fields that stand for it.
+        """Returns the values of a field that is a list, or of the several fields that stand for it.
 
         Raises:
           Dropped: one is not there, or the field is not a list.
@@ -72,7 +74,7 @@ class Row(NamedTuple):
         return value
 
     def _find(self, name: str, missing: Any = None) -> Any:
-        """A key that is spelt like the whole name wins over a path."""
+        """Finds a value by its name; a key that is spelt like the whole name wins over a path."""
         if name in self.values:
             return self.values[name]
         value: Any = self.values
@@ -83,12 +85,27 @@ class Row(NamedTuple):
         return value
 
 
+class RowFormat(NamedTuple):
+    """How rows of one format become pairs.
+
+    Attributes:
+      read: makes the pairs of a row, or raises `Dropped`.
+      settings: the settings of the source that have an effect on the format, beside `fields`.
+      has_scores: rows may hold `score_chosen` and `score_rejected`, which must agree with the pair.
+    """
+
+    read: Callable[[Row, SourceConfig], Sequence[Pair]]
+    settings: tuple[str, ...] = ("margin",)
+    has_scores: bool = True
+
+
 def kind_of(value: Any) -> str:
+    """Names the kind of a value for a message."""
     return "null" if value is None else type(value).__name__
 
 
 def check_encodable(name: str, text: str) -> str:
-    """The text.
+    """Returns the text, once it is known that UTF-8 can hold it.
 
     Raises:
       Dropped: it holds a lone surrogate.
@@ -108,7 +125,7 @@ def _check_text(name: str, value: Any) -> str:
 
 
 def _flatten(name: str, value: Any) -> str:
-    """A part of a joined text: a string, null as an empty one, or a list of these, a line each."""
+    """Returns a part of a joined text: a string, null as an empty one, or a list of these, a line each."""
     if value is None:
         return ""
     if isinstance(value, list):

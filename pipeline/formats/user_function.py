@@ -1,0 +1,60 @@
+"""A format of the user's own: `module:function`, a function that makes a pair of a row."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from oddsmill.pipeline.config import SourceConfig
+from oddsmill.pipeline.drops import Dropped, DropReason
+from oddsmill.pipeline.formats import messages, triple
+from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.formats.rows import Row, check_encodable, kind_of
+from oddsmill.schemas.errors import Refused
+
+_SIDES = ("prompt", "chosen", "rejected")
+
+
+@cache
+def load_function(name: str) -> Callable[[dict[str, Any]], Any]:
+    """Imports the user's function of a format `module:function`.
+
+    Raises:
+      Refused: there is none.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Refused(
+            f"--source.format={name}: {error}; give module:function of a module that Python finds here and on workers"
+        ) from error
+    if not callable(found):
+        raise Refused(f"--source.format={name}: {function} is not a function")
+    return found
+
+
+def call(name: str, values: dict[str, Any], source: SourceConfig) -> Sequence[Pair]:
+    """Makes the pair of a row by the user's function, which gives a mapping, three texts, or None.
+
+    Raises:
+      Dropped: the function raised, gave None, or gave something that is no pair.
+    """
+    try:
+        made = load_function(name)(values)
+    except Dropped:
+        raise
+    except Exception as error:
+        raise Dropped(DropReason.USER_FUNCTION, f"{type(error).__name__}: {error}") from error
+    if made is None:
+        raise Dropped(DropReason.USER_FUNCTION, f"{name} gave None")
+    if isinstance(made, tuple) and len(made) == 3:
+        made = dict(zip(_SIDES, made, strict=True))
+    if not isinstance(made, dict):
+        raise Dropped(DropReason.WRONG_TYPE, f"{name} gave {kind_of(made)}, not a mapping, three values or None")
+    row = Row(made, {})
+    if all(isinstance(made.get(field), str) for field in _SIDES):
+        for field in _SIDES:
+            check_encodable(field, made[field])
+        return triple.read(row, source)
+    return messages.read(row, source)

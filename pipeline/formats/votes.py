@@ -1,0 +1,27 @@
+"""The format `votes`: two answers to a prompt and who was for which."""
+
+from collections import Counter
+
+from oddsmill.pipeline.config import SourceConfig
+from oddsmill.pipeline.drops import Dropped, DropReason
+from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.formats.ratings import make_pair, read_vote
+from oddsmill.pipeline.formats.rows import Row, RowFormat
+
+
+def read(row: Row, source: SourceConfig) -> list[Pair]:
+    """Pairs two completions; the one with most votes is chosen."""
+    answers = row.items("completions")
+    if len(answers) != 2:
+        raise Dropped(DropReason.WRONG_TYPE, f"{len(answers)} completions, votes are on 2")
+    names = row.names.get("votes", "votes")
+    value = row.items("votes") if isinstance(names, list) else row.value("votes")
+    votes = Counter(read_vote(vote, source) for vote in (value if isinstance(value, list) else [value]))
+    (winner, count), *others = votes.most_common() or [("tie", 0)]
+    if winner == "tie" or (others and others[0][1] == count):
+        raise Dropped(DropReason.TIE, ", ".join(f"{number} for {name}" for name, number in sorted(votes.items())))
+    first, second = answers
+    return [make_pair(row, first, second) if winner == "first" else make_pair(row, second, first)]
+
+
+FORMAT = RowFormat(read, settings=("vote_values",), has_scores=False)

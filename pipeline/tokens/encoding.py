@@ -1,0 +1,62 @@
+"""The ids of a pair's texts: prompt, prompt + chosen and prompt + rejected, many pairs at once."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from oddsmill.pipeline.formats.pairs import Pair, PairIds, PreferencePair
+from oddsmill.pipeline.tokens.rendering import Rendered
+from oddsmill.pipeline.tokens.safe_cut import cuts_are_safe, last_safe_cut
+from oddsmill.schemas.chat.tokenizer import Tokenizer
+
+
+class Encoded(NamedTuple):
+    """A pair with its texts, and the ids of prompt, prompt + chosen and prompt + rejected."""
+
+    pair: Pair
+    rendered: Rendered
+    prompt: list[int]
+    with_chosen: list[int]
+    with_rejected: list[int]
+
+    @property
+    def sides(self) -> tuple[list[int], list[int], list[int]]:
+        """Returns the three encodings."""
+        return self.prompt, self.with_chosen, self.with_rejected
+
+
+class Explanation(NamedTuple):
+    """The ids of a pair before the length rules, and lines (name, text) that say how they came about."""
+
+    ids: PairIds
+    lines: list[tuple[str, str]]
+
+
+class LengthStep(NamedTuple):
+    """The lengths of prompt, chosen and rejected after one length rule."""
+
+    rule: str
+    lengths: list[int]
+
+
+def encode_sides(pairs: Sequence[PreferencePair], tokenizer: Tokenizer) -> Iterator[tuple[list[int], ...]]:
+    """Encodes prompt, prompt + chosen and prompt + rejected of each pair.
+
+    Where the tokenizer allows it, most of a prompt is encoded once (pipeline/tokens/safe_cut.py).
+    """
+    texts = []
+    for prompt, chosen, rejected in pairs:
+        cut = last_safe_cut(prompt) if _cuts_are_safe(tokenizer) else 0
+        tail = prompt[cut:]
+        texts += [prompt[:cut], tail, tail + chosen, tail + rejected]
+    # Pairs share prompts, and prompts ("\n\nAssistant:") their tails: each text is encoded once.
+    distinct = list(dict.fromkeys(texts))
+    ids_of = dict(zip(distinct, tokenizer.encode_batch(distinct), strict=True))
+    encoded = map(ids_of.__getitem__, texts)
+    for head, *tails in zip(encoded, encoded, encoded, encoded, strict=True):
+        yield tuple(head + ids for ids in tails)
+
+
+@lru_cache(maxsize=4)
+def _cuts_are_safe(tokenizer: Tokenizer) -> bool:
+    return cuts_are_safe(tokenizer.core)

@@ -1,0 +1,133 @@
+"""Our rules from a pair's encodings to its ids: the boundary, BOS and EOS, the lengths. Pure functions.
+
+In this order: the prompt's ids are those that prompt, prompt + chosen and prompt + rejected have in common; BOS stands
+once at the head; EOS once at the end of each answer; then the length rules apply (pipeline/tokens/length_rules.py).
+"""
+
+from itertools import takewhile
+
+from oddsmill.pipeline.config import DatasetSettings
+from oddsmill.pipeline.drops import Dropped, DropReason
+from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, PairIds
+from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep, encode_sides
+from oddsmill.pipeline.tokens.length_rules import fit, shorten_dialogue
+from oddsmill.pipeline.tokens.rendering import Rendered, needed, render_messages, template_options
+from oddsmill.schemas.chat.tokenizer import Tokenizer
+
+
+def make_ids(encoded: Encoded, tokenizer: Tokenizer, config: DatasetSettings) -> PairIds:
+    """Makes the ids of a pair.
+
+    Raises:
+      Dropped: with the reason why there are none.
+    """
+    ids = _split(encoded.sides, encoded.rendered, tokenizer)
+    if isinstance(encoded.pair, ChatPair):
+        ids = _shorten(encoded.pair, ids, tokenizer, config)
+    return fit(ids, config, bos_id=tokenizer.bos_id)
+
+
+def split_at_boundary(prompt: list[int], with_chosen: list[int], with_rejected: list[int], *, has_bos: bool) -> PairIds:
+    """Splits the ids of prompt + answer where the three encodings part.
+
+    Both sides share the prompt by construction, and prompt + answer decodes to the whole text.
+
+    Raises:
+      Dropped: an answer is left with no token, or the prompt is and no BOS will stand for it.
+    """
+    size = len(prompt)
+    merged = not prompt == with_chosen[:size] == with_rejected[:size]
+    if merged:
+        same = takewhile(lambda ids: ids[0] == ids[1] == ids[2], zip(prompt, with_chosen, with_rejected, strict=False))
+        size = sum(1 for _ in same)
+    if size == 0 and not has_bos:
+        raise Dropped(DropReason.NO_COMMON_PROMPT, "the two sides share no token of the prompt")
+    chosen, rejected = with_chosen[size:], with_rejected[size:]
+    for side, ids in (("chosen", chosen), ("rejected", rejected)):
+        if not ids:
+            raise Dropped(DropReason.EMPTY_ANSWER, f"{side} has no token of its own")
+    notes = Notes.BOUNDARY_MERGED if merged else NOTHING
+    return PairIds(prompt=prompt[:size], chosen=chosen, rejected=rejected, notes=notes)
+
+
+def add_special_tokens(ids: PairIds, tokenizer: Tokenizer) -> PairIds:
+    """Adds BOS before the prompt and EOS after each answer, each only where it does not stand already."""
+    return ids._replace(
+        prompt=tokenizer.with_bos(ids.prompt),
+        chosen=_with_eos(ids.chosen, tokenizer),
+        rejected=_with_eos(ids.rejected, tokenizer),
+    )
+
+
+def explain_boundary(encoded: Encoded, tokenizer: Tokenizer) -> Explanation:
+    """Says where the prompt ends and which special tokens are added.
+
+    Raises:
+      Dropped: as `split_at_boundary`.
+    """
+    prompt, *sides = encoded.sides
+    ids = split_at_boundary(*encoded.sides, has_bos=tokenizer.bos_id is not None)
+    size = len(ids.prompt)
+    lines = []
+    if ids.boundary_merged:
+        lines.append(("boundary", f"merged: the three encodings share {size} of the prompt's {len(prompt)} tokens"))
+        for name, encoding in zip(("prompt", "chosen", "rejected"), (prompt, *sides), strict=True):
+            lines.append(("", f"{name} goes on with {tokenizer.quote(encoding[size : size + 4])}"))
+    else:
+        lines.append(("boundary", f"clean: all {size} tokens of the prompt begin both sides"))
+    whole = add_special_tokens(ids, tokenizer)
+    if tokenizer.bos_id is None:
+        lines.append(("BOS", "the tokenizer has none"))
+    else:
+        what = "added" if len(whole.prompt) > size else "there already"
+        lines.append(("BOS", f"{tokenizer.token(tokenizer.bos_id)} {what}"))
+    for side, before, after in (("chosen", ids.chosen, whole.chosen), ("rejected", ids.rejected, whole.rejected)):
+        last = f"there already: ends with {tokenizer.quote(before[-2:])}"
+        added = f"{tokenizer.token(tokenizer.eos_id)} added"
+        lines.append(("EOS", f"{side}: {added if len(after) > len(before) else last}"))
+    return Explanation(whole, lines)
+
+
+def explain_lengths(before: PairIds, after: PairIds, config: DatasetSettings) -> list[LengthStep]:
+    """Lists the lengths after each rule. Only the second rule cuts prompts, and the third follows it."""
+    limit = config.max_completion_length
+    prompt, *answers = before.lengths
+    answers = [min(length, limit or length) for length in answers]
+    ways = {Notes.TURNS_DROPPED: "whole oldest turns", Notes.TURN_CUT: "text of one turn"}
+    how = ", ".join(way for note, way in ways.items() if note in after.notes) or config.truncation_side
+    return [
+        LengthStep("before", before.lengths),
+        LengthStep(f"1 max_completion_length {limit or 'unset'}", [prompt, *answers]),
+        LengthStep(
+            f"2 prompt to what is left, not below {config.max_prompt_length} ({how})", [len(after.prompt), *answers]
+        ),
+        LengthStep("3 answers to what the prompt leaves", after.lengths),
+    ]
+
+
+def _shorten(pair: ChatPair, ids: PairIds, tokenizer: Tokenizer, config: DatasetSettings) -> PairIds:
+    prompt, chosen, rejected = pair.messages()
+    template, options = needed(tokenizer.chat_template), template_options(pair, config)
+
+    def encode(messages: list[Message]) -> PairIds:
+        rendered = render_messages(messages, chosen, rejected, template, options)
+        return _split(next(encode_sides([rendered.texts], tokenizer)), rendered, tokenizer)
+
+    return shorten_dialogue(prompt, ids, encode, tokenizer.token_starts, config)
+
+
+def _split(encoded: tuple[list[int], ...], rendered: Rendered, tokenizer: Tokenizer) -> PairIds:
+    ids = split_at_boundary(*encoded, has_bos=tokenizer.bos_id is not None)
+    if rendered.notes:
+        ids = ids._replace(notes=rendered.notes | ids.notes)
+    return add_special_tokens(ids, tokenizer)
+
+
+def _with_eos(answer: list[int], tokenizer: Tokenizer) -> list[int]:
+    """Returns the answer with EOS at its end, unless its last token that is not white space ends it already."""
+    for token in reversed(answer):
+        if token in tokenizer.answer_ends:
+            return answer
+        if not tokenizer.is_space(token):
+            break
+    return [*answer, tokenizer.eos_id]

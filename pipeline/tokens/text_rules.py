@@ -1,0 +1,56 @@
+"""The two sets of rules by which rows become token ids, ours and TRL's, each a record of functions; a run picks one."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from oddsmill.pipeline.config import DatasetSettings
+from oddsmill.pipeline.formats import parsing
+from oddsmill.pipeline.formats.detection import ParseRow
+from oddsmill.pipeline.formats.pairs import PairIds
+from oddsmill.pipeline.tokens import our_rules, rendering, trl_rules
+from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep
+from oddsmill.pipeline.tokens.rendering import Render
+from oddsmill.schemas.chat.tokenizer import Tokenizer
+
+
+class TextRules(NamedTuple):
+    """The functions that take a row to the ids of its pairs. Those that drop a row raise `Dropped`.
+
+    Attributes:
+      parse_row: makes the pairs of a row.
+      render: makes the texts of a pair.
+      make_ids: makes the ids of a pair whose texts are encoded.
+      explain_boundary: says where `make_ids` ends the prompt, and gives the ids before the length rules.
+      explain_lengths: lists the lengths of a pair before and after each length rule.
+      cuts_prompts: `max_prompt_length` has an effect.
+    """
+
+    parse_row: ParseRow
+    render: Render
+    make_ids: Callable[[Encoded, Tokenizer, DatasetSettings], PairIds]
+    explain_boundary: Callable[[Encoded, Tokenizer], Explanation]
+    explain_lengths: Callable[[PairIds, PairIds, DatasetSettings], list[LengthStep]]
+    cuts_prompts: bool
+
+
+OURS = TextRules(
+    parse_row=parsing.parse_row,
+    render=rendering.render_pair,
+    make_ids=our_rules.make_ids,
+    explain_boundary=our_rules.explain_boundary,
+    explain_lengths=our_rules.explain_lengths,
+    cuts_prompts=True,
+)
+TRL = TextRules(
+    parse_row=trl_rules.parse_row,
+    render=trl_rules.render,
+    make_ids=trl_rules.make_ids,
+    explain_boundary=trl_rules.explain_boundary,
+    explain_lengths=trl_rules.explain_lengths,
+    cuts_prompts=False,
+)
+
+
+def choose_rules(config: DatasetSettings) -> TextRules:
+    """Returns the rules that `compat` asks for."""
+    return TRL if config.compat == "trl" else OURS

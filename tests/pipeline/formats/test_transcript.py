@@ -1,0 +1,58 @@
+import json
+from typing import Any
+
+import pytest
+
+from oddsmill.pipeline import SourceConfig
+from oddsmill.pipeline.drops import Dropped, DropReason, Origin
+from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.formats.parsing import parse_row
+from oddsmill.pipeline.input.rows import RawRow
+
+H, A = "\n\nHuman:", "\n\nAssistant:"
+GOOD = {"prompt": "p", "chosen": "c", "rejected": "r"}
+
+
+def raw(values: Any) -> RawRow:
+    return RawRow(Origin(0, 0), values if isinstance(values, bytes) else json.dumps(values).encode())
+
+
+def one(values: Any, format_name: str, **source: Any) -> Pair:
+    (pair,) = parse_row(raw(values), format_name=format_name, source=SourceConfig(path="a", **source))
+    return pair
+
+
+def transcript(chosen: str, rejected: str) -> Pair:
+    return one({"chosen": chosen, "rejected": rejected}, "transcript")
+
+
+def test_a_transcript_is_split_before_its_last_answer():
+    start = f"{H} a{A} b{H} c{A}"
+    assert transcript(start + " yes", start + " no") == (start, " yes", " no")
+
+
+def test_answers_that_begin_alike_lose_nothing_to_the_prompt():
+    prompt = f"{H} capital of France?{A}"
+    pair = transcript(prompt + " The capital is Paris", prompt + " The capital is Prague")
+    assert pair == (prompt, " The capital is Paris", " The capital is Prague")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "reason"),
+    [
+        (f"{H} a{A} b", f"{H} x{A} b", DropReason.NO_COMMON_PROMPT),
+        (f"{H} a{A} b", f"{H} a{A} c{H} d{A} e", DropReason.NO_COMMON_PROMPT),
+        (f"{H} a{A} b{H} c{A} d", f"{H} a{A} b", DropReason.NO_COMMON_PROMPT),
+        (f"{H} a{A} b{H} c", f"{H} a{A} b", DropReason.BAD_ROLES),
+        (f"{H} a{A} b", f"{H} a{A} b{H} c", DropReason.BAD_ROLES),
+        (f"{H} a", f"{H} b", DropReason.BAD_ROLES),
+        (f"{A} b", f"{A} c", DropReason.BAD_ROLES),
+        ("Human: a Assistant: b", "x", DropReason.BAD_ROLES),
+        (f"{H} a{A} ", f"{H} a{A} b", DropReason.EMPTY_ANSWER),
+        (f"{H} a{A} b", f"{H} a{A} b", DropReason.IDENTICAL_ANSWERS),
+    ],
+)
+def test_a_transcript_whose_turns_do_not_fit_is_dropped(chosen: str, rejected: str, reason: DropReason):
+    with pytest.raises(Dropped) as dropped:
+        transcript(chosen, rejected)
+    assert dropped.value.reason is reason

@@ -1,0 +1,27 @@
+import json
+from typing import Any
+
+from oddsmill.pipeline import SourceConfig
+from oddsmill.pipeline.drops import Origin
+from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.formats.parsing import parse_row
+from oddsmill.pipeline.input.rows import RawRow
+
+GOOD = {"prompt": "p", "chosen": "c", "rejected": "r"}
+
+
+def raw(values: Any) -> RawRow:
+    return RawRow(Origin(0, 0), values if isinstance(values, bytes) else json.dumps(values).encode())
+
+
+def one(values: Any, format_name: str, **source: Any) -> Pair:
+    (pair,) = parse_row(raw(values), format_name=format_name, source=SourceConfig(path="a", **source))
+    return pair
+
+
+def triple(values: Any, **fields: str) -> Pair:
+    return one(values, "triple", fields=fields)
+
+
+def test_a_triple_is_taken_as_it_stands():
+    assert triple({"prompt": " p\n", "chosen": " c", "rejected": "r ", "more": 1}) == (" p\n", " c", "r ")
