@@ -108,7 +108,7 @@ def write_rows(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def triples() -> Callable[[int], list[dict[str, str]]]:
     """Different, well-formed rows of the format `triple`, of different lengths; three a prompt."""
 

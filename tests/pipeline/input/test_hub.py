@@ -17,29 +17,62 @@ from tests.pipeline.hub_server import COMMIT, FakeHub
 ROOT = Path(__file__).parents[3]
 
 
-# Runs where HF_ENDPOINT is set before a library reads it: prints the rows, or the refusal, of each set of settings.
+# Libraries read HF_ENDPOINT and HF_HUB_OFFLINE when they are imported, so the hub is asked in a process that has them.
+# It answers line by line: the rows of settings, or the refusal; or it runs a verb, or loads a dataset into the cache.
 PROBE = """
 import json, sys
+import datasets
+from oddsmill.pipeline.__main__ import main
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.input.parts import numbered_parts, read_batches
 from oddsmill.pipeline.input.sources import find_inputs
-from oddsmill.pipeline.input.splits import slice_rows
 from oddsmill.schemas.errors import Refused
-for settings in json.loads(sys.argv[1]):
+answers, sys.stdout = sys.stdout, sys.stderr
+for line in sys.stdin:
+    what, value = json.loads(line)
     try:
-        inputs = find_inputs(SourceConfig(**settings))
-        rows = [(inputs[row.origin.file].path, row.origin.row, row.values())
-                for part in numbered_parts(inputs) for batch in read_batches(part) for row in batch]
-        print(json.dumps({"rows": rows, "shards": sorted({file for source in inputs for file in source.files})}))
+        if what == "run":
+            answer = main(value)
+        elif what == "load":
+            answer = len(datasets.load_dataset(value))
+        else:
+            inputs = find_inputs(SourceConfig(**value))
+            rows = [(inputs[row.origin.file].path, row.origin.row, row.values())
+                    for part in numbered_parts(inputs) for batch in read_batches(part) for row in batch]
+            answer = {"rows": rows, "shards": sorted({file for source in inputs for file in source.files})}
     except Refused as refused:
-        print(json.dumps({"refused": str(refused)}))
+        answer = {"refused": str(refused)}
+    print(json.dumps(answer), file=answers, flush=True)
 """
 
 
-@pytest.fixture
-def hub(tmp_path: Path, triples: Callable) -> Iterator[FakeHub]:
-    """org/name: train in two Parquet files (100 rows), test in JSON lines (30); org/name has no other commit."""
-    folder = tmp_path / "repository"
+class Probe:
+    """A process that sees the hub; `ask("read", settings)` returns its answer."""
+
+    def __init__(self, hub: FakeHub, home: Path, **environment: str):
+        given = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROBE], cwd=ROOT, env=os.environ | given | environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def ask(self, what: str, value: Any) -> Any:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps([what, value]) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def read(self, *settings: dict[str, Any]) -> list[dict[str, Any]]:
+        return [self.ask("read", {"path": "hf://org/name"} | some) for some in settings]
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, triples: Callable) -> Iterator[FakeHub]:
+    """org/name: train in two Parquet files (100 rows); org/name has no other commit."""
+    folder = tmp_path_factory.mktemp("repository")
     (folder / "data").mkdir(parents=True)
     rows = triples(100)
     for number, some in enumerate((rows[:30], rows[30:])):
@@ -51,29 +84,22 @@ def hub(tmp_path: Path, triples: Callable) -> Iterator[FakeHub]:
     server.server_close()
 
 
-@pytest.fixture
-def ask(tmp_path: Path, hub: FakeHub) -> Callable[..., list[dict[str, Any]]]:
-    """Reads `hf://org/name` with each of the settings, in a process of its own."""
-
-    def run(*settings: dict[str, Any], **environment: str) -> list[dict[str, Any]]:
-        asked = json.dumps([{"path": "hf://org/name"} | some for some in settings])
-        finished = subprocess.run(
-            [sys.executable, "-c", PROBE, asked], cwd=ROOT, env=environment_of(hub, tmp_path) | environment,
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert finished.returncode == 0, finished.stderr
-        return [json.loads(line) for line in finished.stdout.splitlines()]
-
-    return run
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of the libraries of the hub."""
+    return tmp_path_factory.mktemp("home")
 
 
-def environment_of(hub: FakeHub, folder: Path) -> dict[str, str]:
-    return os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
+@pytest.fixture(scope="module")
+def probe(hub: FakeHub, home: Path) -> Iterator[Probe]:
+    process = Probe(hub, home)
+    yield process
+    process.close()
 
 
-def test_splits_and_slices_of_a_hub_dataset(ask: Callable, triples: Callable, hub: FakeHub):
+def test_splits_and_slices_of_a_hub_dataset(probe: Probe, triples: Callable):
     rows = triples(100)
-    whole, slices, unset = ask(
+    whole, slices, unset = probe.read(
         {"split": "train", "revision": COMMIT}, {"split": "train[:5%] + train[28:32]+train[-1:]"}, {}
     )
     assert whole["rows"] == [["hf://org/name/train", number, row] for number, row in enumerate(rows)]
@@ -85,21 +111,25 @@ def test_splits_and_slices_of_a_hub_dataset(ask: Callable, triples: Callable, hu
     assert slices["rows"] == [["hf://org/name/train", number, rows[number]] for number in wanted]
 
 
-def test_rows_of_hub_files_that_must_be_read_to_be_counted(ask: Callable, triples: Callable, hub: FakeHub):
+def test_rows_of_hub_files_that_must_be_read_to_be_counted(
+    probe: Probe, hub: FakeHub, triples: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     rows = triples(40)
-    for file in (hub.folder / "data").iterdir():
-        file.unlink()
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(hub, "folder", tmp_path)
+    monkeypatch.setattr(hub, "repository", "org/lines")
     for number, some in enumerate((rows[:15], rows[15:])):
         lines = "\n\n".join(json.dumps(row) for row in some)  # blank lines have no number in a split
-        (hub.folder / f"data/train-0000{number}.jsonl").write_text(lines)
-    found, beyond = ask({"split": "train[14:17]"}, {"split": "train[:41]"})
-    assert found["rows"] == [["hf://org/name/train", number, rows[number]] for number in (14, 15, 16)]
-    assert "41 is out of range, hf://org/name/train has 40 rows" in beyond["refused"]
+        (tmp_path / f"data/train-0000{number}.jsonl").write_text(lines)
+    path = "hf://org/lines"
+    found, beyond = probe.read({"path": path, "split": "train[14:17]"}, {"path": path, "split": "train[:41]"})
+    assert found["rows"] == [["hf://org/lines/train", number, rows[number]] for number in (14, 15, 16)]
+    assert "41 is out of range, hf://org/lines/train has 40 rows" in beyond["refused"]
 
 
-def test_what_the_hub_does_not_have_is_refused_and_what_it_has_is_named(ask: Callable):
+def test_what_the_hub_does_not_have_is_refused_and_what_it_has_is_named(probe: Probe):
     for answer, expected in zip(
-        ask(
+        probe.read(
             {"split": "dev"},
             {"split": "train[90:101]"},
             {"split": "train[5:5]"},
@@ -128,36 +158,28 @@ def test_what_the_hub_does_not_have_is_refused_and_what_it_has_is_named(ask: Cal
         assert expected in answer["refused"]
 
 
-def test_without_a_connection_the_cache_is_read(ask: Callable, hub: FakeHub, tmp_path: Path):
-    before = ask({"split": "train[28:32]"})[0]["rows"]
-    offline = {"HF_HUB_OFFLINE": "1"}
-    (refused,) = ask({}, **offline)
+def test_without_a_connection_the_cache_is_read(probe: Probe, hub: FakeHub, home: Path):
+    (before,) = probe.read({"split": "train[28:32]"})
+    offline = Probe(hub, home, HF_HUB_OFFLINE="1")
+    (refused,) = offline.read({})
     assert "--source.path=hf://org/name: " in refused["refused"]
-    load = "import datasets; datasets.load_dataset('org/name')"
-    subprocess.run([sys.executable, "-c", load], env=environment_of(hub, tmp_path), check=True, capture_output=True)
+    probe.ask("load", "org/name")
     asked = len(hub.asked)
-    cached, unknown = ask({"split": "train[28:32]"}, {"split": "dev"}, **offline)
-    assert cached["rows"] == before
+    cached, unknown = offline.read({"split": "train[28:32]"}, {"split": "dev"})
+    offline.close()
+    assert cached["rows"] == before["rows"]
     assert "has no such split; there are train" in unknown["refused"]
     assert len(hub.asked) == asked
 
 
 def test_a_run_on_a_hub_dataset_makes_the_dataset_of_its_rows(
-    run: Callable, write_rows: Callable, triples: Callable, hub: FakeHub, tokenizer_folder: Path, tmp_path: Path
-):
+    run: Callable, write_rows: Callable, triples: Callable, probe: Probe, tokenizer_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
     local = run("local", write_rows("rows.jsonl", triples(100)[:10]))
-    finished = subprocess.run(
-        [sys.executable, "-m", "oddsmill.pipeline", "run", "--source.path=hf://org/name", "--source.split=train[:10%]",
-         f"--tokenizer={tokenizer_folder}", f"--output={tmp_path / 'hub'}", "--max_length=64",
-         "--max_prompt_length=32"],
-        cwd=ROOT, env=environment_of(hub, tmp_path), capture_output=True, text=True,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    assert type(local)(tmp_path / "hub", []).digests == local.digests
-    listed = subprocess.run(
-        [sys.executable, "-m", "oddsmill.pipeline", "inspect", str(tmp_path / "hub"), "--json"],
-        cwd=ROOT,
-        capture_output=True,
-    )
-    sources = {json.loads(line)["source"] for line in listed.stdout.splitlines()}
-    assert sources == {f"hf://org/name/train:{number}" for number in range(10)}
+    settings = ["--source.path=hf://org/name", "--source.split=train[:10%]", f"--tokenizer={tokenizer_folder}"]
+    lengths = ["--max_length=64", "--max_prompt_length=32"]
+    assert probe.ask("run", ["run", *settings, *lengths, f"--output={tmp_path / 'hub'}"]) == 0
+    made = type(local)(tmp_path / "hub", [])
+    assert made.digests == local.digests
+    assert {pair["source"] for pair in made.pairs(capsys)} == {f"hf://org/name/train:{number}" for number in range(10)}
