@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def test_the_files_under_a_folder_are_those_of_that_folder_alone(tmp_path: Path,
         memory[f"{tmp_path}/{name}"] = b""
     for place in (f"{tmp_path}", f"memory:/{tmp_path}"):
         assert stores.files_under(f"{place}/out") == stores.files_under(f"{place}/out/") == ["a", "b/c"]
-        assert stores.files_under(f"{place}/nowhere") == []
+        assert stores.files_under(f"{place}/nowhere") == stores.files_under(f"{place}/out/a") == []
 
 
 def test_what_is_uploaded_is_fetched_and_removed(tmp_path: Path, memory: dict[str, bytes]):
@@ -221,6 +222,9 @@ def test_googles_store_reads_lists_writes_and_removes(google: FakeStorage, tmp_p
     assert stores.files_under("gs://bucket/out") == ["deep/small", "large"]
     google.objects["bucket/out/of another process"] = b""  # nothing is remembered of a listing
     assert stores.files_under("gs://bucket/out") == ["deep/small", "large", "of another process"]
+    assert stores.find_matches("gs://bucket/out/*") == ["gs://bucket/out/large", "gs://bucket/out/of another process"]
+    del google.objects["bucket/out/of another process"]
+    assert not stores.is_file("gs://bucket/out/of another process")
     stores.remove(["gs://bucket/out/large"])
     assert not stores.is_file("gs://bucket/out/large")
     assert stores.files_under("gs://bucket/nowhere") == []
@@ -235,6 +239,8 @@ def test_a_bucket_that_is_closed_is_one_refusal_at_once(
     google: FakeStorage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, reason: str, capfd: Any
 ):
     google.refusal = (code, reason)
+    # As in a program that has set up no logging, where Python prints what it is told to log.
+    monkeypatch.setattr(logging.getLogger("gcsfs"), "propagate", False)
     started = time.monotonic()
     uses: list[Callable[[str], object]] = [stores.size_of, stores.is_file, stores.find_matches, stores.files_under]
     for use in [*uses, lambda path: stores.upload(__file__, path), lambda path: stores.remove([path])]:
@@ -244,6 +250,7 @@ def test_a_bucket_that_is_closed_is_one_refusal_at_once(
         stack.enter_context(stores.open_file("gs://bucket/x"))
     assert time.monotonic() - started < 60  # its client would try for minutes
     assert capfd.readouterr().err == ""
+    assert google.objects == {}
 
 
 @pytest.mark.slow
