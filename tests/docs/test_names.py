@@ -16,7 +16,7 @@ FOLDERS = "schemas|pipeline|train|tests|docs|bench|recipes|flex_template|oddsmil
 # A path in code; `path/file.py:name` is a function, class or constant of that file. Globs may stand in it.
 NAMED = re.compile(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/.*-]*\w[\w/.*-]*)(?::(\w+))?")
 # What a reader would make; behind it, what the rebuild under way will bring.
-PLACEHOLDERS = re.compile(r"recipes/mine/|train/loss/simpo.py|train/model/families.py")
+PLACEHOLDERS = re.compile(r"recipes/mine/")
 PENDING_FLAGS = {"pipeline inspect --mask"}
 
 
