@@ -28,7 +28,7 @@ from oddsmill.train.step.evaluation import Evaluation
 from oddsmill.train.step.optimizer import num_warmup_steps
 from oddsmill.train.step.program import StepProgram, build_program
 from oddsmill.train.weights.huggingface import check_stored
-from oddsmill.train.weights.model_files import ModelFiles, check_tokenizer, find_model_path, read_model_files
+from oddsmill.train.weights.model_files import ModelFiles, check_tokenizer, find_model, read_model_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def prepare(config: TrainConfig) -> Run:
     eval_data = open_eval_data(config, data)
     verified = {} if config.verify_shards else read_verified_shards(RunFiles(config.run_dir).verified_shards)
     verified = verify_shards([data, eval_data], verified)
-    model_path = find_model_path(config.model)
+    model_path = find_model(config.model)
     model = read_model_files(model_path, disable_dropout=config.disable_dropout)
     check_tokenizer(data.manifest, model, data=config.data)
     program = build_run_program(config, data, eval_data, model, model_path=model_path)

@@ -29,7 +29,7 @@ from oddsmill.train.parallel.processes import join_processes
 from oddsmill.train.prepare import Run, build_run_program
 from oddsmill.train.weights.export import copy_tokenizer, export_adapter, export_model
 from oddsmill.train.weights.model_card import model_card
-from oddsmill.train.weights.model_files import find_model_path, read_model_files
+from oddsmill.train.weights.model_files import find_model, read_model_files
 
 
 def write_run_folder(run: Run) -> None:
@@ -100,7 +100,7 @@ def read_run_folder(run_dir: str, *, command: str, mesh: MeshConfig | None, dist
         eval_data = _described_data(config.eval_data, files.eval_manifest)
     model = read_model_files(files.folder, disable_dropout=config.disable_dropout)
     has_frozen_weights = config.lora is not None or config.frozen_parameters
-    model_path = find_model_path(config.model) if config.model.path and has_frozen_weights else files.folder
+    model_path = find_model(config.model) if config.model.path and has_frozen_weights else files.folder
     program = build_run_program(config, data, eval_data, model, model_path=model_path)
     return Run(config=config, data=data, eval_data=eval_data, model=model, program=program, verified_shards={})
 
@@ -127,7 +127,7 @@ def frozen_weights(run: Run) -> dict[str, Any]:
     """Returns the weights that no checkpoint holds, from where the run got them; empty where all are trained."""
     if not run.program.has_frozen_weights:
         return {}
-    folder = find_model_path(run.config.model) if run.config.model.path else None
+    folder = find_model(run.config.model) if run.config.model.path else None
     return run.program.initial_weights(run.config.seed, folder)[1]
 
 

@@ -31,9 +31,7 @@ from oddsmill.train.prepare import Run
 from oddsmill.train.run_folder import restore_run
 from oddsmill.train.step.evaluation import Evaluation, Pairs
 from oddsmill.train.step.step import Objective
-from oddsmill.train.weights.hub import find_model
-from oddsmill.train.weights.loading import load_decoder
-from oddsmill.train.weights.model_files import check_tokenizer, read_model_files
+from oddsmill.train.weights.model_files import check_tokenizer, find_model, load_decoder, read_model_files
 
 
 class _Measured(NamedTuple):
@@ -85,7 +83,7 @@ def _of_model(config: EvaluateConfig) -> _Measured:
     join_processes(config.distributed)
     dataset = Dataset(config.data, read_manifest(config.data))
     verify_shards([dataset], {})
-    folder = find_model(config.model.path, config.model.revision)
+    folder = find_model(config.model)
     model = read_model_files(folder, disable_dropout=False)  # an evaluation drops nothing in any case
     check_tokenizer(dataset.manifest, model, data=config.data)
     mesh = make_mesh(config.mesh or MeshConfig())

@@ -25,9 +25,7 @@ from oddsmill.train.model.hf_config import DecoderConfig
 from oddsmill.train.model.names import Params
 from oddsmill.train.parallel.sharding import batch_sharding, make_mesh
 from oddsmill.train.run_folder import read_run_folder, restore_weights
-from oddsmill.train.weights.hub import find_model
-from oddsmill.train.weights.loading import load_decoder
-from oddsmill.train.weights.model_files import ModelFiles, read_model_files
+from oddsmill.train.weights.model_files import ModelFiles, find_model, load_decoder, read_model_files
 
 
 def run_generate(config: GenerateConfig) -> None:
@@ -59,7 +57,7 @@ class _Answering(NamedTuple):
 
 def _model(config: GenerateConfig) -> _Answering:
     assert config.model is not None and config.model.path is not None  # by GenerateConfig
-    folder = find_model(config.model.path, config.model.revision)
+    folder = find_model(config.model)
     files = read_model_files(folder, disable_dropout=False)  # a generation drops nothing in any case
     mesh = make_mesh(config.mesh or MeshConfig())
     dtypes = {"param_dtype": config.param_dtype or "float32", "compute_dtype": config.compute_dtype or "float32"}

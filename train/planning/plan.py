@@ -19,8 +19,7 @@ from oddsmill.train.planning.figures import Figures, measure
 from oddsmill.train.planning.rows import StepRows, step_rows
 from oddsmill.train.planning.topologies import Topology, find_topology
 from oddsmill.train.step.program import build_program
-from oddsmill.train.weights.hub import find_model
-from oddsmill.train.weights.model_files import read_model_files
+from oddsmill.train.weights.model_files import find_model, read_model_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +50,7 @@ def make_plan(config: PlanConfig) -> Plan:
       RunFailed: nothing fits.
     """
     topology = find_topology(config.topology)
-    if config.model.path:
-        model_path = find_model(config.model.path, config.model.revision, files=["config.json"])
-    else:
-        model_path = Path(config.model.config or "")
+    model_path = find_model(config.model, files=["config.json"])
     model = read_model_files(model_path, disable_dropout=config.disable_dropout)
     hf_config, decoder = model.hf_config, model.decoder_config
     rows = step_rows(config)

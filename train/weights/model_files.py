@@ -1,16 +1,45 @@
-"""The description of a model: its folder, its config.json as it came in, and the decoder that this makes."""
+"""The files of a model: where they are, the decoder that config.json describes, and the decoder with its weights."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.hub import find_folder
 from oddsmill.schemas.manifest import Manifest, file_sha256
 from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import DecoderConfig, config_file, parse_config, read_config
-from oddsmill.train.weights.hub import find_model
+from oddsmill.train.model.names import Params
+from oddsmill.train.parallel.sharding import batch_sharding, param_shardings
+from oddsmill.train.weights.huggingface import load_params
+
+# Never pickled weights, never code.
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "*.jinja",
+    "added_tokens.json",
+    "merges.txt",
+    "tokenizer.model",
+    "vocab.json",
+)
+# The same weights once more, in another layout or for another tool.
+_IGNORED = ("consolidated*.safetensors", "*/*.safetensors", "*/*.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -18,9 +47,9 @@ class ModelFiles:
     """A model's files, with or without weights and a tokenizer.
 
     Attributes:
-      folder: holds config.json and whatever else there is.
-      hf_config: config.json as it came in.
-      decoder_config: as it is trained, which may be without its dropout.
+      folder: the folder that holds config.json and whatever else there is.
+      hf_config: the content of config.json as it came in.
+      decoder_config: the decoder as it is trained, which may be without the dropout of config.json.
     """
 
     folder: Path
@@ -28,16 +57,30 @@ class ModelFiles:
     decoder_config: DecoderConfig
 
 
-def find_model_path(model: ModelConfig) -> Path:
-    """Returns the folder of a model with weights, or the config.json of one without.
+def find_model(model: ModelConfig, *, files: Sequence[str] = _FILES) -> Path:
+    """Returns the folder of a model with weights, downloaded where it is on the hub, or the config.json of one without.
+
+    Args:
+      files: patterns of the files to download.
 
     Raises:
-      Refused: there is no such folder, and no such model on the hub.
+      Refused: neither a folder nor a model that the hub or its cache has.
     """
-    if model.path:
-        return find_model(model.path, model.revision)
-    assert model.config is not None  # one of the two, by ModelConfig
-    return Path(model.config)
+    if not model.path:
+        assert model.config is not None  # one of the two, by ModelConfig
+        return Path(model.config)
+    if Path(model.path).is_file():
+        raise Refused(
+            f"--model.path={model.path} is a file; give the folder that holds config.json and the safetensors"
+        )
+    return find_folder(
+        model.path,
+        model.revision,
+        setting="model.path",
+        revision_setting="model.revision",
+        files=files,
+        ignored=_IGNORED,
+    )
 
 
 def read_model_files(path: Path, *, disable_dropout: bool) -> ModelFiles:
@@ -78,3 +121,32 @@ def check_tokenizer(manifest: Manifest, model: ModelFiles, *, data: str) -> None
             f"{data} was made with another tokenizer than {tokenizer}: run the preprocessing with "
             f"--tokenizer={model.folder}"
         )
+
+
+def load_decoder(
+    folder: Path, config: DecoderConfig, mesh: Mesh, *, param_dtype: str, compute_dtype: str
+) -> tuple[nnx.GraphDef, Params]:
+    """Returns a decoder's definition and its weights, sharded by the table of train/parallel/sharding.py.
+
+    This is for generation and evaluation; a run loads its weights as step/program.py lays them out.
+
+    Args:
+      config: the decoder that the folder's config.json describes.
+      param_dtype: dtype in which weights are kept.
+      compute_dtype: dtype of the inputs of matrix products.
+
+    Raises:
+      Refused: the weights do not fit the config or the mesh.
+    """
+    rows = batch_sharding(mesh)
+    decoder = partial(
+        Decoder,
+        config,
+        param_dtype=jnp.dtype(param_dtype),
+        compute_dtype=jnp.dtype(compute_dtype),
+        constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
+    )
+    definition, weights = nnx.split(nnx.eval_shape(lambda: decoder(rngs=nnx.Rngs(0))))
+    shapes = nnx.to_pure_dict(weights)
+    layers = config.num_hidden_layers
+    return definition, load_params(folder, shapes, param_shardings(shapes, mesh), num_layers=layers)
