@@ -13,14 +13,16 @@ Axes: B = rows, L = positions of a row, N = pairs that a row can hold. Log-proba
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from oddsmill.schemas.layout import CHOSEN, PADDING, PROMPT, REJECTED
 from oddsmill.train.config.loss import NllScope
 
+Array = TypeVar("Array", jax.Array, np.ndarray)
 # Sums, or means, over rows by the name of their term.
 Terms = dict[str, jax.Array]
 
@@ -137,12 +139,8 @@ def nll_mask(branch: jax.Array, nll_scope: NllScope) -> jax.Array:
     return (branch == CHOSEN) | ((branch == PROMPT) & (nll_scope == "full"))
 
 
-def needed_positions(branch: Any, nll_scope: NllScope) -> Any | None:
-    """Returns the positions whose log-probability a loss reads, as bool, or None for all but padding.
-
-    Args:
-      branch: a JAX or NumPy array of any shape.
-    """
+def needed_positions(branch: Array, nll_scope: NllScope) -> Array | None:
+    """Returns the positions whose log-probability a loss reads, as bool, or None for all but padding."""
     return None if nll_scope == "full" else (branch == CHOSEN) | (branch == REJECTED)
 
 

@@ -115,11 +115,8 @@ def test_it_is_finite_for_every_finite_log_probability(loss):
         return sum(weight * terms[name].sum() for name, weight in loss.weights.items() if name != "nll")
 
     assert np.isfinite(weighed(chosen, rejected))
-    toward_chosen, toward_rejected = jax.grad(weighed, (0, 1))(chosen, rejected)
-    for gradient in (toward_chosen, toward_rejected):
+    for gradient in jax.grad(weighed, (0, 1))(chosen, rejected):
         assert np.isfinite(gradient).all()
-    if not getattr(loss, "label_smoothing", 0):  # smoothing turns back what is too far apart
-        assert (toward_chosen <= 0).all() and (toward_rejected >= 0).all()
 
 
 @every_loss

@@ -1,0 +1,87 @@
+"""One optimizer step and one evaluation step of each loss: micro-batches, metrics, values of pairs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from oddsmill.train.config.loss import LossSettings
+from oddsmill.train.loss.choice import preference_loss
+from oddsmill.train.step.step import eval_step, fingerprint, train_step
+from tests.datasets import random_pairs
+from tests.train.decoders import VOCAB_SIZE, batch_of, decoder_config, largest_difference, objective_of, split_decoder
+
+ROW_LENGTH = 24
+LOSSES = {
+    "orpo": LossSettings(beta=0.3),
+    "simpo": LossSettings(loss="simpo", beta=2.0, label_smoothing=0.1),
+    "cpo": LossSettings(loss="cpo", beta=0.3, cpo_alpha=0.5),
+}
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def case(name):
+    """Objective and weights of a small decoder, and a batch of six rows, one of them with two pairs."""
+    definition, params = split_decoder(decoder_config(), jnp.float64)
+    objective = objective_of(definition, beta=0.3, nll_scope="full", max_pairs=2)
+    objective = dataclasses.replace(objective, preference=preference_loss(LOSSES[name]))
+    pairs = random_pairs(np.random.default_rng(3), 7, vocab_size=VOCAB_SIZE, longest=4)
+    batch = batch_of([pairs[:2], *([pair] for pair in pairs[2:])], ROW_LENGTH)
+    return objective, params, {name: jnp.array(array) for name, array in batch.items()}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_step_does_not_depend_on_its_micro_batches(name):
+    """Weights and metrics of a step in one piece, in two and in six."""
+    objective, params, batch = case(name)
+    optimizer = optax.sgd(1.0)
+    state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}
+    options = {"objective": objective, "optimizer": optimizer}
+    (whole, metrics), *parts = (
+        jax.jit(train_step, static_argnames=(*options, "micro_batches"))(state, batch, **options, micro_batches=count)
+        for count in (1, 2, 6)
+    )
+    assert largest_difference(whole["params"], params) > 1e-3  # it has moved
+    for state_of_parts, metrics_of_parts in parts:
+        assert largest_difference(state_of_parts["params"], whole["params"]) < 1e-12
+        assert metrics_of_parts.keys() == metrics.keys()
+        for metric, value in metrics.items():
+            assert float(metrics_of_parts[metric]) == pytest.approx(float(value), rel=1e-12, abs=1e-13), metric
+    loss, _ = objective.loss(params, batch, objective.totals(batch))
+    assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-12)
+    assert (metrics["num_pairs"], metrics["num_tokens"]) == (7, (batch["branch"] > 0).sum())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_pairs_of_an_evaluation_add_up_to_the_loss(name):
+    objective, params, batch = case(name)
+    ids = jnp.arange(6)
+    values = jax.jit(eval_step, static_argnames="objective")(params, {**batch, "pair_ids": ids}, objective=objective)
+    assert (values.pop("pair_ids") == ids).all()
+    is_pair = values["chosen_tokens"] > 0
+    assert is_pair.sum() == 7
+    assert not any(np.asarray(column)[~is_pair].any() for column in values.values())
+    for side, branch in (("chosen", 2), ("rejected", 3)):
+        assert values[f"{side}_tokens"].sum() == (batch["branch"] == branch).sum()
+    parts = {
+        term: values[term].sum() / (values["nll_tokens"].sum() if term == "nll" else 7)
+        for term in objective.preference.weights
+    }
+    expected = sum(weight * float(parts[term]) for term, weight in objective.preference.weights.items())
+    loss, _ = objective.loss(params, batch, objective.totals(batch))
+    assert float(loss) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_row_has_one_fingerprint_wherever_it_lies_and_other_tokens_another():
+    rows = jnp.array([[1, 2, 3, 0], [3, 2, 1, 0], [1, 2, 3, 0], [1, 2, 0, 3]])
+    found = np.asarray(fingerprint(rows))
+    assert found[0] == found[2] and len(set(found.tolist())) == 3
+    assert found.dtype == np.uint32
