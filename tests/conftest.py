@@ -4,12 +4,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+from oddsmill.schemas.console import log
 
 # Machines are shared: how long a case takes says nothing.
 hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
@@ -46,6 +48,15 @@ def pytest_configure(config: pytest.Config) -> None:
         }
     else:
         os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{config.workerinput['workerid']}"
+
+
+@pytest.fixture(autouse=True)
+def quiet_again() -> Iterator[None]:
+    """A command that a test runs in this process shows its messages; the next test begins without."""
+    handlers, level = list(log.handlers), log.level
+    yield
+    log.handlers[:] = handlers
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="session")

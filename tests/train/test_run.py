@@ -69,6 +69,8 @@ def test_a_killed_run_goes_on_to_the_same_curve_and_weights_bit_for_bit(inputs, 
     # The same command once more has nothing to do, and says so.
     same = ["run", f"--run_dir={killed}", *settings]
     assert main(same) == 0 and "nothing to do" in capsys.readouterr().out
+    assert main([*same, "--log_level=error"]) == 0 and capsys.readouterr().out == ""
+    assert "log_level" not in (killed / "settings.yaml").read_text()
     assert logged(killed) == logged(whole)
 
     # Other settings in the same folder would be neither run: refused, each named.

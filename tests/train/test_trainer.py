@@ -44,7 +44,7 @@ def arguments(tmp_path, **changes):
 
 
 @pytest.mark.slow
-def test_a_preprocessed_folder_is_trained_on_measured_and_saved(prepared, tmp_path):
+def test_a_preprocessed_folder_is_trained_on_measured_and_saved(prepared, tmp_path, capsys):
     data, model = prepared
     trainer = ORPOTrainer(arguments(tmp_path, learning_rate=1e-2), model, train_dataset=data, eval_dataset=data)
     assert type(trainer.arguments) is TrainConfig
@@ -60,6 +60,7 @@ def test_a_preprocessed_folder_is_trained_on_measured_and_saved(prepared, tmp_pa
     # Another object with the same settings goes on: there is nothing left to do.
     again = ORPOTrainer(arguments(tmp_path, learning_rate=1e-2), model, train_dataset=data, eval_dataset=data)
     assert again.train() == after
+    assert capsys.readouterr() == ("", "")  # a library is quiet
 
 
 def test_what_would_have_no_effect_is_refused(prepared, tmp_path):

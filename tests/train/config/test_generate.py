@@ -17,7 +17,12 @@ def make(**changes):
     [
         ({"prompt": None}, "give either --prompts (a file) or --prompt"),
         ({"prompts": "p.jsonl"}, "give either --prompts (a file) or --prompt"),
-        ({"model": ModelConfig(config="c")}, "--model.path=None: is needed"),
+        ({"model": ModelConfig(config="c")}, "give either --model.path (a folder or a hub id) or --run_dir"),
+        ({"run_dir": "r"}, "give either --model.path (a folder or a hub id) or --run_dir"),
+        (
+            {"model": None, "run_dir": "r", "param_dtype": "float32"},
+            "--param_dtype=float32: has no effect with --run_dir=r",
+        ),
         ({"temperature": 0.5}, "--temperature=0.5: has no effect without --do_sample=true"),
         ({"chat": "yes"}, "--chat=yes: expected bool or one of auto"),
         ({"chat_date": "today"}, "--chat_date=today: must be a day such as 2026-01-31"),
