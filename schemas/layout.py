@@ -1,6 +1,6 @@
-"""What the model sees of a row, derived from what is stored. The only home of the one-row layout.
+"""The arrays that the model sees of a row, derived from the stored tokens and lengths: the home of the one-row layout.
 
-Of the pair prompt `p0 p1 p2`, chosen `c0 c1 e`, rejected `r0 e`:
+For the pair prompt `p0 p1 p2`, chosen `c0 c1 e`, rejected `r0 e`:
 
     inputs     p0 p1 | p2 c0 c1 | p2 r0     each branch begins with a copy of the last prompt token,
     labels     p1 p2 | c0 c1 e  | r0 e      so every position has exactly one label
@@ -35,12 +35,12 @@ class RowArrays(NamedTuple):
 
 
 def derive(row: Row) -> RowArrays:
-    """Derives what the model sees. A pure function, used by the loader, the inspector and the tests alike."""
+    """Derives the arrays of one row. It is a pure function, used by the loader, the inspector and the tests alike."""
     return RowArrays(*(array[0] for array in derive_rows([row])))
 
 
 def derive_rows(rows: Sequence[Row]) -> RowArrays:
-    """`derive` of B rows of one length at once, in little more time than one takes: each array is [B, L] int32.
+    """Derives B rows of one length at once, in little more time than one takes: each array is [B, L] int32.
 
     A row may hold no pair: it is padding alone.
     """
@@ -78,8 +78,27 @@ def derive_rows(rows: Sequence[Row]) -> RowArrays:
     return RowArrays(*(array.reshape(len(rows), length) for array in arrays))
 
 
+def attention_mask(arrays: RowArrays) -> np.ndarray:
+    """The mask that the arrays of one row give to attention, [L queries, L keys] bool: it reads `end` alone.
+
+    The trainer computes the same on its devices (train/attention/mask.py).
+    """
+    index = np.arange(len(arrays.end))
+    return (index <= index[:, None]) & (index[:, None] < arrays.end)
+
+
+def mask_in_words(arrays: RowArrays) -> np.ndarray:
+    """The mask that segments and branches ask for, [L, L] bool: `attention_mask` equals it, or the row is wrong.
+
+    A query sees itself and earlier keys of its own pair whose branch is the prompt's or its own; padding sees nothing.
+    """
+    segment, branch, index = arrays.segment, arrays.branch, np.arange(len(arrays.segment))
+    same_pair = (segment == segment[:, None]) & (segment > 0)
+    return same_pair & (index <= index[:, None]) & ((branch == PROMPT) | (branch == branch[:, None]))
+
+
 def _piece_lengths(row: Row) -> np.ndarray:
-    """[n + 1, 3] int64: the positions of the branches of each pair; then the row's padding, and twice 0."""
+    """Returns [n + 1, 3] int64: the positions of the branches of each pair; then the row's padding, and twice 0."""
     lengths = np.zeros((len(row) + 1, 3), np.int64)
     lengths[:-1, 0], lengths[:-1, 1], lengths[:-1, 2] = row.prompt_lengths - 1, row.chosen_lengths, row.rejected_lengths
     lengths[-1, 0] = len(row.tokens) - lengths.sum()

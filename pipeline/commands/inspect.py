@@ -1,4 +1,4 @@
-"""`inspect`: what stands in a dataset, for eyes (tokens coloured by branch) or for programs (JSON lines)."""
+"""`inspect`: shows rows of a dataset: for eyes, their tokens coloured by branch or their mask; or JSON lines."""
 
 import json
 import sys
@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+from oddsmill.pipeline.commands.inspect_mask import mask_as_json, print_mask
 from oddsmill.pipeline.output.folder import load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_shard
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, require
+from oddsmill.schemas.layout import derive
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, Split
 from oddsmill.schemas.record import Pair, Row, Truncated
 from oddsmill.schemas.settings import setting, settings
@@ -40,7 +42,19 @@ class InspectConfig:
         default=None,
         at_least=1,
     )
+    row: int | None = setting(
+        "The number of the one row of each split that is shown, from 0. null: the first ones.", default=None, at_least=0
+    )
+    mask: bool = setting(
+        "Which tokens of a row see which, by branches and pairs, in place of the tokens; with --json an object a row.",
+        default=False,
+    )
     json: bool = setting("One JSON object a pair, in stored order, on standard output.", default=False)
+
+    def check(self) -> None:
+        require(
+            self.row is None or self.num_rows is None, "num_rows", self.num_rows, "--row shows one row; leave this out"
+        )
 
 
 class StoredRow(NamedTuple):
@@ -63,10 +77,19 @@ def inspect_dataset(config: InspectConfig) -> None:
     for split in splits:
         if split not in manifest.splits:
             raise Refused(f"--split={split}: {config.dataset} has only {', '.join(manifest.splits)}")
+        if config.row is not None and config.row >= manifest.splits[split].rows:
+            raise Refused(f"--row={config.row}: {split} has {manifest.splits[split].rows} rows, counted from 0")
+        first = config.row or 0
         limit = config.num_rows or (None if config.json else ROWS_FOR_EYES)
-        rows = islice(_stored_rows(config.dataset, manifest, split), limit)
+        last = first + 1 if config.row is not None else limit
+        rows = islice(_stored_rows(config.dataset, manifest, split), first, last)
         try:
-            _print_json(rows) if config.json else _print_coloured(rows, config.dataset)
+            if config.mask:
+                _print_masks(rows, as_json=config.json)
+            elif config.json:
+                _print_json(rows)
+            else:
+                _print_coloured(rows, config.dataset)
         except ValueError as error:
             raise Refused(f"{error}. Run oddsmill pipeline verify {config.dataset}") from error
 
@@ -96,6 +119,17 @@ def _print_json(rows: Iterator[StoredRow]) -> None:
             sys.stdout.write(json.dumps(fields) + "\n")
 
 
+def _print_masks(rows: Iterator[StoredRow], *, as_json: bool) -> None:
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    for stored in rows:
+        arrays = derive(stored.row)
+        if as_json:
+            fields = {"split": stored.split, "row": stored.number} | mask_as_json(arrays)
+            sys.stdout.write(json.dumps(fields) + "\n")
+        else:
+            print_mask(f"{stored.split} row {stored.number}", arrays, console)
+
+
 def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
     tokenizer = load_tokenizer(fetch_folder(join(folder, TOKENIZER_FOLDER)))
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -114,7 +148,7 @@ def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
 
 
 def side_text(pair: Pair, side: str, tokenizer: Tokenizer) -> Text:
-    """One side of a pair, its tokens in the two shades of its branch."""
+    """Returns one side of a pair, its tokens in the two shades of its branch."""
     ids = getattr(pair, side)
     text = Text(f"{side} {len(ids)}" + (", cut" if Truncated[side.upper()] in pair.truncated else "") + ": ")
     text.stylize("bold")

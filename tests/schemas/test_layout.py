@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddsmill.schemas.layout import CHOSEN, PROMPT, REJECTED, derive, derive_rows
+from oddsmill.schemas.layout import CHOSEN, PROMPT, REJECTED, attention_mask, derive, derive_rows, mask_in_words
 from oddsmill.schemas.record import Pair, Row, make_row
 
 ids = st.lists(st.integers(3, 99), min_size=1, max_size=7)
@@ -60,9 +60,12 @@ def test_the_end_rule_is_the_mask_in_words(row: Row):
     """A token sees itself and earlier tokens of its pair whose branch is the prompt's or its own."""
     arrays = derive(row)
     length = len(row.tokens)
+    mask = attention_mask(arrays)
+    assert np.array_equal(mask, mask_in_words(arrays))
     for query in range(length):
         for key in range(length):
             by_rule = key <= query < arrays.end[key]
+            assert mask[query, key] == by_rule
             real = arrays.segment[query] > 0 and arrays.segment[key] > 0
             in_words = (
                 real

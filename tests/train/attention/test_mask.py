@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oddsmill.schemas.layout import CHOSEN, PROMPT, derive
+from oddsmill.schemas.layout import CHOSEN, PROMPT, attention_mask, derive, derive_rows
 from oddsmill.schemas.record import make_row
 from oddsmill.train.attention.mask import (
     Keys,
@@ -38,6 +38,14 @@ def test_a_token_sees_earlier_tokens_of_its_pair_that_are_prompt_or_of_its_own_s
             sees &= window is None or row.position[query] - row.position[key] < window
             assert found[query, key] == sees, (query, key)
     assert (row.segment > 2).any() and (row.branch == CHOSEN).any()
+
+
+def test_the_trainers_mask_is_the_one_that_inspect_shows():
+    pairs = random_pairs(np.random.default_rng(1), 60, vocab_size=VOCAB_SIZE, longest=9)
+    rows = [make_row(row, row_length=LENGTH, pad_id=0, vocab_size=VOCAB_SIZE) for row in packed(pairs, LENGTH)[:4]]
+    arrays = derive_rows(rows)
+    found = mask_of(arrays.position, arrays.end)
+    assert np.array_equal(found, np.stack([attention_mask(derive(row)) for row in rows])) and found.any()
 
 
 def test_blocks_that_the_mask_empties_are_passed_over():
