@@ -1,0 +1,71 @@
+"""The step of a run as a program: which weights it trains, and how a run begins."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from oddsmill.train.config.model import LoraConfig, ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.model.frozen import join_params
+from oddsmill.train.model.lora import is_adapter
+from oddsmill.train.step.program import build_program
+from oddsmill.train.weights.huggingface import save_params
+from tests.train.decoders import TINY, decoder_config, split_decoder
+
+WEIGHTS = split_decoder(decoder_config(), jnp.bfloat16)[1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder of bfloat16 weights."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "config.json").write_text(json.dumps(TINY))
+    save_params(WEIGHTS, folder, num_layers=TINY["num_hidden_layers"])
+    return folder
+
+
+def program(model, *, is_random=False, **settings):
+    chosen = ModelConfig(config=str(model / "config.json")) if is_random else ModelConfig(path=str(model))
+    config = TrainConfig(data="d", run_dir="r", model=chosen, **settings)
+    return build_program(config, decoder_config(), model_path=model, max_pairs=4, row_lengths=[32], num_steps=3)
+
+
+def shapes(tree):
+    return {path: (leaf.shape, leaf.dtype) for path, leaf in flatten_dict(tree).items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_frozen"),
+    [({}, False), ({"frozen_parameters": ["embed_tokens"]}, True), ({"lora": LoraConfig(rank=2)}, True)],
+)
+def test_a_run_begins_with_the_stored_weights_trained_and_frozen_as_the_shapes_say(model, settings, has_frozen):
+    step = program(model, **settings)
+    params, frozen = step.initial_weights(0, model)
+    assert step.has_frozen_weights == has_frozen == bool(frozen)
+    assert shapes(join_params(params, frozen)) == shapes(step.abstract_model)
+    assert set(flatten_dict(frozen)) == step.frozen_paths
+    # Frozen weights stay as they are stored, trained ones are kept in param_dtype.
+    assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} <= {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+    stored, expected = flatten_dict(join_params(params, frozen)), flatten_dict(WEIGHTS)
+    assert set(flatten_dict(step.stored_weights)) == {path for path in stored if not is_adapter(path)} == set(expected)
+    for path, weight in expected.items():
+        np.testing.assert_array_equal(stored[path].astype(jnp.float32), weight.astype(jnp.float32))
+
+
+def test_random_weights_follow_from_the_seed(model):
+    step = program(model, is_random=True)
+    first, again, other = (jax.tree.leaves(step.initial_weights(seed, None)[0]) for seed in (3, 3, 4))
+    assert all(map(np.array_equal, first, again)) and not all(map(np.array_equal, first, other))
+
+
+def test_the_state_of_step_0_is_what_the_step_takes(model):
+    step = program(model)
+    state = step.initial_state(step.initial_weights(0, model)[0])
+    found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state)
+    assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), step.abstract_state)
+    assert int(state["step"]) == int(state["skipped"]) == 0

@@ -1,0 +1,104 @@
+"""What lives as long as a run: opened once, closed after every end. Whole runs: test_run.py, test_watched_runs.py."""
+
+import dataclasses
+import json
+import multiprocessing
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from oddsmill.schemas.errors import Refused, RunFailed, Stopped
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.prepare import prepare
+from oddsmill.train.session import open_session
+from tests.datasets import packed, random_pairs, write_dataset
+from tests.train.curves import logged
+from tests.train.decoders import TINY, VOCAB_SIZE
+
+
+@pytest.fixture
+def config(tmp_path):
+    rows = packed(random_pairs(np.random.default_rng(0), 60, vocab_size=VOCAB_SIZE), 32)
+    sizes = {"row_length": 32, "vocab_size": VOCAB_SIZE}
+    write_dataset(tmp_path / "data", {"train": rows[4:], "eval": rows[:4]}, **sizes)
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    model = ModelConfig(config=str(tmp_path / "config.json"))
+    return TrainConfig(
+        data=str(tmp_path / "data"), run_dir=str(tmp_path / "run"), model=model, total_batch_size=4, max_steps=4,
+        gradient_checkpointing=False, report_to=[], learning_rate=1e-2,
+    )  # fmt: skip
+
+
+def take_step(session, step_fn, state):
+    state, metrics = step_fn(state, session.next_batch(), session.frozen)
+    session.report(state, metrics)
+    return state
+
+
+def test_a_session_goes_on_where_the_one_before_saved(config):
+    run = prepare(config)
+    step_fn = run.program.jitted_step()
+    with open_session(run) as session:
+        state = session.start()
+        for _ in range(2):
+            state = take_step(session, step_fn, state)
+        assert session.step == 2 and not session.is_over and [line["step"] for line in logged(config.run_dir)] == [1]
+        session.save(state, evaluation_due=True)
+        assert [line["step"] for line in logged(config.run_dir)] == [1, 2]  # all steps are reported before a save
+        state = take_step(session, step_fn, state)  # which is lost
+        digest = session.order.after(2)
+    with open_session(run) as session:
+        state = session.start()
+        assert session.step == int(state["step"]) == 2 and session.order.digest == digest
+        # The evaluation that was put off comes first, and the lost step has left no line.
+        assert [("eval/loss" in line, line["step"]) for line in logged(config.run_dir)] == [
+            (False, 1), (False, 2), (True, 2),
+        ]  # fmt: skip
+        for _ in range(2):
+            state = take_step(session, step_fn, state)
+        assert session.is_over
+        final = session.finish(state)
+    assert final.step == 4 and state == {} and final.evaluation == {}
+    assert [line["step"] for line in logged(config.run_dir)][-1] == 4
+
+
+def test_all_that_it_holds_is_closed_after_an_error(config):
+    run = prepare(dataclasses.replace(config, dataloader_num_workers=1))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RunFailed, match="enough"), open_session(run) as session:  # noqa: PT012
+        session.start()
+        session.next_batch()
+        assert signal.getsignal(signal.SIGTERM) != before and multiprocessing.active_children()
+        assert jax.sharding.get_abstract_mesh().shape_tuple
+        raise RunFailed("enough")
+    assert signal.getsignal(signal.SIGTERM) == before and not multiprocessing.active_children()
+    assert not jax.sharding.get_abstract_mesh().shape_tuple
+
+
+def test_other_settings_are_refused_before_anything_is_written(config):
+    run = prepare(config)
+    with open_session(run) as session:
+        session.save(session.start())
+    other = prepare(dataclasses.replace(config, beta=0.7))
+    before = run.files.settings.read_text()
+    with pytest.raises(Refused, match=r"beta: 0\.1 -> 0\.7"), open_session(other):
+        pass
+    assert run.files.settings.read_text() == before
+
+
+def test_a_folder_that_cannot_be_made_is_refused(config, tmp_path):
+    (tmp_path / "file").write_text("x")
+    run = prepare(dataclasses.replace(config, run_dir=str(tmp_path / "file" / "run")))
+    with pytest.raises(Refused, match="no folder can be made there"), open_session(run):
+        pass
+
+
+def test_a_stop_names_its_signal_and_its_step(config):
+    with open_session(prepare(config)) as session:
+        session.save(session.start())
+        stopped = session.stopped(signal.SIGINT)
+    assert isinstance(stopped, Stopped) and stopped.exit_code == 130
+    assert str(stopped) == "SIGINT at step 0, which is saved; the same command goes on from it"
