@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from oddsmill.pipeline.drops import Dropped, DropReason
+from oddsmill.pipeline.formats.pairs import NOTHING, Notes, PairIds, chat_pair
+
+USER, ANSWER = {"role": "user", "content": "2 + 2? é"}, {"role": "assistant", "content": "4"}
+
+
+def test_a_dialogue_comes_back_as_it_went_in():
+    pair = chat_pair([USER], [ANSWER], [{"role": "assistant", "content": "5"}], {"tools": [{"name": "add"}]})
+    prompt, chosen, rejected = pair.messages()
+    assert (prompt, chosen, rejected) == ([USER], [ANSWER], [{"role": "assistant", "content": "5"}])
+    assert "é" in pair.prompt
+    assert chat_pair([USER], [ANSWER], [ANSWER]).variables == "{}"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("a \ud800", DropReason.UNREADABLE), (b"bytes", DropReason.WRONG_TYPE), ({1, 2}, DropReason.WRONG_TYPE)],
+)
+def test_what_json_cannot_hold_is_dropped(content: object, reason: DropReason):
+    with pytest.raises(Dropped) as dropped:
+        chat_pair([USER], [ANSWER], [{"role": "assistant", "content": content}])
+    assert dropped.value.reason is reason
+
+
+def test_ids_travel_as_int32_side_after_side():
+    ids = PairIds(prompt=[1, 70_000], chosen=[3], rejected=[4, 5, 6])
+    assert np.frombuffer(ids.as_bytes(), np.int32).tolist() == [1, 70_000, 3, 4, 5, 6]
+    assert ids.lengths == [2, 1, 3]
+
+
+def test_a_merged_boundary_is_told_from_other_notes():
+    ids = PairIds([1], [2], [3])
+    assert not ids.boundary_merged and ids.notes == NOTHING
+    assert not ids._replace(notes=Notes.TURN_CUT).boundary_merged
+    assert ids._replace(notes=Notes.TURN_CUT | Notes.BOUNDARY_MERGED).boundary_merged

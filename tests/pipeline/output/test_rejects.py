@@ -1,0 +1,48 @@
+import json
+from pathlib import Path
+
+from oddsmill.pipeline.drops import DropReason, Origin, Reject
+from oddsmill.pipeline.output.folder import REJECTS_FOLDER
+from oddsmill.pipeline.output.rejects import RejectBlocks, write_rejects
+
+PATHS = ["data/a.jsonl", "data/b.jsonl"]
+
+
+def reject(file: int, row: int, reason: DropReason = DropReason.TIE, raw: str = "{}") -> Reject:
+    return Reject(Origin(file, row), reason, f"detail of {row}", raw)
+
+
+def blocks_of(*rejects: Reject) -> list[tuple[int, bytes]]:
+    blocks = RejectBlocks(PATHS)
+    for each in rejects:
+        blocks.add(each)
+    return list(blocks.rest())
+
+
+def test_rejects_are_written_in_the_order_of_the_source(tmp_path: Path):
+    blocks = [block for _, block in (*blocks_of(reject(1, 7), reject(1, 2, raw="é")), *blocks_of(reject(1, 4)))]
+    write_rejects(blocks, output=str(tmp_path), number=1, path=PATHS[1])
+    (written,) = (tmp_path / REJECTS_FOLDER).iterdir()
+    lines = [json.loads(line) for line in written.read_text(encoding="utf-8").splitlines()]
+    assert written.name == "00001-b.jsonl.jsonl"
+    assert [line["row"] for line in lines] == [2, 4, 7]
+    assert lines[0] == {"file": PATHS[1], "row": 2, "reason": "tie", "detail": "detail of 2", "raw": "é"}
+
+
+def test_reasons_are_counted(tmp_path: Path):
+    rejects = [reject(0, 1), reject(0, 2, DropReason.EMPTY_ANSWER), reject(0, 3)]
+    ((_, block),) = blocks_of(*rejects)
+    assert write_rejects([block], output=str(tmp_path), number=0, path=PATHS[0]) == {"tie": 2, "empty_answer": 1}
+
+
+def test_each_file_has_blocks_of_its_own():
+    assert sorted(file for file, _ in blocks_of(reject(1, 0), reject(0, 0), reject(1, 1))) == [0, 1]
+
+
+def test_a_block_is_sent_once_it_is_large_enough():
+    blocks = RejectBlocks(PATHS)
+    blocks.add(reject(0, 0))
+    assert not list(blocks.full())
+    blocks.add(reject(0, 1, raw="x" * (5 << 20)))
+    assert [file for file, _ in blocks.full()] == [0]
+    assert not list(blocks.rest())

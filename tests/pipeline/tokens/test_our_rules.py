@@ -1,0 +1,84 @@
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from oddsmill.pipeline.drops import Dropped
+from oddsmill.pipeline.formats.pairs import PairIds
+from oddsmill.pipeline.tokens.our_rules import add_special_tokens, split_at_boundary
+from oddsmill.schemas.chat.tokenizer import Tokenizer
+
+B, E, S, T = 1, 2, 3, 4  # BOS, EOS, a token of white space, the end of a turn
+
+
+def specials(bos_id: int | None = B) -> Tokenizer:
+    ids = {"bos_id": bos_id, "eos_id": E, "answer_ends": frozenset({E, T})}
+    tokenizer = SimpleNamespace(**ids, is_space=lambda token: token == S)
+    tokenizer.with_bos = lambda prompt: Tokenizer.with_bos(cast(Tokenizer, tokenizer), prompt)
+    return cast(Tokenizer, tokenizer)
+
+
+def sides(ids: PairIds) -> tuple[list[int], list[int], list[int]]:
+    return ids.prompt, ids.chosen, ids.rejected
+
+
+# fmt: off
+def test_where_no_token_spans_the_boundary_the_prompt_is_the_prompt():
+    ids = split_at_boundary([10, 11], [10, 11, 20, 21],
+                                      [10, 11, 30], has_bos=False)
+    assert sides(ids) ==   ([10, 11],        [20, 21], [30])
+    assert not ids.boundary_merged
+
+
+def test_a_token_that_spans_the_boundary_goes_to_the_answers_of_both_sides():
+    ids = split_at_boundary([10, 11, 12], [10, 11, 99, 21],
+                                          [10, 11, 12, 30], has_bos=False)
+    assert sides(ids) ==   ([10, 11],             [99, 21], [12, 30])
+    assert ids.boundary_merged
+
+
+def test_an_answer_that_eats_the_prompts_last_tokens_is_shorter_than_it():
+    ids = split_at_boundary([10, 11, 12], [10, 99],
+                                          [10, 11, 12, 30], has_bos=False)
+    assert sides(ids) ==   ([10],             [99], [11, 12, 30])
+    assert ids.boundary_merged
+# fmt: on
+
+
+def test_a_side_without_a_token_of_its_own_is_dropped():
+    with pytest.raises(Dropped, match="empty_answer: chosen has no token"):
+        split_at_boundary([10, 11], [10, 11], [10, 11, 30], has_bos=False)
+    with pytest.raises(Dropped, match="no_common_prompt: the two sides share no token"):
+        split_at_boundary([10], [99], [10, 30], has_bos=False)
+    assert sides(split_at_boundary([10], [99], [10, 30], has_bos=True)) == ([], [99], [10, 30])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "bos_id", "expected"),
+    [([10], B, [B, 10]), ([B, 10], B, [B, 10]), ([10], None, [10]), ([], B, [B]), ([10, B], B, [B, 10, B])],
+)
+def test_bos_stands_once_at_the_head(prompt: list[int], bos_id: int | None, expected: list[int]):
+    ids = add_special_tokens(PairIds(prompt=prompt, chosen=[20], rejected=[30]), specials(bos_id))
+    assert ids.prompt == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ([20], [20, E]),
+        ([20, E], [20, E]),
+        ([20, E, S], [20, E, S]),
+        ([20, E, S, S], [20, E, S, S]),
+        ([20, S], [20, S, E]),
+        ([E, 20], [E, 20, E]),
+        ([S], [S, E]),
+        ([E], [E]),
+        ([20, T], [20, T]),
+        ([20, T, S], [20, T, S]),
+        ([T, 20], [T, 20, E]),
+    ],
+)
+def test_eos_stands_once_at_the_end(answer: list[int], expected: list[int]):
+    ids = add_special_tokens(PairIds(prompt=[10], chosen=answer, rejected=[30]), specials())
+    assert ids.chosen == expected
+    assert ids.rejected == [30, E]
