@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from oddsmill.schemas.errors import Refused, one_line
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
     from fsspec import AbstractFileSystem
 
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://")
@@ -53,13 +54,17 @@ def open_file(path: str) -> Iterator[io.BufferedReader]:
     """Opens a file for reading bytes; it can seek.
 
     Raises:
-      Refused: The file cannot be opened.
+      Refused: The file cannot be opened, or the store denies a part of it later.
     """
     with _refusing(path, "read"):
-        file = _store(path).open(path, "rb", block_size=_READ_BYTES) if is_remote(path) else open(path, "rb")  # noqa: SIM115
+        if is_remote(path):
+            # The files of stores are written in Python: without a buffer in front every line would cost several calls.
+            store_file = _StoreFile(path, _store(path).open(path, "rb", block_size=_READ_BYTES))
+            file: io.BufferedReader = io.BufferedReader(store_file, 1 << 20)
+        else:
+            file = open(path, "rb")  # noqa: SIM115
     with file:
-        # The files of stores are written in Python: without a buffer in front every line would cost several calls.
-        yield io.BufferedReader(file, 1 << 20) if is_remote(path) else file
+        yield file
 
 
 def size_of(path: str) -> int:
@@ -276,6 +281,33 @@ def _google_storage(emulator: str | None) -> "AbstractFileSystem":
         with contextlib.suppress(DefaultCredentialsError):
             token, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/devstorage.read_write"])
     return GCSFileSystem(token=token, use_listings_cache=False, consistency="md5")
+
+
+class _StoreFile(io.RawIOBase):
+    """A file of a store that refuses by one message what its client raises in the middle of it."""
+
+    def __init__(self, path: str, file: io.RawIOBase):
+        self._path, self._file = path, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: "WriteableBuffer") -> int | None:
+        with _refusing(self._path, "read"):
+            return self._file.readinto(buffer)
 
 
 def _addresses(path: str, names: Iterable[str]) -> list[str]:

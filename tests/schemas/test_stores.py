@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 import pytest
 
 from oddsmill.schemas import stores
@@ -251,6 +252,18 @@ def test_a_bucket_that_is_closed_is_one_refusal_at_once(
     assert time.monotonic() - started < 60  # its client would try for minutes
     assert capfd.readouterr().err == ""
     assert google.objects == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrap", [lambda file: file, gzip.open, pa.PythonFile])
+def test_an_access_that_ends_in_the_middle_of_a_file_is_one_refusal(google: FakeStorage, wrap: Callable[[Any], Any]):
+    google.objects["bucket/x"] = gzip.compress(os.urandom(40 << 20), 0)
+    with stores.open_file("gs://bucket/x") as file:
+        reader = wrap(file)
+        reader.read(1 << 20)
+        google.refusal = (403, "no longer")
+        with pytest.raises(Refused, match=r"^gs://bucket/x: cannot be read \(.*no longer"):
+            list(iter(lambda: reader.read(1 << 20), b""))
 
 
 @pytest.mark.slow
