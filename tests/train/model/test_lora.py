@@ -230,13 +230,13 @@ def finished(inputs, tmp_path_factory):
     """A run of 20 steps with dropout, which leaves both forms: its folder, and the frozen weights at its end."""
     kept = {}
 
-    def keep(params, frozen, lora):
+    def keep(params, frozen, lora, *, dtype):
         kept.update({path: np.array(leaf) for path, leaf in flatten_dict(frozen).items()})
-        return merge_lora(params, frozen, lora)
+        return merge_lora(params, frozen, lora, dtype=dtype)
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "merge_lora", keep)
+        patch.setattr("oddsmill.train.run_folder.merge_lora", keep)
         loop.train(settings(inputs, folder, **RUN))
     return folder, kept
 
