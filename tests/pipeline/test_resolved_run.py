@@ -1,0 +1,73 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oddsmill.pipeline import PreprocessConfig, SourceConfig
+from oddsmill.pipeline.output.folder import load_manifest
+from oddsmill.pipeline.resolved_run import differences, flat, resolve_run
+from oddsmill.schemas.errors import Refused
+
+
+@pytest.fixture
+def config(write_rows: Callable, triples: Callable, tokenizer_folder: Path, tmp_path: Path) -> Callable:
+    path = write_rows("rows.jsonl", triples(20))
+
+    def make(**changes: Any) -> PreprocessConfig:
+        settings = {"tokenizer": str(tokenizer_folder), "output": str(tmp_path / "out"), "max_length": 64}
+        return PreprocessConfig(source=SourceConfig(path=str(path)), max_prompt_length=32, **settings | changes)
+
+    return make
+
+
+def test_what_was_left_open_is_settled(config: Callable):
+    resolved = resolve_run(config())
+    assert resolved.format_name == resolved.settings["source"]["format"] == "triple"
+    assert resolved.settings["row_length"] == 128
+    assert resolved.num_shards == resolved.settings["num_shards"] == {"train": 1, "eval": 1}
+    assert [Path(path).name for path in resolved.paths] == ["rows.jsonl"]
+
+
+def test_the_manifest_says_nothing_of_this_machine(config: Callable, tmp_path: Path):
+    assert str(tmp_path) not in str(resolve_run(config()).settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"num_shards": 10, "eval_share": 0.25}, {"train": 10, "eval": 3}),
+        ({"eval_share": 0.0}, {"train": 1}),
+        ({"eval_share": 1.0}, {"eval": 1}),
+        ({"shuffle": False, "eval_share": 0.0}, {"train": 1}),
+    ],
+)
+def test_the_splits_have_so_many_shards(config: Callable, changes: dict[str, Any], expected: dict[str, int]):
+    assert resolve_run(config(**changes)).num_shards == expected
+
+
+def test_an_output_that_holds_the_input_is_refused(config: Callable, tmp_path: Path):
+    with pytest.raises(Refused, match="is read, and lies in it; give another folder"):
+        resolve_run(config(output=str(tmp_path)))
+
+
+def test_every_difference_to_a_dataset_is_named(config: Callable, run: Callable, tmp_path: Path):
+    run("out", tmp_path / "rows.jsonl")
+    manifest = load_manifest(str(tmp_path / "out"))
+    inputs = [{"digest": file.digest} for file in resolve_run(config()).inputs]
+    assert differences(resolve_run(config()), manifest, inputs) == []
+    assert differences(resolve_run(config(seed=5, dedup="exact")), manifest, inputs) == [
+        "dedup: none -> exact",
+        "seed: 0 -> 5",
+    ]
+    assert differences(resolve_run(config()), manifest, [{"digest": "another"}]) == [
+        "input: other files, or other contents (1 -> 1 files)"
+    ]
+    older = replace(manifest, tool_version="0.0.1")
+    (line,) = differences(resolve_run(config()), older, inputs)
+    assert line.startswith("version of oddsmill: 0.0.1 -> ")
+
+
+def test_nested_settings_have_dotted_names():
+    assert flat({"a": 1, "b": {"c": {"d": 2}, "e": [3]}}) == {"a": 1, "b.c.d": 2, "b.e": [3]}

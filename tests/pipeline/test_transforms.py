@@ -1,0 +1,73 @@
+"""Each transform by itself, called as Beam calls it."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apache_beam.pvalue import TaggedOutput
+
+from oddsmill.pipeline import PreprocessConfig, SourceConfig
+from oddsmill.pipeline.drops import DropReason
+from oddsmill.pipeline.formats import keys
+from oddsmill.pipeline.output.manifest import Seen
+from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
+from oddsmill.pipeline.transforms import CountRows, DivideInputs, NumberRows, ParseRows, ReadRows, add_seen
+
+
+@pytest.fixture
+def resolved(write_rows: Callable, triples: Callable, tokenizer_folder: Path, tmp_path: Path) -> ResolvedRun:
+    """A run over five rows, the fourth of which has no answer."""
+    rows = triples(5)
+    rows[3] = {**rows[3], "chosen": " "}
+    config = PreprocessConfig(
+        source=SourceConfig(path=str(write_rows("rows.jsonl", rows))),
+        tokenizer=str(tokenizer_folder),
+        output=str(tmp_path / "out"),
+    )
+    return resolve_run(config)
+
+
+def by_tag(elements: Iterable[Any]) -> dict[str, list[Any]]:
+    """The elements that a transform gives, by their tag; the main output is under `main`."""
+    tagged: dict[str, list[Any]] = {"main": []}
+    for element in elements:
+        if isinstance(element, TaggedOutput):
+            tagged.setdefault(element.tag, []).append(element.value)
+        else:
+            tagged["main"].append(element)
+    return tagged
+
+
+def read(resolved: ResolvedRun) -> dict[str, list[Any]]:
+    """What the transforms up to `ReadRows` give of all inputs."""
+    parts = [part for element in enumerate(resolved.inputs) for part in DivideInputs().process(element)]
+    counted = [counted for part in parts for counted in CountRows().process(part)]
+    assert {number for number, _ in counted} == {0}
+    numbered = NumberRows(resolved).process((0, [part for _, part in counted]))
+    return by_tag(element for part in numbered for element in ReadRows().process(part))
+
+
+def test_rows_are_read_with_their_place_and_fingerprint(resolved: ResolvedRun):
+    tagged = read(resolved)
+    rows = [row for batch in tagged["main"] for row in batch]
+    assert [row.origin.row for row in rows] == [0, 1, 2, 3, 4]
+    seen = add_seen(tagged["seen"])
+    assert seen == Seen(5, sum(keys.fingerprint(row.as_bytes()) for row in rows) % keys.FINGERPRINT_MODULUS)
+
+
+def test_a_row_that_is_no_pair_goes_to_the_rejects(resolved: ResolvedRun):
+    (batch,) = read(resolved)["main"]
+    tagged = by_tag(ParseRows(resolved).process(batch))
+    (parsed,) = tagged["main"]
+    assert [row.origin.row for row, _ in parsed] == [0, 1, 2, 4]
+    (reject,) = tagged["rejects"]
+    assert (reject.origin.row, reject.reason) == (3, DropReason.EMPTY_ANSWER)
+    assert "seen" not in tagged
+
+
+def test_what_was_seen_adds_up_in_any_order():
+    parts = [Seen(2, keys.FINGERPRINT_MODULUS - 1), Seen(3, 5, 1), Seen(0, 0, 2)]
+    assert add_seen(parts) == add_seen(parts[::-1]) == Seen(5, 4, 3)
+    assert add_seen([add_seen(parts[:2]), *parts[2:]]) == add_seen(parts)
+    assert add_seen([]) == Seen(0, 0)
