@@ -62,8 +62,8 @@ class SourceConfig:
         below=float("inf"),
     )
     vote_values: dict[str, Literal["first", "second", "tie"]] = setting(
-        'What the votes mean: first, second or tie, e.g. {"0": "first", "1": "second"}. null: 1, a or first, 2, b or '
-        "second, 0 or tie.",
+        'What the votes mean: first, second or tie, e.g. {"0": "first", "1": "second"}. {} means: 1, a or first; 2, b '
+        "or second; 0 or tie.",
         default_factory=dict,
     )
 

@@ -42,23 +42,35 @@ class Facts(NamedTuple):
     only_with: Mapping[str, tuple[object, ...]]
     may_change: bool
 
-    def range_problem(self, value: Any) -> str | None:
-        """Says what a number should be, where it is not; NaN never is."""
-        low, high = self.at_least, self.at_most
-        if (
-            (low is None or value >= low)
+    def allows(self, value: float) -> bool:
+        """Whether a number is in range; NaN never is where there is one."""
+        return (
+            (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
-            and (high is None or value <= high)
+            and (self.at_most is None or value <= self.at_most)
             and (self.below is None or value < self.below)
-        ):
-            return None
-        if low is not None and high is not None:
-            return f"must be between {low} and {high}"
-        if low is not None and self.below is not None:
-            return f"must be at least {low} and less than {self.below}"
-        if low == 0:
-            return "must not be negative"
-        return "must be positive" if self.above == 0 else f"must be at least {low}"
+        )
+
+    @property
+    def range(self) -> str:
+        """The range in words, such as `positive` or `between 0 and 1`; empty where there is none."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"between {self.at_least} and {self.at_most}"
+        if self.at_least is not None and self.below is not None:
+            return f"at least {self.at_least} and less than {self.below}"
+        if self.at_least is not None:
+            return "not negative" if self.at_least == 0 else f"at least {self.at_least}"
+        return "" if self.above is None else "positive" if self.above == 0 else f"above {self.above}"
+
+    @property
+    def meaning(self) -> str:
+        """The help, and beside which other settings this one has an effect."""
+        text = self.help
+        for by, readers in self.only_with.items():
+            text += (
+                f" Only with {by}={' or '.join('null' if value is None else str(value).lower() for value in readers)}."
+            )
+        return text + (f" Goes with {' or '.join(self.needs)}." if self.needs else "")
 
 
 def setting(
@@ -122,7 +134,7 @@ def facts_of(settings_class: type, name: str) -> Facts:
 def _entries(settings_class: Any) -> Iterator[str]:
     """The lines of a docstring that say what each setting is."""
     for field in dataclasses.fields(settings_class):
-        text = f"{field.name}: {facts_of(settings_class, field.name).help}"
+        text = f"{field.name}: {facts_of(settings_class, field.name).meaning}"
         yield textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
@@ -135,8 +147,8 @@ def check_facts(values: Any, group: str = "") -> None:
     _check_choices(values, group)
     for field in dataclasses.fields(values):
         value, facts = getattr(values, field.name), facts_of(type(values), field.name)
-        problem = facts.range_problem(value) if isinstance(value, (int, float)) else None
-        require(problem is None, group + field.name, value, problem or "")
+        problem = f"must be {facts.range}".replace("be not", "not be")
+        require(not isinstance(value, (int, float)) or facts.allows(value), group + field.name, value, problem)
     for field in dataclasses.fields(values):
         value, facts = getattr(values, field.name), facts_of(type(values), field.name)
         if value == default_of(field):
@@ -265,15 +277,19 @@ def setting_types(settings_class: type, prefix: str = "") -> Iterator[tuple[str,
 
 
 def type_name(annotation: Any) -> str:
-    """A type as a person would write it: `int`, `one of full, response`, `int or null`."""
+    """A type as a person would write it: `int`, `one of full, response`, `int or null`, `mapping of str to any`."""
     if annotation is types.NoneType:
         return "null"
+    if annotation is Any:
+        return "any"
     if typing.get_origin(annotation) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(annotation)))
     if typing.get_origin(annotation) in _UNIONS:
         return " or ".join(map(type_name, typing.get_args(annotation)))
     if typing.get_origin(annotation) is list:
         return f"list of {' or '.join(map(type_name, typing.get_args(annotation)))}"
+    if typing.get_origin(annotation) is dict:
+        return f"mapping of {' to '.join(map(type_name, typing.get_args(annotation)))}"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 

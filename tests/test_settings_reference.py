@@ -5,12 +5,14 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from docs.make_reference import PAGE, reference
+from docs.make_reference import PAGE, SECTIONS, reference
 from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.schemas.settings import setting_types
 from oddsmill.train.config.orpo_config import ORPOConfig
+from oddsmill.train.config.sampling import SamplingConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.trainer import ORPOTrainer
+from tests.test_settings_have_readers import settings_classes
 
 ROOT = Path(__file__).parents[1]
 MAPPING = (ROOT / "docs" / "reference" / "from_easydel_and_trl.md").read_text(encoding="utf-8")
@@ -21,6 +23,12 @@ ROWS = [
 
 def test_the_reference_is_what_make_docs_writes():
     assert PAGE.read_text(encoding="utf-8") == reference(), "run `make docs`"
+
+
+def test_every_settings_class_of_a_verb_stands_in_the_reference():
+    assert {kind for _, kind in settings_classes() if kind.__name__.endswith("Config")} - {SamplingConfig} == {
+        kind for _, kind, _ in SECTIONS
+    }
 
 
 def test_every_setting_of_a_run_stands_in_the_reference():

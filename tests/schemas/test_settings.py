@@ -150,6 +150,8 @@ def test_help_and_docstring_say_what_the_fields_say(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         load("--help")
     shown = capsys.readouterr().out
+    assert "  width: How wide. Only with scope=response." in Outer.__doc__
+    assert "  depth: How deep. Goes with overwrite or seed." in Outer.__doc__
     assert "--source.path" in shown and "How far apart." in shown and "--log_level" in shown
 
 

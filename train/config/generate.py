@@ -55,7 +55,7 @@ class GenerateConfig(SamplingConfig):
         only_with={"run_dir": (None,)},
     )
     compute_dtype: Dtype | None = setting(
-        "The dtype that matrix products take; reductions are float32. null: as in the run, else float32.",
+        "The dtype that matrix products take; null: as in the run, else float32. Reductions are float32.",
         default=None,
         only_with={"run_dir": (None,)},
     )
