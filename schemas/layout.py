@@ -14,7 +14,7 @@ prompt+rejected: a query sees earlier keys of its own pair whose branch is the p
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,19 @@ class RowArrays(NamedTuple):
     segment: np.ndarray
     position: np.ndarray
     end: np.ndarray
+
+
+def sees(query: Any, key: Any, key_end: Any) -> Any:
+    """The mask: whether the query at one index of a row sees the key at another.
+
+    The mechanisms of attention call it too, so it has no other definition.
+
+    Arguments are arrays that broadcast, of numpy, of JAX or within a kernel, and so is what it returns.
+
+    Args:
+      key_end: `end` at the key.
+    """
+    return (key <= query) & (query < key_end)
 
 
 def derive(row: Row) -> RowArrays:
@@ -79,12 +92,10 @@ def derive_rows(rows: Sequence[Row]) -> RowArrays:
 
 
 def attention_mask(arrays: RowArrays) -> np.ndarray:
-    """The mask that the arrays of one row give to attention, [L queries, L keys] bool: it reads `end` alone.
-
-    The trainer computes the same on its devices (train/attention/mask.py).
-    """
+    """The mask that the arrays of one row give to attention, [L queries, L keys] bool: it reads `end` alone."""
     index = np.arange(len(arrays.end))
-    return (index <= index[:, None]) & (index[:, None] < arrays.end)
+    mask: np.ndarray = sees(index[:, None], index, arrays.end)
+    return mask
 
 
 def mask_in_words(arrays: RowArrays) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""The mask of attention over one-row layouts: the function that defines it, and what block kernels derive from it.
+"""The mask of attention over one-row layouts, with sliding windows, and what block kernels derive from it.
 
-A query sees a key where `key <= query and query < end[key]` (schemas/layout.py), within the sliding window where a
-layer has one.
+A query sees a key where `key <= query and query < end[key]` (schemas/layout.py: sees), within the sliding window where
+a layer has one.
 
 Axes: B = rows, L = queries, M = keys (both the positions of a row in training), S = blocks of a row.
 """
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from oddsmill.schemas.layout import sees
 
 
 class Keys(NamedTuple):
@@ -40,7 +42,7 @@ def visible(
       distance: int32, the query's position minus the key's; needed with a window.
       window: int32 scalar, a query sees keys less than this many positions back; None: all.
     """
-    mask = (key_index <= query_index) & (query_index < key_end)
+    mask: jax.Array = sees(query_index, key_index, key_end)
     return mask if distance is None or window is None else mask & (distance < window)
 
 
