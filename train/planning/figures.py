@@ -69,23 +69,23 @@ class Figures:
     moved: dict[str, int]
 
 
-def batch_shapes(assembly: StepProgram, *, rows: int, row_length: int) -> dict[str, Any]:
+def batch_shapes(program: StepProgram, *, rows: int, row_length: int) -> dict[str, Any]:
     """Returns the batch of a run's step as shapes, dtypes and shardings."""
-    array = jax.ShapeDtypeStruct((rows, row_length), jnp.int32, sharding=batch_sharding(assembly.mesh))
+    array = jax.ShapeDtypeStruct((rows, row_length), jnp.int32, sharding=batch_sharding(program.mesh))
     return dict.fromkeys(DEVICE_ARRAYS, array)
 
 
-def compile_step(assembly: StepProgram, batch: dict[str, Any]) -> jax.stages.Compiled:
+def compile_step(program: StepProgram, batch: dict[str, Any]) -> jax.stages.Compiled:
     """Compiles the step of a run for the devices of its mesh; on CPUs into a program that is too slow to be run."""
-    frozen = split_params(assembly.abstract_model, assembly.frozen_paths)[1]
-    jitted: Any = assembly.jitted_step()
-    with jax.set_mesh(assembly.mesh):
-        lowered = jitted.lower(assembly.abstract_state, batch, frozen)
-    is_cpu = assembly.mesh.devices.flat[0].platform == "cpu"
+    frozen = split_params(program.abstract_model, program.frozen_paths)[1]
+    jitted: Any = program.jitted_step()
+    with jax.set_mesh(program.mesh):
+        lowered = jitted.lower(program.abstract_state, batch, frozen)
+    is_cpu = program.mesh.devices.flat[0].platform == "cpu"
     return lowered.compile(compiler_options=_NO_MACHINE_CODE if is_cpu else None)
 
 
-def measure(assembly: StepProgram, rows: StepRows, *, recomputes: bool) -> Figures:
+def measure(program: StepProgram, rows: StepRows, *, recomputes: bool) -> Figures:
     """Compiles the step of these rows and reads off its figures.
 
     Args:
@@ -94,17 +94,17 @@ def measure(assembly: StepProgram, rows: StepRows, *, recomputes: bool) -> Figur
     Raises:
       JaxRuntimeError: the step does not fit in the devices' memory.
     """
-    batch = batch_shapes(assembly, rows=len(rows.branch), row_length=rows.row_length)
-    compiled = compile_step(assembly, batch)
-    state, program = assembly.abstract_state, Program(compiled.as_text() or "")
+    batch = batch_shapes(program, rows=len(rows.branch), row_length=rows.row_length)
+    compiled = compile_step(program, batch)
+    state, compiled_program = program.abstract_state, Program(compiled.as_text() or "")
     sizes: Any = compiled.memory_analysis()
     trained = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
-    trained_share = trained / sum(leaf.size for leaf in jax.tree.leaves(assembly.abstract_model))
+    trained_share = trained / sum(leaf.size for leaf in jax.tree.leaves(program.abstract_model))
     formula_flops = 0.0
-    if program.hides_products:
+    if compiled_program.hides_products:
         passes = _GRADIENT_OF_ATTENTION + (2 if recomputes else 1)
-        formula_flops = passes * attention_formula(assembly, rows) / assembly.mesh.size
-    frozen = split_params(assembly.abstract_model, assembly.frozen_paths)[1]
+        formula_flops = passes * attention_formula(program, rows) / program.mesh.size
+    frozen = split_params(program.abstract_model, program.frozen_paths)[1]
     arguments = {
         "params": shard_bytes(state["params"]),
         "optimizer": shard_bytes(state["opt_state"]),
@@ -114,26 +114,26 @@ def measure(assembly: StepProgram, rows: StepRows, *, recomputes: bool) -> Figur
     outside = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     other = sizes.generated_code_size_in_bytes + outside - sum(arguments.values())
     model_flops = step_flops(
-        assembly.decoder_config,
+        program.decoder_config,
         rows.position,
         rows.branch,
-        nll_scope=assembly.objective.preference.nll_scope,
+        nll_scope=program.objective.preference.nll_scope,
         trained_share=trained_share,
     )
     return Figures(
         memory=Memory(**arguments, temporary=sizes.temp_size_in_bytes, other=other),
         in_place=sizes.alias_size_in_bytes,
         model_flops=model_flops,
-        flops=program.flops() + formula_flops,
+        flops=compiled_program.flops() + formula_flops,
         formula_flops=formula_flops,
-        moved=program.moved(),
+        moved=compiled_program.moved(),
     )
 
 
-def attention_formula(assembly: StepProgram, rows: StepRows) -> float:
+def attention_formula(program: StepProgram, rows: StepRows) -> float:
     """Returns the FLOPs of attention's forward pass: over the keys that each token sees, or as its mechanism counts."""
-    config, position, branch = assembly.decoder_config, rows.position, rows.branch
-    passes = assembly.attn_mechanism.causal_passes
+    config, position, branch = program.decoder_config, rows.position, rows.branch
+    passes = program.attn_mechanism.causal_passes
     if passes is None:
         return attention_flops(config, position, branch)
     whole_rows = np.broadcast_to(np.arange(position.shape[1]), position.shape)

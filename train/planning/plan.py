@@ -100,7 +100,7 @@ def _try(
     """Assembles and compiles the step with one mesh and policy, as a run would."""
     run = config.run_settings(mesh=mesh, gradient_checkpointing=policy)
     epoch = rows.epoch or config.rows_per_step
-    assembly = build_program(
+    program = build_program(
         run,
         decoder,
         model_path=model_path,
@@ -109,7 +109,7 @@ def _try(
         num_steps=config.max_steps or math.ceil(config.num_train_epochs * epoch / config.rows_per_step),
         devices=topology.devices,
     )
-    return measure(assembly, rows, recomputes=bool(policy))
+    return measure(program, rows, recomputes=bool(policy))
 
 
 def describe_trial(trial: Trial) -> str:
