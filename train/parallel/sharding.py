@@ -37,7 +37,7 @@ _RULES: tuple[tuple[str, tuple[PartitionSpec, ...]], ...] = (
 )
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh of the given devices, or of all that JAX has.
 
     Raises:

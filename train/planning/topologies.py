@@ -56,7 +56,7 @@ class Topology:
     """
 
     name: str
-    devices: list[Any]
+    devices: list[jax.Device]
     memory_bytes: int | None
 
     @property
@@ -92,7 +92,7 @@ def find_topology(name: str) -> Topology:
     return Topology(name=name, devices=devices, memory_bytes=_CHIPS[generation].memory_bytes)
 
 
-def _fake_cpus(name: str, count: int) -> list[Any]:
+def _fake_cpus(name: str, count: int) -> list[jax.Device]:
     with suppress(RuntimeError):  # JAX is in use already, by a caller from Python
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
@@ -103,7 +103,7 @@ def _fake_cpus(name: str, count: int) -> list[Any]:
     return devices[:count]
 
 
-def _tpus(generation: str, chips: int) -> list[Any]:
+def _tpus(generation: str, chips: int) -> list[jax.Device]:
     shape = (_CUBES if _CHIPS[generation].units == 2 else _FLAT)[chips]
     # libtpu looks for the TPU machine it would be on, and says at length that it finds none.
     for variable, value in (

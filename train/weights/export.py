@@ -1,4 +1,4 @@
-"""The trained model as a Hugging Face folder: weights, config, tokenizer, generation config, model card."""
+"""Writes a trained model as a Hugging Face folder: weights, config, tokenizer, generation config, model card."""
 
 import json
 import shutil
@@ -13,18 +13,19 @@ from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.files import publish_folder
 from oddsmill.schemas.manifest import TokenizerSummary
 from oddsmill.train.config.model import LoraConfig, ModelConfig
+from oddsmill.train.model.names import Params
 from oddsmill.train.weights.huggingface import save_params
 from oddsmill.train.weights.model_files import ModelFiles
 from oddsmill.train.weights.peft import save_adapter
 
-# Files that a preprocessed dataset has no use for; tokenizer.json says the same, but some tools read them.
+# Tokenizer files that preprocessing does not use. tokenizer.json holds the same, but some tools read these.
 _FURTHER_TOKENIZER_FILES = ("added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json")
 
 
 def export_model(
     folder: str | Path,
     *,
-    params: dict[str, Any],
+    params: Params,
     model: ModelFiles,
     tokenizer_folder: Path,
     tokenizer: TokenizerSummary,
@@ -32,18 +33,18 @@ def export_model(
     dtype: str | None = None,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Writes `folder` whole or not at all, in place of one that stands there. Every process calls this; one writes.
+    """Writes `folder` whole or not at all, in place of one that is there. Every process calls this; one writes.
 
-    config.json goes out as it came in, but for the dtype of the weights where that is another.
+    config.json goes out as it came in, except for the dtype of the weights.
 
     Args:
       params: all weights of the model, without adapters.
-      tokenizer_folder, tokenizer: of the rows that the model was trained on.
+      tokenizer_folder, tokenizer: the tokenizer of the rows that the model was trained on.
       card: the text of README.md.
-      dtype: what weights are cast to; None leaves each as it is.
+      dtype: dtype to cast all weights to; None keeps each weight's own.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the folder cannot be written.
     """
     is_writer = jax.process_index() == 0
     with _published(folder, is_writer=is_writer) as unfinished:
@@ -67,19 +68,19 @@ def export_model(
 def export_adapter(
     folder: str | Path,
     *,
-    params: dict[str, Any],
+    params: Params,
     lora: LoraConfig,
     base_model: ModelConfig,
     num_layers: int,
     tokenizer_folder: Path,
     card: str,
 ) -> None:
-    """As `export_model`, but the adapters alone, as PEFT has them, with tokenizer and model card.
+    """Writes the adapters alone, as PEFT reads them, with tokenizer and model card. Otherwise see `export_model`.
 
     Args:
       params: the adapters.
       base_model: the model that PEFT loads beside them.
-      num_layers: of that model.
+      num_layers: number of layers of that model.
     """
     is_writer = jax.process_index() == 0
     with _published(folder, is_writer=is_writer) as unfinished:
@@ -94,9 +95,9 @@ def _published(folder: str | Path, *, is_writer: bool) -> AbstractContextManager
 
 
 def copy_tokenizer(folder: Path, tokenizer_folder: Path, model_folder: Path) -> None:
-    """Makes a folder of the tokenizer and the chat template that the rows were made with.
+    """Copies the tokenizer and the chat template of the rows into a folder.
 
-    Where the model's own folder holds that tokenizer, further files of it are copied too.
+    If the model's folder holds that tokenizer, its further files are copied too.
     """
     shutil.copytree(tokenizer_folder, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
     if (model_folder / "tokenizer.json").is_file():  # the same as the rows': weights/model_files.py checks it
@@ -106,19 +107,18 @@ def copy_tokenizer(folder: Path, tokenizer_folder: Path, model_folder: Path) -> 
 
 
 def with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Returns a config.json with the dtype of the weights: `dtype` is transformers 5's field, `torch_dtype` that of 4.
+    """Returns a config.json that names the dtype of the weights: in `dtype` (transformers 5) or `torch_dtype` (4).
 
-    The field that came in goes out. Where there was none it is the older, which both read, and vLLM too.
+    The field that came in goes out. If there was none it is the older one, which both versions and vLLM read.
     """
     names = [name for name in ("dtype", "torch_dtype") if name in config] or ["torch_dtype"]
     return {**config, **dict.fromkeys(names, dtype)}
 
 
 def generation_config(folder: Path, config: dict[str, Any], tokenizer: TokenizerSummary) -> dict[str, Any]:
-    """Returns the model's own generation_config.json, or one of the ids in config.json and, where it has none, of the
-    tokenizer.
+    """Returns the model's own generation_config.json, or one made of the special ids of config.json and the tokenizer.
 
-    The token that ended the answers of the training is always among those that end a generation.
+    The token that ended the answers in training is always among those that end a generation.
     """
     path = folder / "generation_config.json"
     if path.is_file():

@@ -1,4 +1,4 @@
-"""README.md of an exported model: the fields that the hub reads, and how the model was trained and with what result."""
+"""The README.md of an exported model: the fields that the hub reads, how it was trained, and with what result."""
 
 import os
 from collections.abc import Mapping
@@ -59,9 +59,9 @@ def model_card(
       model, lora: the model that the run started from and its adapters, if any.
       loss: the loss of the run.
       settings: all settings of the run.
-      metrics: those that the card shows.
-      manifest, eval_manifest: of the rows that were trained on, and of those whose eval split was measured.
-      adapter: the card is of the adapters alone.
+      metrics: the metrics that the card shows.
+      manifest, eval_manifest: manifests of the training rows, and of those whose eval split was measured.
+      adapter: True for a card of the adapters alone.
     """
     base = hub_id(model)
     data = ModelCardData(
@@ -135,7 +135,7 @@ Fingerprint of the rows that it was made from: `{manifest.source_fingerprint}`""
 
 
 def portable_settings(settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:
-    """Returns the settings without paths: of a path that is not the hub id `base`, the last part stays."""
+    """Returns the settings with each path but the hub id `base` cut to its last part."""
 
     def shorten(value: Any) -> Any:
         if isinstance(value, dict):

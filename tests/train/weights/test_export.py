@@ -13,11 +13,8 @@ from safetensors.numpy import load_file
 from oddsmill.schemas.manifest import TokenizerSummary, read_manifest
 from oddsmill.schemas.version import tool_version
 from oddsmill.train.__main__ import main
-from oddsmill.train.config.model import ModelConfig
-from oddsmill.train.loss.orpo import Orpo
 from oddsmill.train.weights.export import generation_config, with_dtype
 from oddsmill.train.weights.huggingface import save_params
-from oddsmill.train.weights.model_card import model_card
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 
@@ -138,28 +135,6 @@ def test_config_tokenizer_and_generation_config_go_out_as_they_came_in(inputs, f
     for name in ("tokenizer.json", "additional_chat_templates/tools.jinja"):
         assert (folder / name).read_bytes() == (inputs / "data" / "tokenizer" / name).read_bytes()
     assert (folder / "merges.txt").read_text() == "a b\n"
-
-
-def test_the_card_counts_the_pairs_that_were_trained_on_and_those_that_were_measured(tmp_path):
-    pairs = [[pair] for pair in random_pairs(np.random.default_rng(0), 12, vocab_size=VOCAB_SIZE)]
-    sizes = {"row_length": 32, "vocab_size": VOCAB_SIZE}
-    trained = write_dataset(tmp_path / "a", {"train": pairs[:5], "eval": pairs[5:6]}, **sizes)
-    measured = write_dataset(tmp_path / "b", {"train": pairs[:4], "eval": pairs[6:9]}, **sizes)
-    for of_eval, count in ((trained, 1), (measured, 3)):
-        card = model_card(
-            model=ModelConfig(path="m"),
-            lora=None,
-            loss=Orpo(beta=0.1),
-            settings={"loss": "orpo", "beta": 0.1},
-            metrics={},
-            manifest=trained,
-            eval_manifest=of_eval,
-            decoder=decoder_config(),
-            step=1,
-        )
-        assert "| train | 5 |" in card and f"| eval | {count} |" in card
-        assert trained.sha256 in card and of_eval.sha256 in card
-    assert card.count("whose eval split was measured") == 1
 
 
 def test_the_hub_reads_the_card_and_the_card_says_what_was_done(inputs, finished):
