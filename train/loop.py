@@ -72,7 +72,7 @@ def schedule_of(run: Run, has_evaluation: bool) -> Schedule:
 
 
 class Due(NamedTuple):
-    """What comes between a step and the next.
+    """Evaluation, checkpoint and stop between a step and the next.
 
     Attributes:
       evaluation: the eval split is measured now.
@@ -117,7 +117,7 @@ def _is_multiple(step: int, every: int | None) -> bool:
 
 
 def leave(run: Run, final: FinalWeights) -> dict[str, float]:
-    """Writes what a run leaves: the model or its adapters, and the curves. Returns the evaluation of its weights."""
+    """Writes the model or its adapters, and the curves. Returns the evaluation of the weights."""
     lora = run.config.lora
     if lora and lora.export in ("adapter", "both"):
         export_run_adapter(run, run.files.adapter, final.params, step=final.step)

@@ -1,4 +1,4 @@
-"""What lives as long as a run: its place in the data, its checkpoints, its sinks, and how each is used in between."""
+"""A session owns what lives as long as a run: its place in the data, checkpoints, sinks, signals and profiler."""
 
 import dataclasses
 import signal
@@ -32,7 +32,7 @@ from oddsmill.train.step.step import State
 
 
 class FinalWeights(NamedTuple):
-    """What a run leaves: the trained weights after `step` steps, the frozen ones, and the evaluation of both.
+    """The weights that a run leaves: the trained ones after `step` steps, the frozen ones, and their evaluation.
 
     The evaluation is empty where the step was not evaluated since this start.
     """
@@ -55,7 +55,7 @@ def open_session(run: Run) -> Iterator["Session"]:
 
 
 class Session:
-    """One start of a run.
+    """One start of a run, from its initial weights or its newest checkpoint.
 
     Attributes:
       step: optimizer steps taken, which is the only count that users see.

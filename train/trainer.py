@@ -107,8 +107,10 @@ class ORPOTrainer:
         return evaluation
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics of the eval split, keys `eval/…`, by the weights of the newest checkpoint, or with
-        load_best_model_at_end of the best; before any by those of step 0.
+        """Returns the metrics of the eval split, keys `eval/…`.
+
+        The weights are those of the newest checkpoint, or with load_best_model_at_end of the best; before there is a
+        checkpoint those of step 0.
 
         Raises:
           Refused: there is no eval split, or the run kept no checkpoint of its end.
@@ -153,7 +155,7 @@ class ORPOTrainer:
             raise Refused(f"{name}: with do_last_save=False no checkpoint of the end is kept; {instead}")
 
     def _preprocessed(self, dataset: Any, folder: Path, name: str, share: dict[str, Any]) -> str:
-        """The preprocessed folder of a dataset."""
+        """Returns the preprocessed folder of a dataset, which the pipeline makes of rows of text."""
         if _is_preprocessed(dataset):
             manifest = read_manifest(os.fspath(dataset)).tokenizer
             check_processing_class(self._processing_class, manifest, name)
@@ -190,7 +192,7 @@ def _model(model: Any, arguments: ORPOConfig | TrainConfig) -> ModelConfig:
 
 
 def tokenizer_settings(processing_class: Any, model: ModelConfig) -> dict[str, Any]:
-    """The settings of the pipeline that choose a tokenizer.
+    """Returns the settings of the pipeline that choose a tokenizer.
 
     Raises:
       Refused: there is none, or it comes from no folder or hub id.

@@ -47,7 +47,7 @@ class Best:
         return self.patience is not None and self.without_improvement >= self.patience
 
     def notes(self) -> dict[str, Any]:
-        """JSON that a checkpoint keeps."""
+        """Returns JSON that a checkpoint keeps."""
         return {
             "value": self.value, "step": self.step, "without_improvement": self.without_improvement, **self._rules()
         }  # fmt: skip

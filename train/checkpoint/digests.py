@@ -10,7 +10,7 @@ _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
 def digest(tree: Any) -> str | None:
-    """A fingerprint of names, shapes, dtypes and bits of all arrays, whatever the mesh; None where there are none.
+    """Returns a fingerprint of names, shapes, dtypes and bits of all arrays, whatever the mesh; None without arrays.
 
     The bits of every array are summed as words, each times an odd number that tells its place: the sum of
     integers does not depend on the order, so no array leaves its device. No defence against malice.

@@ -145,7 +145,7 @@ def _encoded_prompts(config: GenerateConfig, tokenizer: Tokenizer, decoder: Deco
 
 
 def eos_ids(folder: Path, hf_config: dict[str, Any]) -> set[int]:
-    """The ids that end an answer by generation_config.json and config.json; either may name one or several."""
+    """Returns the ids that end an answer by generation_config.json and config.json; either may name one or several."""
     ids: set[int] = set()
     for name, content in (
         ("generation_config.json", read_json_object(folder / "generation_config.json")),

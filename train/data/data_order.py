@@ -16,9 +16,10 @@ _START = "0" * 16
 
 
 def row_words(pair_ids: np.ndarray) -> np.ndarray:
-    """[B, N] uint64 ids, 0 where there is no pair -> [B, 2] uint32, to be added up over the rows of a step.
+    """Returns two words for each row, [B, 2] uint32, from its pair ids, [B, N] uint64 with 0 where there is no pair.
 
-    Ids are mixed first (the finalizer of SplitMix64, Steele et al. 2014), so that different sets have different sums.
+    Words are added up over the rows of a step. Ids are mixed first (the finalizer of SplitMix64, Steele et al. 2014),
+    so that different sets have different sums.
     """
     mixed = pair_ids.copy()
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -30,7 +31,7 @@ def row_words(pair_ids: np.ndarray) -> np.ndarray:
 
 
 def step_words(pair_ids: np.ndarray) -> np.ndarray:
-    """[B, N] uint64 ids of a step's rows -> their words added up, [2] uint32."""
+    """Returns the sum of the words of a step's rows, [2] uint32, from their pair ids, [B, N] uint64."""
     return row_words(pair_ids).sum(0, dtype=np.uint32)
 
 

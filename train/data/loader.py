@@ -1,4 +1,4 @@
-"""From shards to batches: every process reads its own rows; the iterator's position can be saved.
+"""Reads shards as batches: every process reads its own rows; the iterator's position can be saved.
 
 Axes: B = rows a process holds of a batch, L = row length, N = the most pairs a row holds.
 """
@@ -26,14 +26,16 @@ _BY_PIPE = grain.experimental.DatasetOptions(min_shm_size=2**62)
 
 
 def empty_row(row_length: int, max_pairs: int) -> Batch:
-    """A row of padding alone: it adds nothing to any sum."""
+    """Returns a row of padding alone, which adds nothing to any sum."""
     arrays = {name: np.zeros(row_length, np.int32) for name in DEVICE_ARRAYS}
     return {**arrays, "pair_ids": np.zeros(max_pairs, np.uint64)}
 
 
 class _DecodeRows:
-    """B records (no bytes: an empty row) -> the six derived arrays [B, L] int32 and `pair_ids` [B, N] uint64, padded
-    with 0."""
+    """Decodes B records into the six derived arrays, [B, L] int32, and `pair_ids`, [B, N] uint64 padded with 0.
+
+    A record without bytes becomes an empty row.
+    """
 
     def __init__(self, manifest: Manifest, split: SplitSummary):
         self._row_length = manifest.row_length
@@ -56,7 +58,7 @@ class _DecodeRows:
 
 
 def stored_rows(folder: str, manifest: Manifest, split: str) -> grain.MapDataset:
-    """The records of a split in stored order, random access."""
+    """Returns the records of a split in stored order, with random access."""
     summary = manifest.splits[split]
     # Shards in the manifest's order, none found by a pattern: a stray or missing file cannot change the rows.
     paths = [os.path.join(folder, shard.name) for shard in summary.shards if shard.records]
@@ -64,7 +66,7 @@ def stored_rows(folder: str, manifest: Manifest, split: str) -> grain.MapDataset
 
 
 def ordered_rows(folder: str, manifest: Manifest, *, shuffle: bool, seed: int, empty_rows: int = 0) -> grain.MapDataset:
-    """The records of the train split in the order of a run: epochs follow each other without a seam or an end.
+    """Returns the records of the train split in the order of a run, epoch after epoch without an end.
 
     Args:
       empty_rows: rows of padding (no bytes) at the end of each epoch.
@@ -81,7 +83,7 @@ def ordered_rows(folder: str, manifest: Manifest, *, shuffle: bool, seed: int, e
 def step_pair_ids(
     folder: str, manifest: Manifest, *, rows_per_step: int, shuffle: bool, seed: int, step: int, empty_rows: int = 0
 ) -> np.ndarray:
-    """[rows_per_step, N] uint64: the pairs of all processes' rows of a step, counted from 1."""
+    """Returns the ids of the pairs in all processes' rows of a step, [rows_per_step, N] uint64; steps count from 1."""
     rows = ordered_rows(folder, manifest, shuffle=shuffle, seed=seed, empty_rows=empty_rows)
     decode = _DecodeRows(manifest, manifest.splits["train"])
     return decode([rows[index] for index in range((step - 1) * rows_per_step, step * rows_per_step)])["pair_ids"]
@@ -99,7 +101,7 @@ def train_batches(
     process_count: int = 1,
     num_workers: int = 0,
 ) -> "TrainBatches":
-    """An endless iterator over batches of the train split: [B, L] arrays, B = rows_per_step / process_count.
+    """Returns an endless iterator over batches of the train split: [B, L] arrays, B = rows_per_step / process_count.
 
     Epochs follow each other without a seam, each in its own order. The iterator's state is one global
     row index: the same on every process, and valid for another number of processes or workers.
@@ -116,7 +118,7 @@ def train_batches(
 
 
 class TrainBatches(grain.DatasetIterator[Batch]):
-    """The iterator of `train_batches`. To be closed: that ends its workers.
+    """The iterator of `train_batches`. Closing it ends its workers.
 
     grain.experimental.ElasticIterator is the same, but does not let its workers be told to ignore signals.
     """
@@ -183,7 +185,7 @@ class TrainBatches(grain.DatasetIterator[Batch]):
 
 
 def _begin_worker(index: int, count: int) -> None:
-    """Leaves signals, which may be sent to all processes, to the main one, and ends where that is killed."""
+    """Makes a worker ignore signals, which are the main process's to handle, and end when that process is killed."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -199,7 +201,7 @@ def _begin_worker(index: int, count: int) -> None:
 def eval_batches(
     folder: str, manifest: Manifest, *, split: str, batch_size: int, process_index: int, process_count: int
 ) -> Iterator[Batch]:
-    """Each row of a split once, in stored order; the last batch is filled up with empty rows.
+    """Yields each row of a split once, in stored order; the last batch is filled up with empty rows.
 
     Args:
       batch_size: rows a batch over all processes; a multiple of `process_count`.

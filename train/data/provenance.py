@@ -1,4 +1,4 @@
-"""Where the pairs of a dataset come from, where the files that say so lie beside it."""
+"""The sources of a dataset's pairs, read from the provenance files beside its shards, where these exist."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ Place = tuple[str, int]  # a file, and a row of it from 0
 
 
 def read_places(folder: str, manifest: Manifest, split: str) -> dict[int, list[Place]]:
-    """The id of a pair -> where it comes from; empty where the files are not there.
+    """Returns the places of each pair by its id; empty where the dataset has no provenance files.
 
     Pairs of equal texts have one id: where several are kept (dedup=none) their places are in stored order.
 
@@ -38,7 +38,7 @@ def read_places(folder: str, manifest: Manifest, split: str) -> dict[int, list[P
 
 
 def place_of_each(pair_ids: Sequence[int], places: Mapping[int, list[Place]]) -> list[Place | None]:
-    """Where each pair comes from, None where it is not known.
+    """Returns the place that each pair comes from, None where it is not known.
 
     Args:
       pair_ids: of a whole split in stored order, so that the n-th of equal pairs has the n-th place.
@@ -50,13 +50,13 @@ def place_of_each(pair_ids: Sequence[int], places: Mapping[int, list[Place]]) ->
 
 
 def source_of_each(pair_ids: Sequence[int], places: Mapping[int, list[Place]]) -> list[str]:
-    """The file of each pair, its name as short as tells it from the others; "" where it is not known."""
+    """Returns the file of each pair, its name as short as tells it from the others; "" where it is not known."""
     names = short_names({file for own in places.values() for file, _ in own})
     return [names[place[0]] if place else "" for place in place_of_each(pair_ids, places)]
 
 
 def short_names(files: set[str]) -> dict[str, str]:
-    """Each path -> its last parts, as many as tell all of them apart."""
+    """Returns for each path its last parts, as many as tell all of them apart."""
     parts = {file: Path(file).parts for file in files}
     for count in range(1, 1 + max(map(len, parts.values()), default=0)):
         names = {file: "/".join(own[-count:]) for file, own in parts.items()}

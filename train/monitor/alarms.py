@@ -65,7 +65,7 @@ class Alarms:
         self._outside = outside
 
     def notes(self) -> dict[str, Any]:
-        """JSON that a checkpoint keeps, so that a resumed run says the same."""
+        """Returns JSON that a checkpoint keeps, so that a resumed run gives the same alarms."""
         return {
             "count": self.count,
             "smooth": self._smooth,

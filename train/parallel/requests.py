@@ -16,7 +16,7 @@ _sessions = itertools.count()
 
 
 class Request(NamedTuple):
-    """What was asked for between two steps: a checkpoint, or by a signal a checkpoint and the end of the run."""
+    """A request for a checkpoint or, by a signal, for a checkpoint and the end of the run."""
 
     save: bool = False
     stop: signal.Signals | None = None

@@ -17,12 +17,12 @@ INVERSE_SQRT_TIMESCALE = 10_000
 
 
 def num_warmup_steps(config: RunSettings, num_steps: int) -> int:
-    """Steps of the warmup; a ratio is of the whole run, rounded up as in transformers."""
+    """Returns the steps of the warmup; a ratio is of the whole run, rounded up as in transformers."""
     return config.warmup_steps or math.ceil(config.warmup_ratio * num_steps)
 
 
 def learning_rate_schedule(config: RunSettings, num_steps: int) -> Callable[[Any], Any]:
-    """Learning rate of a step, counted from 0: linear warmup from zero to the peak, then `lr_scheduler_type`.
+    """Returns the learning rate of a step, counted from 0: linear warmup to the peak, then `lr_scheduler_type`.
 
     Takes a Python number (exact, for the logs) or a traced array (inside the step) alike. The rate at step i of a
     warmup of w is peak * i / w. After it, with x = (i - w) / (num_steps - w):
@@ -59,14 +59,14 @@ def learning_rate_schedule(config: RunSettings, num_steps: int) -> Callable[[Any
 
 
 def decay_mask(params: dict[str, Any]) -> dict[str, Any]:
-    """True for the weights that decay: all but norms and biases, as in transformers."""
+    """Returns True for the weights that decay: all but norms and biases, as in transformers."""
     return unflatten_dict(
         {path: not (path[-1] == "bias" or any("norm" in part for part in path)) for path in flatten_dict(params)}
     )
 
 
 def make_optimizer(config: RunSettings, num_steps: int) -> optax.GradientTransformation:
-    """Clip, then `optim`. Whatever it is, a weight that decays first becomes p (1 - lr wd).
+    """Returns the optimizer: it clips, then applies `optim`. A weight that decays first becomes p (1 - lr wd).
 
     Then, with u the clipped gradient: adamw p - lr m_hat / (sqrt(v_hat) + epsilon); lion p - lr sign(m);
     sgd p - lr u; adafactor p - lr u / sqrt(v), v factored, at most of RMS 1 a weight and layer.
@@ -105,7 +105,7 @@ def make_optimizer(config: RunSettings, num_steps: int) -> optax.GradientTransfo
 
 
 def layer_by_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer that looks at a weight as a whole sees one layer's, not the stack of all layers."""
+    """Applies an optimizer that looks at weights as a whole to each layer's, not to the stack of all layers."""
 
     def parts(tree: dict[str, Any]) -> dict[str, Any]:
         split = {"layers": tree.get("layers"), "others": {name: tree[name] for name in tree if name != "layers"}}
@@ -129,7 +129,7 @@ def layer_by_layer(inner: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def stored_in_bfloat16(inner: optax.GradientTransformation, *, seed: int) -> optax.GradientTransformation:
-    """Keeps what `inner` remembers in bfloat16 between steps, and gives it back in float32.
+    """Keeps the moments of `inner` in bfloat16 between steps, and gives them back in float32.
 
     Each number goes up or down to one of its two neighbours at random, right on average. To the nearest, a second
     moment would stand still: with beta2 = 0.999 a step moves it by less than half of a bfloat16 digit. The same seed
