@@ -14,7 +14,7 @@ from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.trainer import ORPOTrainer
 from tests.test_settings_have_readers import settings_classes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MAPPING = (ROOT / "docs" / "reference" / "from_easydel_and_trl.md").read_text(encoding="utf-8")
 ROWS = [
     [cell.strip(" `") for cell in line.strip("|").split("|")] for line in MAPPING.splitlines() if line.startswith("| `")
