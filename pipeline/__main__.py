@@ -89,7 +89,7 @@ def _without_beam(arguments: Sequence[str]) -> list[str]:
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before and after a bare `--`."""
+    """Splits the arguments at a bare `--`."""
     arguments = list(arguments)
     at = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:at], arguments[at + 1 :]

@@ -1,4 +1,4 @@
-"""Beam's side of the pure functions: load in `setup`, call, route what is dropped to its tag."""
+"""The transforms of the graph: each loads in `setup`, calls a pure function, and sends drops to their own output."""
 
 import os
 from collections import defaultdict, deque
@@ -22,7 +22,7 @@ from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.manifest import Seen, make_manifest
 from oddsmill.pipeline.output.rejects import RejectBlocks, write_rejects
-from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, freeze_pairs, write_shard
+from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, encode_placed_pairs, write_shard
 from oddsmill.pipeline.output.spill import BlockRef, read_block, write_block
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
@@ -37,7 +37,7 @@ _BLOCK_BYTES = 8 << 20  # ids in blocks of some hundred kB a shard: compressed a
 
 
 class DivideInputs(beam.DoFn):
-    """(number, input) -> what one worker reads at a time."""
+    """(number, input) -> the parts of the input, each of which one worker reads at a time."""
 
     def process(self, element: tuple[int, Input]) -> Iterator[Any]:
         yield from divide(*element)
@@ -72,6 +72,7 @@ class ReadRows(beam.DoFn):
 
 
 def add_seen(parts: Iterable[Seen]) -> Seen:
+    """Adds up what the readers and parsers have seen."""
     rows = digest = extra_pairs = 0
     for part in parts:
         rows, digest = rows + part.rows, (digest + part.digest) % keys.FINGERPRINT_MODULUS
@@ -169,7 +170,7 @@ class TokenizePairs(beam.DoFn):
         return placed
 
     def _gather(self) -> Iterator[Any]:
-        """What has become of the oldest batch."""
+        """Waits for the oldest batch; yields its rejects, and blocks once they are large enough."""
         for item in self._ahead.popleft().result():
             if isinstance(item, TaggedOutput):
                 yield item
@@ -183,7 +184,7 @@ class TokenizePairs(beam.DoFn):
     def _flush(self) -> Iterator[tuple[ShardKey, bytes | BlockRef]]:
         blocks, self._blocks, self._bytes = self._blocks, defaultdict(list), 0
         for key, pairs in blocks.items():
-            yield key, write_block(freeze_pairs(pairs, vocab_size=self._vocab_size), self._spill)
+            yield key, write_block(encode_placed_pairs(pairs, vocab_size=self._vocab_size), self._spill)
 
 
 class WriteShard(beam.DoFn):
@@ -261,7 +262,7 @@ class WriteRejects(beam.DoFn):
 
 
 class WriteManifest(beam.DoFn):
-    """What all others report -> manifest.json."""
+    """The reports of all other steps -> manifest.json."""
 
     def __init__(self, resolved: ResolvedRun):
         self._resolved = resolved
@@ -280,7 +281,7 @@ def _reject(row: RawRow, dropped: Dropped) -> TaggedOutput:
 
 
 def _in_global_window(element: Any) -> Any:
-    """As `finish_bundle` must give it."""
+    """Wraps an element as `finish_bundle` must yield it."""
     if isinstance(element, TaggedOutput):
         return TaggedOutput(element.tag, GlobalWindows.windowed_value_at_end_of_window(element.value))
     return GlobalWindows.windowed_value_at_end_of_window(element)

@@ -1,4 +1,4 @@
-"""manifest.json: what a preprocessed dataset is. Written last, so its presence means done.
+"""manifest.json: the description of a preprocessed dataset. It is written last, so its presence means done.
 
 It holds nothing that depends on where the run took place (paths, workers, times, the order of the input):
 equal rows and settings give an equal manifest, byte for byte. `run.json` beside it keeps the rest.
@@ -33,7 +33,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSummary:
-    """One split.
+    """The shards and counts of one split.
 
     Attributes:
       shards: in order; the order of rows is the order of shards and of records in them.
@@ -56,10 +56,10 @@ class SplitSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSummary:
-    """The tokenizer the ids come from; its files stand in `tokenizer/` beside the manifest.
+    """The tokenizer that the ids come from; its files stand in `tokenizer/` beside the manifest.
 
     Attributes:
-      turn_end: what the chat template writes after an answer, from the token that ends the turn on.
+      turn_end: the ids that the chat template writes after an answer, from the token that ends the turn on.
       turn_start_id: the token that begins a turn; None where text does.
     """
 
@@ -75,7 +75,7 @@ class TokenizerSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """Where every input row went. `rows_in + extra_pairs == pairs_out + sum(drops)` holds, or there is no manifest.
+    """The account of every input row. `rows_in + extra_pairs == pairs_out + sum(drops)` holds, or there is no manifest.
 
     Attributes:
       extra_pairs: where a row may give several pairs, those beyond the first of each.
@@ -115,12 +115,12 @@ class Manifest:
     libraries: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Equal manifests give equal text."""
+        """Returns the text of manifest.json; equal manifests give equal text."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @property
     def sha256(self) -> str:
-        """Fingerprint of the dataset: it covers settings, tokenizer and the digest of every shard."""
+        """The fingerprint of the dataset, which covers settings, tokenizer and the digest of every shard."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
@@ -172,7 +172,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def damaged_shards(folder: str | Path, manifest: Manifest, *, digests: bool = True) -> Iterator[str]:
-    """What is wrong with the shards on disk: one line a shard that is missing or altered.
+    """Yields a line for each shard on disk that is missing or altered.
 
     Args:
       digests: compare contents too, not only sizes. Reads every byte (about 1 GB/s).

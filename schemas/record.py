@@ -1,4 +1,4 @@
-"""The row record: what one ArrayRecord record holds, and what must be true of it.
+"""The row record: the content of one ArrayRecord record, and the invariants that it keeps.
 
 A row of length L holds n >= 1 preference pairs. Stored are only the token ids (prompt, chosen, rejected,
 pair after pair, padded to L), the three lengths of each pair, its 64-bit id and its truncation flags, as one
@@ -20,14 +20,14 @@ _VERSION_KEY = b"oddsmill.schema_version"
 
 
 class Truncated(enum.IntFlag):
-    """Which sides of a pair were cut to fit."""
+    """The sides of a pair that were cut to fit."""
 
     PROMPT = 1
     CHOSEN = 2
     REJECTED = 4
 
     def names(self) -> list[str]:
-        """Lower-case names of the sides that were cut, in layout order."""
+        """Returns the lower-case names of the sides that were cut, in layout order."""
         return [flag.name.lower() for flag in self.__class__ if flag in self and flag.name]
 
 
@@ -45,7 +45,7 @@ class Pair:
     truncated: Truncated = WHOLE
 
     def __len__(self) -> int:
-        """Slots that the pair takes of a row: its tokens, the prompt counted once."""
+        """Counts the slots that the pair takes of a row: its tokens, the prompt counted once."""
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
 
 
@@ -72,11 +72,11 @@ class Row:
 
     @property
     def num_tokens(self) -> int:
-        """Token ids that are not padding."""
+        """The number of token ids that are not padding."""
         return int(self.prompt_lengths.sum() + self.chosen_lengths.sum() + self.rejected_lengths.sum())
 
     def pairs(self) -> Iterable[Pair]:
-        """The pairs of the row, in stored order."""
+        """Yields the pairs of the row, in stored order."""
         start = 0
         for index in range(len(self)):
             lengths = (self.prompt_lengths[index], self.chosen_lengths[index], self.rejected_lengths[index])
@@ -92,7 +92,7 @@ class Row:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The dtype ids are stored in: uint16 where the vocabulary allows it (half the bytes), else int32."""
+    """Returns the dtype in which ids are stored: uint16 where the vocabulary allows it (half the bytes), else int32."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
 
 
@@ -124,10 +124,10 @@ def lay_row(
     pad_id: int,
     vocab_size: int,
 ) -> Row:
-    """`make_row` of pairs that are arrays already.
+    """Makes a row, as `make_row` does, of pairs that are arrays already.
 
     Args:
-      ids: of all pairs, one after another, each as prompt, chosen, rejected.
+      ids: the ids of all pairs, one after another, each as prompt, chosen, rejected.
       lengths: [n, 3] int32.
       pair_ids: [n] uint64.
       truncated: [n] uint8.
@@ -197,7 +197,7 @@ def _arrow_schema(row_length: int, dtype: np.dtype) -> pa.Schema:
 
 
 def encode_row(row: Row) -> bytes:
-    """The record of a row: an Arrow IPC stream of one batch with one row. Equal rows give equal bytes."""
+    """Encodes a row as its record: an Arrow IPC stream of one batch with one row. Equal rows give equal bytes."""
     schema = _arrow_schema(len(row.tokens), row.tokens.dtype)
     columns = []
     for field in schema:
@@ -213,7 +213,7 @@ def encode_row(row: Row) -> bytes:
 
 
 def decode_row(record: bytes) -> Row:
-    """The row of a record, without copying (the arrays are read-only views).
+    """Decodes the row of a record without copying: the arrays are read-only views.
 
     Raises:
       ValueError: not a record of this schema version. The bytes say so themselves, so a reader never
@@ -233,7 +233,7 @@ def decode_row(record: bytes) -> Row:
 
 @lru_cache(maxsize=8)
 def _declared_schema(message: bytes) -> pa.Schema:
-    """The columns by a stream's first message, which the rows of a dataset share: to parse it takes longer than a row.
+    """Reads the columns in a stream's first message. The rows of a dataset share it, and it takes longer than a row.
 
     Raises:
       ValueError: they are of another schema version, or not those of a row by name, type or order.

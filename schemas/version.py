@@ -1,4 +1,4 @@
-"""Which oddsmill this is: what the manifest and the model card say they were made with."""
+"""The version of oddsmill, which the manifest and the model card name."""
 
 import importlib.metadata
 import tomllib
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def tool_version() -> str:
-    """Of the installed package, or of the checkout that runs without having been installed."""
+    """Returns the version of the installed package, or of the checkout that runs without having been installed."""
     try:
         return importlib.metadata.version("oddsmill")
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Numbers for the report's bars: how values fall into bins. Pure functions."""
+"""Histograms and shares for the bars of the report. Pure functions."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ NUM_BARS = 40
 
 
 class Bar(NamedTuple):
-    """How many values there are from `low` up to and with `high`; `height` is that over the largest of the bars."""
+    """The number of values from `low` to `high` (included); `height` is that over the largest bar's number."""
 
     low: int
     high: int
@@ -17,7 +17,7 @@ class Bar(NamedTuple):
 
 
 def histogram(values: np.ndarray, *, num_bars: int = NUM_BARS) -> list[Bar]:
-    """Integers in bars of equal width, at most `num_bars` and one more: no bar has values on both sides of 0.
+    """Counts integers in bars of equal width, at most `num_bars` and one more: no bar has values on both sides of 0.
 
     Values outside of the middle 99.8%, where these are few against the width, fall into the outermost bars, which
     then say so by their bounds.
@@ -41,13 +41,13 @@ def histogram(values: np.ndarray, *, num_bars: int = NUM_BARS) -> list[Bar]:
 
 
 def bar_shares(parts: dict[str, int]) -> list[tuple[str, float]]:
-    """Each part's share of the whole."""
+    """Returns each part's share of the whole."""
     whole = sum(parts.values())
     return [(name, number / whole if whole else 0.0) for name, number in parts.items()]
 
 
 class LengthBias(NamedTuple):
-    """How chosen and rejected answers differ in length; the bars are of chosen - rejected where
+    """The difference in length of chosen and rejected answers; the bars count chosen - rejected where
     that is not 0, in tokens."""
 
     chosen_longer: float
@@ -60,7 +60,7 @@ class LengthBias(NamedTuple):
 
 
 def length_bias(lengths: np.ndarray) -> LengthBias:
-    """Of [pairs, 3] lengths, cut answers as they are stored."""
+    """Compares [pairs, 3] lengths of prompt, chosen, rejected; cut answers count as they are stored."""
     difference = lengths[:, 1] - lengths[:, 2]
     return LengthBias(
         chosen_longer=float((difference > 0).mean()),
@@ -74,6 +74,6 @@ def length_bias(lengths: np.ndarray) -> LengthBias:
 
 
 def _difference_bars(values: np.ndarray) -> list[Bar]:
-    """Bars of differences other than 0, none of them with values of both signs."""
+    """Counts differences other than 0 in bars, none of which has values of both signs."""
     bars = histogram(values - (values > 0))
     return [bar if bar.low < 0 else bar._replace(low=bar.low + 1, high=bar.high + 1) for bar in bars]

@@ -1,4 +1,4 @@
-"""`explain`: every decision on one source row, from its bytes to its place in a row of the dataset."""
+"""`explain`: shows every decision on one source row, from its bytes to its place in a row of the dataset."""
 
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -148,7 +148,7 @@ class Explainer:
         self._print_layout(stored, slots)
 
     def _print_layout(self, pair: Pair, slots: int) -> None:
-        """Inputs and labels by position; of long branches the two ends."""
+        """Prints inputs and labels by position; a long branch is shown by its two ends."""
         row = make_row(
             [pair],
             row_length=slots,

@@ -1,4 +1,4 @@
-"""`explain --dump=FILE`: the pairs of a training step that was not finite, from the trainer's dump to their source."""
+"""`explain --dump=FILE`: traces the pairs of a training step that was not finite back to their source."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ class DumpConfig:
 
 
 def explain_dump(config: DumpConfig, console: Console | None = None) -> None:
-    """Prints the step, then of each pair of the rows to blame (of all, where none is) its tokens and its way there.
+    """Prints the step, then tokens and source of each pair of the rows that are not finite (of all, if none is).
 
     Raises:
       Refused: no such dump, or not its dataset.
@@ -44,17 +44,19 @@ def explain_dump(config: DumpConfig, console: Console | None = None) -> None:
     dump = _read(config.dump)
     folder = config.data or dump["data"]
     manifest = load_manifest(folder)
-    blamed = [row for row in dump["rows"] if not row.get("finite", True)]
-    ids = [int(pair, 16) for row in blamed or dump["rows"] for pair in row["pairs"]]
+    not_finite = [row for row in dump["rows"] if not row.get("finite", True)]
+    ids = [int(pair, 16) for row in not_finite or dump["rows"] for pair in row["pairs"]]
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.print(f"step {dump['step']}: loss {dump['loss']}, gradient norm {dump['grad_norm']}")
     if "finite" in dump["rows"][0]:
-        console.print(f"{len(blamed)} of its {len(dump['rows'])} rows are not finite alone at the weights of that step")
+        console.print(
+            f"{len(not_finite)} of its {len(dump['rows'])} rows are not finite alone at the weights of that step"
+        )
     found = {pair.id: (pair, source) for pair, source in _stored(folder, manifest, set(ids))}
     if missing := set(ids) - found.keys():
         raise Refused(f"{folder} has no pair {min(missing):016x}: it is not the dataset of the dump; give --data")
     tokenizer = load_tokenizer(fetch_folder(join(folder, TOKENIZER_FOLDER)))
-    rows = _RowsOf(folder, console)
+    rows = _SourceRows(folder, console)
     for identity in dict.fromkeys(ids):
         pair, source = found[identity]
         console.print(f"\npair {identity:016x}  {source or ''}", style="bold")
@@ -63,7 +65,7 @@ def explain_dump(config: DumpConfig, console: Console | None = None) -> None:
         rows.explain(source)
 
 
-class _RowsOf:
+class _SourceRows:
     """Explains source rows of a dataset with the settings that it was made with, where the source can be read."""
 
     def __init__(self, folder: str, console: Console):
@@ -103,7 +105,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _stored(folder: str, manifest: Manifest, wanted: set[int]) -> Iterator[tuple[Pair, str | None]]:
-    """The wanted pairs of the train split, each with where it comes from."""
+    """Yields the wanted pairs of the train split, each with its source."""
     summary = manifest.splits["train"]
     for shard in summary.shards:
         sources = {line.id: line.source for line in read_provenance(folder, shard)}

@@ -58,7 +58,7 @@ class InspectConfig:
 
 
 class StoredRow(NamedTuple):
-    """A row with its number in the split and, pair by pair, where it comes from."""
+    """A row with its number in the split and the source of each of its pairs."""
 
     split: str
     number: int

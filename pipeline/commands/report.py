@@ -1,4 +1,4 @@
-"""`report`: one self-contained HTML page of a dataset, made from its folder alone."""
+"""`report`: writes one self-contained HTML page on a dataset, from its folder alone."""
 
 import os
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from oddsmill.schemas.stores import fetch_folder, is_remote
 
 SIDES = tuple(BRANCH_STYLES)
 _EXAMPLES_OF_A_REASON = 2
-# What should be 0, or is worth a second look.
+# These should be 0, or are worth a second look.
 _SUSPICIOUS = ("bos_not_once", "eos_inside_answer", "exact_duplicates", "prompts_differ")
 
 
@@ -56,7 +56,7 @@ class ShownPair(NamedTuple):
 
 
 class SplitContents(NamedTuple):
-    """What is read of a split.
+    """The contents of a split that the page needs.
 
     Attributes:
       lengths: [pairs, 3] tokens of prompt, chosen, rejected.
@@ -122,7 +122,7 @@ def read_split(config: ReportConfig, manifest: Manifest, name: str, tokenizer: T
 
 
 def render(folder: str, manifest: Manifest, contents: dict[str, SplitContents]) -> str:
-    """The page. All that comes from the data is escaped by the template's engine."""
+    """Renders the page. Jinja escapes all that comes from the data."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -151,7 +151,7 @@ def render(folder: str, manifest: Manifest, contents: dict[str, SplitContents]) 
 
 
 def prompts_in_both(contents: dict[str, SplitContents]) -> int | None:
-    """Prompts that stand in both splits; None where the provenance does not say."""
+    """Counts the prompts that stand in both splits; None where the provenance does not say."""
     ids = [split.prompt_ids for split in contents.values() if split.prompt_ids is not None]
     if len(ids) < len(contents):
         return None
@@ -159,7 +159,7 @@ def prompts_in_both(contents: dict[str, SplitContents]) -> int | None:
 
 
 def _checks(manifest: Manifest, contents: dict[str, SplitContents]) -> Iterator[tuple[str, str, int | None, bool]]:
-    """Name, meaning, number (None: cannot be told), and whether it is worth a second look."""
+    """Yields the name of each check, its meaning, its number (None: unknown), and True if it is worth a second look."""
     both = prompts_in_both(contents)
     yield "prompts_in_both_splits", "prompts that stand in train and in eval; by construction none", both, bool(both)
     for name in dict.fromkeys([*STORED, *MEANINGS, *manifest.counts]):
@@ -204,7 +204,7 @@ def _cut(splits: dict[str, SplitSummary]) -> dict[str, dict[str, float]]:
 
 
 def _padding(manifest: Manifest) -> dict[str, list[tuple[str, float]]]:
-    """Shares of the row slots, by branch and padding."""
+    """Returns the shares of the row slots, by branch and padding."""
     shares = {}
     for name, split in sorted(manifest.splits.items(), reverse=True):
         slots = split.rows * manifest.row_length

@@ -27,7 +27,7 @@ class VerifyConfig:
 
 @dataclass
 class Contents:
-    """What one pass over the shards finds: each is fetched and read once.
+    """The findings of one pass over the shards, each of which is fetched and read once.
 
     Attributes:
       damage: shards that are missing or altered.
@@ -161,7 +161,7 @@ def _count_shard(
 
 
 def _check_problems(manifest: Manifest, contents: Contents) -> Iterator[str]:
-    """Where the counts of the manifest are not those of the stored pairs."""
+    """Yields the counts of the manifest that are not those of the stored pairs."""
     repeated = sum(len(pairs) - len(np.unique(pairs)) for pairs in contents.ids.values())
     for name, number in ({name: contents.checks[name] for name in STORED} | {"exact_duplicates": repeated}).items():
         if manifest.counts.get(name) != number:

@@ -1,4 +1,4 @@
-"""Which format the rows of the input have, and whether the settings of the source suit it."""
+"""Detection of the format of the input's rows, and the check that the settings of the source suit it."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Keyed hashes: they alone decide a pair's id, split, shard and place there, whatever the order of the work."""
+"""Keyed hashes. They alone decide a pair's id, split, shard and rank there, whatever the order of the work."""
 
 import hashlib
 from functools import cache
@@ -13,7 +13,7 @@ FINGERPRINT_MODULUS = 1 << 128
 
 
 class Place(NamedTuple):
-    """Where a pair belongs: its shard, and its rank in the order there."""
+    """The shard of a pair, and its rank in the order there."""
 
     split: Split
     shard: int
@@ -21,17 +21,17 @@ class Place(NamedTuple):
 
 
 def pair_id(pair: Pair) -> int:
-    """64 bits of the texts: equal texts have equal ids, wherever they come from."""
+    """Hashes the texts to 64 bits: equal texts have equal ids, wherever they come from."""
     return int.from_bytes(_hash(*(text.encode() for text in pair), size=8))
 
 
 def prompt_id(pair: Pair) -> int:
-    """64 bits of the prompt's text."""
+    """Hashes the prompt's text to 64 bits."""
     return int.from_bytes(_hash(pair.prompt.encode(), size=8))
 
 
 def place(pair: Pair, identity: int, origin: Origin, config: DatasetSettings, num_shards: dict[Split, int]) -> Place:
-    """Split by the prompt's text, so that no prompt is in both; shard and rank by the pair's id."""
+    """Picks the split by the prompt's text, so that no prompt is in both; shard and rank by the pair's id."""
     if not config.shuffle:
         return Place("train", 0, origin.file << 48 | origin.row)
     draw = int.from_bytes(_hash(pair.prompt.encode(), size=8, seed=config.seed, use=b"split"))
@@ -42,7 +42,7 @@ def place(pair: Pair, identity: int, origin: Origin, config: DatasetSettings, nu
 
 
 def fingerprint(row: bytes) -> int:
-    """128 bits of a raw row. Their sum stands for the rows as a multiset, in whatever order and files."""
+    """Hashes a raw row to 128 bits. The sum of these identifies the rows as a multiset, in whatever order and files."""
     return int.from_bytes(_hash(row, size=16, use=b"row"))
 
 
@@ -54,5 +54,5 @@ def _hash(*texts: bytes, size: int, seed: int = 0, use: bytes = b"id") -> bytes:
 
 @cache
 def _new_state(size: int, seed: int, use: bytes) -> "hashlib.blake2b":
-    """Copied for each hash: to take a copy costs a third of making a keyed state anew."""
+    """Makes a state that each hash copies: a copy costs a third of a new keyed state."""
     return hashlib.blake2b(digest_size=size, key=seed.to_bytes(8), person=use)

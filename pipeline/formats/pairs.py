@@ -1,4 +1,4 @@
-"""A preference pair on its way: as texts or as messages, then as ids."""
+"""A preference pair as texts or as messages, then as token ids."""
 
 import enum
 import json
@@ -12,15 +12,28 @@ Message = dict[str, Any]
 
 
 class Notes(enum.IntFlag):
-    """Properties of a pair that the manifest counts, each under its name in lower case (pipeline/output/checks.py)."""
+    """Properties of a pair that the manifest counts, each under its label."""
 
-    BOUNDARY_MERGED = 1  # a token spans the end of the prompt's text
-    SPLIT_AT_TURN = 2  # the rendered generation prompt is no prefix: the answers hold the header of their turn
-    TURNS_DROPPED = 4  # the oldest turns of the prompt gave way to the length rules
-    TURN_CUT = 8  # so did a part of the text of a turn that stayed
-    PROMPTS_DIFFER = 16  # compat trl: the two sides had different prompts, and share what these have in common
+    BOUNDARY_MERGED = 1
+    SPLIT_AT_TURN = 2
+    TURNS_DROPPED = 4
+    TURN_CUT = 8
+    PROMPTS_DIFFER = 16
+
+    @property
+    def label(self) -> str:
+        """The name of one note, as the manifest has it."""
+        return str(self.name).lower()
 
 
+NOTE_MEANINGS = {
+    Notes.BOUNDARY_MERGED: "pairs with a token that spans the end of the prompt's text",
+    Notes.SPLIT_AT_TURN: "pairs whose answers begin with the header of their turn, "
+    "as the template's prompt is no prefix",
+    Notes.TURNS_DROPPED: "pairs whose oldest turns gave way to the length rules",
+    Notes.TURN_CUT: "pairs that lost a part of the text of a turn to the length rules",
+    Notes.PROMPTS_DIFFER: "compat trl: pairs whose sides had different prompts; they share what is common",
+}
 NOTHING = Notes(0)
 
 

@@ -1,4 +1,4 @@
-"""From a row to its preference pairs. A row format is a module of this folder and its line in `FORMATS`."""
+"""Parsing of rows into preference pairs. A row format is a module of this folder and its line in `FORMATS`."""
 
 from collections.abc import Sequence
 

@@ -86,7 +86,7 @@ class Row(NamedTuple):
 
 
 class RowFormat(NamedTuple):
-    """How rows of one format become pairs.
+    """A row format: how its rows become pairs, and which settings have an effect on that.
 
     Attributes:
       read: makes the pairs of a row, or raises `Dropped`.

@@ -1,4 +1,4 @@
-"""A format of the user's own: `module:function`, a function that makes a pair of a row."""
+"""The formats `module:function`: a function of the user's makes a pair of a row."""
 
 import importlib
 from collections.abc import Callable, Sequence

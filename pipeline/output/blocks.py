@@ -1,4 +1,4 @@
-"""Items on their way through the shuffle: compressed blocks, thawed into an index and a file of bytes.
+"""Blocks: compressed items for the shuffle, opened again as an index in memory and a file of bytes.
 
 The shuffle is the one place where all of a dataset is at a time, so blocks are compressed. The worker that
 sorts what it was given holds the index alone: the bytes of the items lie in a temporary file.
@@ -20,8 +20,8 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level
 _PAYLOAD = "payload"
 
 
-def freeze(names: Sequence[str], items: Sequence[tuple[Sequence[int], bytes]]) -> bytes:
-    """Items as one block.
+def encode_block(names: Sequence[str], items: Sequence[tuple[Sequence[int], bytes]]) -> bytes:
+    """Encodes items as one block.
 
     Args:
       names: of the integers that each item has, each 0 or more and below 2**64.
@@ -38,7 +38,7 @@ def freeze(names: Sequence[str], items: Sequence[tuple[Sequence[int], bytes]]) -
 
 
 class Items:
-    """Thawed items: their integers in memory, their bytes in a file.
+    """The items of opened blocks: their integers in memory, their bytes in a file.
 
     Attributes:
       columns: [n] uint64 each, by name.
@@ -51,11 +51,12 @@ class Items:
         return len(self._starts)
 
     def take(self, indices: np.ndarray) -> "Items":
-        """Some of the items, in another order."""
+        """Returns some of the items, in the order of `indices`."""
         columns = {name: values[indices] for name, values in self.columns.items()}
         return Items(columns, self._starts[indices], self._descriptor)
 
     def payload(self, index: int) -> bytes:
+        """Reads the bytes of one item."""
         start, size = self._starts[index].tolist()
         return os.pread(self._descriptor, size, start)
 
@@ -69,11 +70,11 @@ def _append(file: Any, payload: pa.Buffer | None) -> None:
 
 
 @contextmanager
-def thawing(names: Sequence[str], blocks: Iterable[bytes]) -> Iterator[Items]:
-    """Yields the items of many blocks, in the order of the blocks.
+def open_blocks(names: Sequence[str], blocks: Iterable[bytes]) -> Iterator[Items]:
+    """Opens many blocks; yields their items, in the order of the blocks.
 
     Args:
-      names: as they were frozen under.
+      names: the names of the integers, as `encode_block` was given them.
 
     Raises:
       Refused: the temporary file has no room.

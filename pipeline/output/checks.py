@@ -1,4 +1,4 @@
-"""Data checks: what is counted of the stored pairs, under which names, and what each name means.
+"""Data checks: the properties of stored pairs that are counted, with their names and meanings.
 
 The writer counts what it writes and `verify` what it reads, by the same function. The sums do not depend on the
 order of the work, so they stand in the manifest under `counts`, beside what only the tokenizer's step can see.
@@ -6,6 +6,7 @@ order of the work, so they stand in the manifest under `counts`, beside what onl
 
 import numpy as np
 
+from oddsmill.pipeline.formats.pairs import NOTE_MEANINGS
 from oddsmill.schemas.manifest import TokenizerSummary
 from oddsmill.schemas.record import Row
 
@@ -20,14 +21,11 @@ STORED = {
     "rejected_longer": "pairs whose rejected answer has more tokens than the chosen one",
 }
 # All names of `counts`.
-MEANINGS = STORED | {
-    "exact_duplicates": "pairs that repeat the texts of another",
-    "boundary_merged": "pairs with a token that spans the end of the prompt's text",
-    "split_at_turn": "pairs whose answers begin with the header of their turn, as the template's prompt is no prefix",
-    "turns_dropped": "pairs whose oldest turns gave way to the length rules",
-    "turn_cut": "pairs that lost a part of the text of a turn to the length rules",
-    "prompts_differ": "compat trl: pairs whose sides had different prompts; they share what is common",
-}
+MEANINGS = (
+    STORED
+    | {"exact_duplicates": "pairs that repeat the texts of another"}
+    | {note.label: meaning for note, meaning in NOTE_MEANINGS.items()}
+)
 _ADVICE = {
     "exact_duplicates": "; --dedup=exact drops them",
     "boundary_merged": "; that token is the answer's. prompts that end in a line break seldom have one",
@@ -35,7 +33,7 @@ _ADVICE = {
 
 
 def count_stored(row: Row, tokenizer: TokenizerSummary) -> dict[str, int]:
-    """How many pairs of a row each name of `STORED` holds of."""
+    """Counts the pairs of a row that have each property of `STORED`."""
     lengths = np.stack([row.prompt_lengths, row.chosen_lengths, row.rejected_lengths], axis=1).astype(np.int64)
     ends = np.cumsum(lengths.ravel()).reshape(-1, 3)
     starts = ends - lengths
@@ -59,7 +57,7 @@ def count_stored(row: Row, tokenizer: TokenizerSummary) -> dict[str, int]:
 
 
 def _bos_not_once(tokens: np.ndarray, starts: np.ndarray, tokenizer: TokenizerSummary) -> np.ndarray:
-    """[n] bool."""
+    """Returns [n] bool: the pairs that do not begin with BOS, or hold it elsewhere too."""
     if tokenizer.bos_id is None:
         return np.zeros(len(starts), bool)
     is_bos = tokens == tokenizer.bos_id
@@ -76,7 +74,7 @@ def _bos_not_once(tokens: np.ndarray, starts: np.ndarray, tokenizer: TokenizerSu
 def _eos_inside(
     tokens: np.ndarray, trailing: np.ndarray, ends: np.ndarray, last: np.ndarray, tokenizer: TokenizerSummary
 ) -> np.ndarray:
-    """[n] bool; `last` is the place of the token that ends a side."""
+    """Returns [n] bool: the pairs with EOS inside an answer; `last` is the place of the token that ends a side."""
     places = np.flatnonzero(tokens == tokenizer.eos_id)
     sides = np.searchsorted(ends.ravel(), places, side="right")
     inside = (sides % 3 > 0) & (places < last.ravel()[sides])
@@ -93,7 +91,7 @@ def _eos_inside(
 
 
 def describe(counts: dict[str, int], pairs: int, tokenizer: TokenizerSummary) -> list[str]:
-    """The checks of a dataset for people, one line each: those that say something.
+    """Describes the checks of a dataset, one line each, for people; checks that say nothing are left out.
 
     Args:
       pairs: of the dataset.
@@ -113,7 +111,7 @@ def describe(counts: dict[str, int], pairs: int, tokenizer: TokenizerSummary) ->
             f"the chosen answer is the longer one in {counts['chosen_longer'] / pairs:.1%}, "
             f"the shorter in {counts['rejected_longer'] / pairs:.1%}"
         )
-    for name in ("exact_duplicates", "boundary_merged", "split_at_turn", "turns_dropped", "turn_cut", "prompts_differ"):
+    for name in ("exact_duplicates", *(note.label for note in NOTE_MEANINGS)):
         if counts.get(name):
             lines.append(f"{counts[name]:,} {MEANINGS[name]}{_ADVICE.get(name, '')}")
     if counts.get("eos_inside_answer"):

@@ -1,4 +1,4 @@
-"""The output folder: which names in it are ours, how a file gets there whole, and what an earlier run left."""
+"""The output folder: the names of our files in it, publishing files whole, clearing what an earlier run left."""
 
 import errno
 import json
@@ -33,12 +33,13 @@ _SHARD = re.compile(r"(train|eval)-\d{5}-of-\d{5}\.arrayrecord")
 
 
 def shard_name(split: Split, index: int, count: int) -> str:
+    """Names the file of a shard, numbered from 0."""
     return f"{split}-{index:05d}-of-{count:05d}.arrayrecord"
 
 
 @contextmanager
 def publishing(path: str) -> Iterator[str]:
-    """Yields a temporary path; what was written there appears at `path` whole, or not at all.
+    """Yields a temporary path; the file written there appears at `path` whole, or not at all.
 
     Raises:
       Refused: it cannot be written: no space is left, or the folder does not take files.
@@ -70,13 +71,14 @@ def _advice(error: OSError) -> str:
 
 
 def write_json(path: str, values: dict[str, Any]) -> None:
+    """Publishes an object as a JSON file."""
     with publishing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(values, file, indent=2, ensure_ascii=False)
         file.write("\n")
 
 
 def read_json(path: str) -> dict[str, Any] | None:
-    """The object in a JSON file of ours; None where there is none that can be read."""
+    """Reads the object in a JSON file of ours; None where there is none that can be read."""
     try:
         with open_file(path) as file:
             values = json.load(file)
@@ -86,12 +88,12 @@ def read_json(path: str) -> dict[str, Any] | None:
 
 
 def is_finished(folder: str) -> bool:
-    """Whether a run ended here, and no other has begun since."""
+    """Returns whether a run ended here, and no other has begun since."""
     return _exists(folder, MANIFEST_NAME) and not _exists(folder, UNFINISHED_NAME)
 
 
 def load_manifest(folder: str) -> Manifest:
-    """The manifest of a finished dataset, wherever it lies.
+    """Reads the manifest of a finished dataset, wherever it lies.
 
     Raises:
       Refused: it is not there, or damaged.
@@ -107,7 +109,7 @@ def load_manifest(folder: str) -> Manifest:
 
 
 def is_complete(folder: str, manifest: Manifest) -> bool:
-    """Whether every shard is there with the size that the manifest says."""
+    """Returns whether every shard is there with the size that the manifest says."""
     if not is_remote(folder):
         return not any(damaged_shards(folder, manifest, digests=False))
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
@@ -128,7 +130,7 @@ def begin(folder: str, run: dict[str, Any]) -> None:
     """Marks the folder as being written and removes what earlier runs left in it.
 
     Raises:
-      Refused: the folder holds something and none of it says that it is ours, or cannot be written.
+      Refused: the folder holds files that are not ours, or cannot be written.
     """
     try:
         if not is_remote(folder):
@@ -167,7 +169,7 @@ def clear(folder: str, *, keep: str | None = None) -> None:
 
 
 def _names(folder: str) -> list[str]:
-    """What lies directly in a folder."""
+    """Lists the names directly in a folder."""
     if is_remote(folder):
         return sorted({name.partition("/")[0] for name in files_under(folder)})
     return os.listdir(folder)

@@ -1,4 +1,4 @@
-"""The manifest from what the workers report, and the rules that a run must pass before there is one."""
+"""Making the manifest from the reports of the workers, and the rules that a run must pass before there is one."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from oddsmill.schemas.manifest import Ledger, Manifest, SplitSummary
 
 
 class Seen(NamedTuple):
-    """Rows read, the sum of their fingerprints, and the pairs of rows beyond the first of each."""
+    """The number of rows read, the sum of their fingerprints, and the number of pairs beyond the first of each row."""
 
     rows: int
     digest: int
@@ -24,7 +24,7 @@ class Seen(NamedTuple):
 def make_manifest(
     resolved: ResolvedRun, seen: Seen, reports: Iterable[ShardReport], drops: Iterable[dict[str, int]]
 ) -> Manifest:
-    """Adds up the reports.
+    """Adds up the reports to the manifest.
 
     Raises:
       RunFailed: the ledger does not balance.

@@ -1,4 +1,4 @@
-"""Reading a finished dataset back, wherever it lies: its records in stored order, and where each pair comes from."""
+"""Reading a finished dataset back, wherever it lies: its records in stored order, and the source of each pair."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class Rejected(NamedTuple):
 
 
 class Provenance(NamedTuple):
-    """Where a stored pair comes from."""
+    """The source of a stored pair, `file:row`."""
 
     id: int
     prompt_id: int
@@ -37,7 +37,7 @@ class Provenance(NamedTuple):
 
 
 def read_shard(folder: str, shard: Shard, manifest: Manifest, *, max_pairs: int) -> Iterator[Row]:
-    """The rows of a shard, each checked; a shard of a store lies on this machine meanwhile.
+    """Yields the rows of a shard, each checked; a shard of a store lies on this machine meanwhile.
 
     Raises:
       Refused: it is not there.
@@ -51,7 +51,7 @@ def read_shard(folder: str, shard: Shard, manifest: Manifest, *, max_pairs: int)
 
 
 def read_records(path: str, shard: Shard, manifest: Manifest, *, max_pairs: int) -> Iterator[Row]:
-    """As `read_shard`, of a file of this machine."""
+    """Yields the rows of a shard's file on this machine, as `read_shard` does."""
     reader = ArrayRecordReader(path, _READER_OPTIONS)
     try:
         for index in range(reader.num_records()):
@@ -72,7 +72,7 @@ def read_records(path: str, shard: Shard, manifest: Manifest, *, max_pairs: int)
 
 
 def read_provenance(folder: str, shard: Shard) -> list[Provenance]:
-    """Where the pairs of a shard come from, in stored order; empty where the file is not there.
+    """Reads the sources of a shard's pairs, in stored order; none where the file is not there.
 
     Raises:
       ValueError: it is damaged.
@@ -90,7 +90,7 @@ def read_provenance(folder: str, shard: Shard) -> list[Provenance]:
 
 
 def read_rejects(folder: str) -> Iterator[Rejected]:
-    """The dropped rows, file by file, in the order of the source; none where rejects/ is not there.
+    """Yields the dropped rows, file by file, in the order of the source; none where rejects/ is not there.
 
     Raises:
       ValueError: a line is damaged; says which.

@@ -1,4 +1,4 @@
-"""rejects/: every dropped row, with its reason, in the order of the source."""
+"""Writing rejects/: every dropped row with its reason, in the order of the source."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from oddsmill.pipeline.drops import DropReason, Reject
-from oddsmill.pipeline.output.blocks import freeze, thawing
+from oddsmill.pipeline.output.blocks import encode_block, open_blocks
 from oddsmill.pipeline.output.folder import REJECTS_FOLDER, publishing
 
 _COLUMNS = ("row", "reason")
@@ -20,11 +20,16 @@ class RejectBlocks:
     """Gathers rejects, as the lines that rejects/ will hold, into blocks for the shuffle: one file's to a block."""
 
     def __init__(self, paths: Sequence[str]):
-        """Args: paths: the input files, by the number that an `Origin` has."""
+        """Starts with nothing gathered.
+
+        Args:
+          paths: the input files, by the number that an `Origin` has.
+        """
         self._paths, self._bytes = paths, 0
         self._items: dict[int, list[tuple[tuple[int, int], bytes]]] = defaultdict(list)
 
     def add(self, reject: Reject) -> None:
+        """Gathers one reject."""
         fields = {
             "file": self._paths[reject.origin.file],
             "row": reject.origin.row,
@@ -37,15 +42,15 @@ class RejectBlocks:
         self._bytes += len(line)
 
     def full(self) -> Iterator[tuple[int, bytes]]:
-        """The blocks, with the number of their file, once they are large enough to send."""
+        """Yields the blocks, with the number of their file, once they are large enough to send."""
         if self._bytes >= _BLOCK_BYTES:
             yield from self.rest()
 
     def rest(self) -> Iterator[tuple[int, bytes]]:
-        """What is gathered, however little."""
+        """Yields the blocks of all that is gathered, however little."""
         items, self._items, self._bytes = self._items, defaultdict(list), 0
         for file, of_file in items.items():
-            yield file, freeze(_COLUMNS, of_file)
+            yield file, encode_block(_COLUMNS, of_file)
 
 
 def write_rejects(blocks: Iterable[bytes], *, output: str, number: int, path: str) -> dict[str, int]:
@@ -54,10 +59,10 @@ def write_rejects(blocks: Iterable[bytes], *, output: str, number: int, path: st
     Args:
       number: the file's number in the list of inputs; it keeps files of equal names apart.
 
-    Returns: how many rows were dropped for each reason.
+    Returns: the number of rows that were dropped for each reason.
     """
     name = f"{number:05d}-{os.path.basename(path)}.jsonl"
-    with thawing(_COLUMNS, blocks) as items:
+    with open_blocks(_COLUMNS, blocks) as items:
         with publishing(os.path.join(output, REJECTS_FOLDER, name)) as temporary, open(temporary, "wb") as file:
             for index in np.lexsort([items.columns["reason"], items.columns["row"]]).tolist():
                 file.write(items.payload(index))

@@ -1,4 +1,4 @@
-"""Writing one shard: order, duplicates, packing, records. In memory is an index; the ids lie in a temporary file."""
+"""Writing one shard: order, duplicates, packing, records. An index is in memory; the ids lie in a temporary file."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from oddsmill.pipeline import progress
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import DropReason, Origin, Reject
 from oddsmill.pipeline.formats.pairs import Notes
-from oddsmill.pipeline.output.blocks import Items, freeze, thawing
+from oddsmill.pipeline.output.blocks import Items, encode_block, open_blocks
 from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.rejects import RejectBlocks
 from oddsmill.pipeline.output.tally import SIDES, Tally
@@ -33,7 +33,7 @@ _COLUMNS = ("rank", "id", "prompt_id", "file", "row", *SIDES, "truncated", "note
 
 
 class PlacedPair(NamedTuple):
-    """A tokenized pair on its way to its shard.
+    """A tokenized pair with its place, before it is written into its shard.
 
     Attributes:
       ids: prompt, chosen and rejected one after another, int32.
@@ -52,7 +52,7 @@ class PlacedPair(NamedTuple):
 
 
 class ShardReport(NamedTuple):
-    """What was written; the numbers of the manifest are sums of these."""
+    """The report of one written shard; the numbers of the manifest are sums of these."""
 
     split: Split
     shard: Shard
@@ -62,8 +62,8 @@ class ShardReport(NamedTuple):
     writer_options: str
 
 
-def freeze_pairs(pairs: Sequence[PlacedPair], *, vocab_size: int) -> bytes:
-    """Pairs as a block for the shuffle, their ids in the dtype that they are stored in."""
+def encode_placed_pairs(pairs: Sequence[PlacedPair], *, vocab_size: int) -> bytes:
+    """Encodes pairs as a block for the shuffle, their ids in the dtype that they are stored in."""
     dtype = token_dtype(vocab_size)
     items = [
         (
@@ -72,7 +72,7 @@ def freeze_pairs(pairs: Sequence[PlacedPair], *, vocab_size: int) -> bytes:
         )
         for pair in pairs
     ]
-    return freeze(_COLUMNS, items)
+    return encode_block(_COLUMNS, items)
 
 
 def write_shard(
@@ -86,7 +86,7 @@ def write_shard(
     tokenizer: TokenizerSummary,
     paths: Sequence[str],
 ) -> tuple[ShardReport, list[tuple[int, bytes]]]:
-    """Writes shard `index` of `count` with the pairs of `blocks` (see `freeze_pairs`), whatever their order.
+    """Writes shard `index` of `count` with the pairs of `blocks` (see `encode_placed_pairs`), whatever their order.
 
     Args:
       output: the folder of the dataset.
@@ -98,7 +98,7 @@ def write_shard(
       Refused: it cannot be written.
       RunFailed: the file on disk is not what was written.
     """
-    with thawing(_COLUMNS, blocks) as items:
+    with open_blocks(_COLUMNS, blocks) as items:
         columns = items.columns
         pairs = items.take(np.lexsort([columns[name] for name in ("row", "file", "id", "rank")]))
         # All pairs of an id meet here, since the id decides the shard; the first of them in order is kept.
@@ -107,7 +107,7 @@ def write_shard(
         rejects: list[tuple[int, bytes]] = []
         if config.dedup == "exact":
             kept = pairs.take(first[np.searchsorted(ids, pairs.columns["id"][repeated])])
-            rejects = list(_freeze_duplicates(pairs.take(repeated), kept, tokenizer, paths))
+            rejects = list(_reject_duplicates(pairs.take(repeated), kept, tokenizer, paths))
             pairs = pairs.take(np.sort(first))
             progress.count(drops=len(repeated), pairs=-len(repeated))
         lengths = np.stack([pairs.columns[side] for side in SIDES], axis=1).astype(np.int32)
@@ -127,7 +127,7 @@ def write_shard(
             split=split,
             shard=shard,
             tally=tally,
-            notes={str(note.name).lower(): int((pairs.columns["notes"] & np.uint64(note) > 0).sum()) for note in Notes},
+            notes={note.label: int((pairs.columns["notes"] & np.uint64(note) > 0).sum()) for note in Notes},
             exact_duplicates=0 if config.dedup == "exact" else len(repeated),
             writer_options=options,
         )
@@ -145,10 +145,10 @@ def _writing(path: str, name: str) -> Iterator[ArrayRecordWriter]:
         raise Refused(f"{name}: {problem}; free some space, or give another --output, and run again") from error
 
 
-def _freeze_duplicates(
+def _reject_duplicates(
     pairs: Items, kept: Items, tokenizer: TokenizerSummary, paths: Sequence[str]
 ) -> Iterator[tuple[int, bytes]]:
-    """The rejects of pairs; `kept` are those that they repeat."""
+    """Yields the rejects of duplicate pairs, as blocks; `kept` are the pairs that they repeat."""
     columns, itemsize = pairs.columns, token_dtype(tokenizer.vocab_size).itemsize
     sizes = itemsize * np.sum([columns[side] for side in SIDES], axis=0)
     rejects = RejectBlocks(paths)
@@ -187,7 +187,7 @@ def _make_row(
 
 
 def _inspect(path: str, *, name: str, records: int) -> tuple[Shard, str]:
-    """Reads back what the disk has: a file cut short opens without an error and says 0 records."""
+    """Reads back what the disk has, since a file cut short opens without an error and says 0 records."""
     reader = ArrayRecordReader(path, _READER_OPTIONS)
     found, options = reader.num_records(), reader.writer_options_string()
     reader.close()
@@ -199,7 +199,7 @@ def _inspect(path: str, *, name: str, records: int) -> tuple[Shard, str]:
 
 
 def _write_provenance(path: str, pairs: Items, rows: Sequence[Sequence[int]], paths: Sequence[str]) -> None:
-    """One line a pair, in stored order: its row in the shard, its id, its prompt's, its file and row there."""
+    """Writes a line for each pair, in stored order: its row in the shard, its id, its prompt's, its source."""
     members = np.array([member for row in rows for member in row], np.int64)
     stored = pairs.take(members).columns
     files = pa.DictionaryArray.from_arrays(pa.array(stored["file"].astype(np.int32)), pa.array(paths, pa.string()))

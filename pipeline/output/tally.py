@@ -1,4 +1,4 @@
-"""Counting what stands in the rows of a split: the writer counts what it writes, `verify` what it reads."""
+"""Counting the rows of a split: the writer counts the rows that it writes, `verify` those that it reads."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ class Tally:
     lengths: dict[str, Counter[int]] = field(default_factory=lambda: {side: Counter() for side in SIDES})
 
     def add_row(self, row: Row, tokenizer: TokenizerSummary) -> None:
+        """Counts one row."""
         self.rows += 1
         self.checks.update(count_stored(row, tokenizer))
         self.pairs += len(row)
@@ -36,6 +37,7 @@ class Tally:
             self.truncated[side] += int(np.count_nonzero(row.truncated & np.uint8(Truncated[side.upper()])))
 
     def merge(self, other: "Tally") -> None:
+        """Adds the counts of another part."""
         self.rows += other.rows
         self.pairs += other.pairs
         self.max_pairs_per_row = max(self.max_pairs_per_row, other.max_pairs_per_row)
@@ -46,6 +48,7 @@ class Tally:
             self.lengths[side] += other.lengths[side]
 
     def summary(self, shards: list[Shard], *, row_length: int) -> SplitSummary:
+        """Returns the counts as the manifest has them."""
         slots = self.rows * row_length
         return SplitSummary(
             shards=shards,

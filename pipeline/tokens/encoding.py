@@ -1,4 +1,4 @@
-"""The ids of a pair's texts: prompt, prompt + chosen and prompt + rejected, many pairs at once."""
+"""Encoding the texts of pairs: prompt, prompt + chosen and prompt + rejected, many pairs at once."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""The length rules: what of a pair gives way where it exceeds its limits. Pure functions.
+"""The length rules: which part of a pair is cut where it exceeds its limits. Pure functions.
 
 A dialogue first loses whole turns, then text inside a turn, and never a token of its template; a text is cut by
 tokens; then the answers.
@@ -28,11 +28,11 @@ def shorten_dialogue(
     follows it: if that alone is too long, the longest text there is cut, at the side that `truncation_side` says.
 
     Args:
-      ids: of the whole.
-      encode: the ids of the pair with a shorter prompt; raises `Dropped` where the template does not take it.
+      ids: the ids of the whole pair.
+      encode: makes the ids of the pair with a shorter prompt; raises `Dropped` where the template does not take it.
       token_starts: the character at which each token of a text begins.
 
-    Returns: the ids of what is left.
+    Returns: the ids of the pair that is left.
 
     Raises:
       Dropped: no such cut makes it fit.
@@ -92,7 +92,7 @@ def fit(ids: PairIds, config: DatasetSettings, *, bos_id: int | None) -> PairIds
 def _drop_turns(
     prompt: list[Message], ids: PairIds, encode: Encode, config: DatasetSettings
 ) -> tuple[list[Message], PairIds]:
-    """The first of the shorter prompts that fits; where none does, the shortest."""
+    """Returns the first of the shorter prompts that fits; where none does, the shortest."""
     shorter = shorter_prompts(prompt)
     low, high = 0, len(shorter) - 1
     while low <= high:
@@ -110,7 +110,7 @@ def _drop_turns(
 
 
 def shorter_prompts(prompt: list[Message]) -> list[list[Message]]:
-    """The prompt without its oldest turns, fewer and fewer: system turns stay, and each begins with the user's."""
+    """Lists the prompts that are left when the oldest turns go: system turns stay, and each begins with the user's."""
     kept = [message for message in prompt if message["role"] in SYSTEM_ROLES]
     turns = [message for message in prompt if message["role"] not in SYSTEM_ROLES]
     starts = [index for index, message in enumerate(turns) if message["role"] == "user" and index]
@@ -148,7 +148,7 @@ def _cut_longest_text(
 
 
 def _prompt_limit(ids: PairIds, config: DatasetSettings) -> int:
-    """What the longer answer leaves to the prompt of `max_length`, or `max_prompt_length` where that is more."""
+    """Returns what the longer answer leaves to the prompt of `max_length`, or `max_prompt_length` if that is more."""
     longer = max(len(ids.chosen), len(ids.rejected))
     if config.max_completion_length is not None:
         longer = min(longer, config.max_completion_length)
@@ -156,7 +156,7 @@ def _prompt_limit(ids: PairIds, config: DatasetSettings) -> int:
 
 
 def _cut_prompt(prompt: list[int], limit: int, config: DatasetSettings, bos_id: int | None) -> list[int]:
-    """At most `limit` tokens of the prompt; its BOS is one of them."""
+    """Returns at most `limit` tokens of the prompt; its BOS is one of them."""
     if len(prompt) <= limit:
         return prompt
     if config.truncation_side == "keep_start":

@@ -1,4 +1,4 @@
-"""Packing: which pairs share a row. Pure functions over lengths; equal lengths give equal rows."""
+"""Packing pairs into rows. Pure functions over lengths; equal lengths give equal rows."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ WINDOW = 1024
 
 
 def pack(lengths: Sequence[int], *, row_length: int, window: int = WINDOW) -> list[list[int]]:
-    """Best fit, longest first, within windows of the order given.
+    """Packs by best fit, longest first, within windows of the order given.
 
     Args:
-      lengths: slots that each pair takes, none more than `row_length`.
+      lengths: the number of slots that each pair takes, none more than `row_length`.
 
     Returns: the rows: indices of pairs, ascending; rows in the order of their first pair.
     """
@@ -23,7 +23,7 @@ def pack(lengths: Sequence[int], *, row_length: int, window: int = WINDOW) -> li
 
 
 def pack_in_order(lengths: Sequence[int], *, row_length: int) -> list[list[int]]:
-    """Next fit: a row takes pairs until one does not fit, so rows keep the order given."""
+    """Packs by next fit: a row takes pairs until one does not fit, so rows keep the order given."""
     rows: list[list[int]] = []
     free = 0
     for index, length in enumerate(lengths):

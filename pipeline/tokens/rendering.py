@@ -1,4 +1,4 @@
-"""From the messages of a pair to its texts: the prompt is what the template writes for it, an answer what follows."""
+"""Rendering messages to texts: the template writes the prompt, and an answer is the text that follows it."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Where a text may be cut so that its parts, encoded apart, give the ids of the whole.
+"""Safe cuts: a text cut there and encoded in parts gives the ids of the whole.
 
 A prompt is encoded three times by definition: alone and before each answer. With a safe cut near its end, its head is
 encoded once, and only its tail three times.
@@ -30,13 +30,13 @@ _PATTERNS = {
 
 
 def last_safe_cut(text: str) -> int:
-    """The last index at which the text may be cut; 0 where there is none."""
+    """Returns the last index at which the text may be cut; 0 where there is none."""
     match = _CUT.match(text)
     return match.end() if match else 0
 
 
 def cuts_are_safe(tokenizer: tokenizers.Tokenizer) -> bool:
-    """Whether the reasons above hold for a tokenizer; no where they cannot be shown to."""
+    """Returns whether the reasons above hold for a tokenizer; false where they cannot be shown to hold."""
     added = tokenizer.get_added_tokens_decoder().values()
     return (
         isinstance(tokenizer.model, tokenizers.models.BPE)
@@ -66,6 +66,6 @@ def _is_known(pre_tokenizer: dict[str, Any]) -> bool:
 
 
 def _state(part: Any) -> dict[str, Any]:
-    """A part of a tokenizer as tokenizer.json has it."""
+    """Returns a part of a tokenizer as tokenizer.json has it."""
     state: dict[str, Any] = json.loads(part.__getstate__())
     return state

@@ -1,4 +1,4 @@
-"""The two sets of rules by which rows become token ids, ours and TRL's, each a record of functions; a run picks one."""
+"""The two sets of rules that make token ids of rows, ours and TRL's. Each is a record of functions; a run picks one."""
 
 from collections.abc import Callable
 from typing import NamedTuple

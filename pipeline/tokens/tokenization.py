@@ -1,4 +1,4 @@
-"""From pairs to their ids by the rules of a run, all texts of a batch in one call of the tokenizer."""
+"""Tokenizing pairs by the rules of a run, all texts of a batch in one call of the tokenizer."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: finding its folder, what a dataset needs of it, and the copy that goes with the dataset."""
+"""The tokenizer of a run: finding and checking it, its summary in the manifest, its copy beside the dataset."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ def load_tokenizer(folder: str | Path, *, chat_template: str | None = None) -> T
 
 
 def summarize_tokenizer(tokenizer: Tokenizer) -> TokenizerSummary:
-    """Returns what the manifest says of the tokenizer. A tokenizer without a padding token pads with EOS."""
+    """Summarizes the tokenizer for the manifest. A tokenizer without a padding token pads with EOS."""
     pad_id = tokenizer.special_id("pad_token")
     return TokenizerSummary(
         sha256=_file_digests(tokenizer),

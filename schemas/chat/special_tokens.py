@@ -11,7 +11,7 @@ _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 
 
 def read_special_tokens(folder: str | Path) -> dict[str, str]:
-    """The special tokens of a tokenizer's folder under the names that chat templates know; absent ones are left out.
+    """Reads the special tokens of a tokenizer's folder, those that are there, under the names that templates know.
 
     What tokenizer_config.json says wins over special_tokens_map.json, a null too.
 
@@ -27,7 +27,7 @@ def read_special_tokens(folder: str | Path) -> dict[str, str]:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty where there is no such file.
+    """Reads the object in a JSON file; it is empty where there is no such file.
 
     Raises:
       Refused: broken JSON, or something else than an object.

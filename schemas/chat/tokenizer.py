@@ -73,7 +73,7 @@ class Tokenizer:
         self._is_space = cache(lambda token: not self.decode([token]).strip())
 
     def special_id(self, name: str) -> int | None:
-        """The id of a special token (`eos_token`, …); None where there is none, or the vocabulary lacks it."""
+        """Returns the id of a special token (`eos_token`, …); None where there is none, or the vocabulary lacks it."""
         token = self.special_tokens.get(name)
         return None if token is None else self.core.token_to_id(token)
 
@@ -98,39 +98,39 @@ class Tokenizer:
         return max(self.core.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, with no special token added."""
+        """Encodes a text, with no special token added."""
         ids: list[int] = self.core.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, with no special token added; one call spreads its texts over the cores."""
+        """Encodes each text, with no special token added; one call spreads its texts over the cores."""
         return [encoding.ids for encoding in self.core.encode_batch_fast(texts, add_special_tokens=False)]
 
     def with_bos(self, ids: list[int]) -> list[int]:
-        """The ids with BOS at their head, if the tokenizer has one; it is added where it does not stand already."""
+        """Returns the ids with BOS at their head, if the tokenizer has one; it is added only where it is missing."""
         return ids if self.bos_id is None or ids[:1] == [self.bos_id] else [self.bos_id, *ids]
 
     def token_starts(self, text: str) -> list[int]:
-        """The character at which each token of a text begins, ascending."""
+        """Returns the character at which each token of a text begins, ascending."""
         return [start for start, _ in self.core.encode(text, add_special_tokens=False).offsets]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of ids."""
+        """Returns the text of ids."""
         text: str = self.core.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
 
     def token(self, token_id: int) -> str:
-        """The token as it stands in the vocabulary."""
+        """Returns the token as it stands in the vocabulary."""
         return self.core.id_to_token(token_id) or f"<{token_id}>"
 
     def readable(self, token_id: int) -> str:
-        """The text of a token; its name in the vocabulary, where it holds only a part of a character's bytes."""
+        """Returns the text of a token; its name in the vocabulary, where it is only a part of a character's bytes."""
         # A SentencePiece decoder takes the space from the head of a text, so the token is shown as the second of two.
         text = self.decode([token_id, token_id]).removeprefix(self.decode([token_id]))
         return self.token(token_id) if "\ufffd" in text else text
 
     def quote(self, ids: Sequence[int]) -> str:
-        """The text of each token in quotes, for messages; `nothing` where there is none."""
+        """Returns the text of each token in quotes, for messages; `nothing` where there is none."""
         return " ".join(repr(self.readable(token_id)) for token_id in ids) or "nothing"
 
     def is_space(self, token_id: int) -> bool:
@@ -145,7 +145,7 @@ class Tokenizer:
 
     @cached_property
     def turn_markers(self) -> TurnMarkers:
-        """How the chat template ends and begins turns, read off a dialogue that it renders."""
+        """The tokens that end and begin turns, read off a dialogue that the chat template renders."""
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
         end: list[int] = []
         following: list[int] = []
@@ -157,7 +157,7 @@ class Tokenizer:
         return TurnMarkers(end, start if start in self._added_tokens and start not in end else None)
 
     def _ids_after_answer(self, turns: list[dict[str, str]]) -> list[int]:
-        """The ids between `answer` and `next` in the rendered turns, from the first added token on."""
+        """Returns the ids between `answer` and `next` in the rendered turns, from the first added token on."""
         if self.chat_template is None:
             return []
         text = self.chat_template.render(turns, date="2000-01-01").rpartition("answer")[2].partition("next")[0]
