@@ -125,7 +125,7 @@ MAY_CHANGE = {
 TWO_PROCESSES = "parallel/test_processes.py::test_two_processes_run_as_one_does_and_one_goes_on_for_them"
 # What three steps on one device do not show -> the test that does.
 ELSEWHERE = {
-    "model.revision": "weights/test_hub.py::test_a_cached_model_is_found_by_its_id_and_revision",
+    "model.revision": "weights/test_model_files.py::test_a_cached_model_is_found_by_its_id_and_revision",
     "dataloader_num_workers": "data/test_data_workers.py::test_two_workers_give_the_batches_and_the_positions_of_none",
     "mesh.data": "test_exactness.py::test_micro_batches_and_meshes_do_not_change_a_step",
     "mesh.fsdp": "test_run.py::test_devices_and_micro_batches_do_not_change_the_run",
