@@ -114,6 +114,10 @@ def test_the_whole_run_is_on_one_screen():
     assert sizes["train"] <= MAX_LINES_OF_TRAIN
 
 
+def test_every_module_has_a_test_module():
+    assert not list(untested_modules(ROOT))
+
+
 @pytest.mark.parametrize("folder", ["tests", "bench", "docs", "recipes", "flex_template", "oddsmill"])
 def test_nothing_imports_a_stage_past_the_import_name(folder: str):
     files = [path for path in (ROOT / folder).rglob("*.py") if not path.is_symlink()]
