@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from oddsmill.train.loss.orpo import Orpo
+from oddsmill.train.loss.simpo import Cpo
 from oddsmill.train.monitor.alarms import FALLING_STEPS, SMOOTHING_STEPS, Alarms
 
 HEALTHY = {
@@ -72,3 +73,18 @@ def test_an_evaluation_outside_a_band_is_said_when_it_leaves_and_not_again_while
 
 def test_the_bands_are_for_fine_tuning():
     assert not list(Alarms(Orpo(beta=0.1), fine_tuning=False).add_evaluation(1, {**HEALTHY, "eval/nll_loss": 10.0}))
+
+
+def test_a_loss_that_reads_sums_is_watched_by_the_means_of_a_token():
+    """Sums swing with the lengths of the answers: by themselves they are no reason for an alarm."""
+    cpo = Cpo(beta=0.1, nll_weight=1.0, label_smoothing=0.0)
+    falling, level = curves(-0.003, -0.004), curves(0.0, 0.0)
+
+    def steps(sums, means):
+        return [
+            sum_of | {f"token_{name}": value for name, value in mean.items()}
+            for sum_of, mean in zip(sums, means, strict=True)
+        ]
+
+    assert len(lines(Alarms(cpo, fine_tuning=True), steps(level, falling))) == 1
+    assert not lines(Alarms(cpo, fine_tuning=True), steps(falling, level))
