@@ -51,8 +51,8 @@ def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None) -> 
         | "ByShard" >> beam.GroupByKey()
         | "WriteShard" >> beam.ParDo(WriteShard(resolved)).with_outputs("rejects", main="reports")
     )
-    # A shard that no pair fell to exists too. Not by a Flatten before the GroupByKey: the embedded runner would hold
-    # all pairs twice.
+    # A shard that no pair fell to is written too. A Flatten before the GroupByKey would do the same, but the embedded
+    # runner would hold all pairs twice.
     empty = (
         p
         | "EveryShard"

@@ -1,4 +1,4 @@
-"""The transforms of the graph: each loads in `setup`, calls a pure function, and sends drops to their own output."""
+"""The transforms of the graph: each loads what it needs in `setup` and calls a pure function; drops go to `rejects`."""
 
 import os
 from collections import defaultdict, deque
@@ -37,21 +37,21 @@ _BLOCK_BYTES = 8 << 20  # ids in blocks of some hundred kB a shard: compressed a
 
 
 class DivideInputs(beam.DoFn):
-    """(number, input) -> the parts of the input, each of which one worker reads at a time."""
+    """Divides a numbered input into parts, each of which one worker reads at a time."""
 
     def process(self, element: tuple[int, Input]) -> Iterator[Any]:
         yield from divide(*element)
 
 
 class CountRows(beam.DoFn):
-    """A part -> (its input's number, the part with its rows counted)."""
+    """Counts the rows of a part; yields it under the number of its input."""
 
     def process(self, part: Part) -> Iterator[Any]:
         yield part.input, count_part(part)
 
 
 class NumberRows(beam.DoFn):
-    """All parts of an input -> those with a row that is wanted, each with the number of its first row."""
+    """Gives each part of an input the number of its first row; leaves out parts without a row that is wanted."""
 
     def __init__(self, resolved: ResolvedRun):
         self._inputs = resolved.inputs
@@ -102,10 +102,10 @@ class ParseRows(beam.DoFn):
 
 
 class TokenizePairs(beam.DoFn):
-    """A batch of pairs -> (shard, block of tokenized pairs); tag `rejects`.
+    """Tokenizes a batch of pairs; yields blocks of them by shard, and drops under the tag `rejects`.
 
-    The tokenizer is the copy in the output folder: workers need no other file of the launcher's. Some batches are
-    on their way at a time, so that reading, parsing and hashing go on while the tokenizer, which needs no
+    The tokenizer is the copy in the output folder: workers need no other file of the launcher's. Up to two
+    batches are tokenized in threads, so that reading, parsing and hashing go on while the tokenizer, which needs no
     interpreter lock, has the cores.
     """
 

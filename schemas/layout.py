@@ -2,14 +2,14 @@
 
 For the pair prompt `p0 p1 p2`, chosen `c0 c1 e`, rejected `r0 e`:
 
-    inputs     p0 p1 | p2 c0 c1 | p2 r0     each branch begins with a copy of the last prompt token,
+    inputs     p0 p1 | p2 c0 c1 | p2 r0     each answer begins with a copy of the last prompt token,
     labels     p1 p2 | c0 c1 e  | r0 e      so every position has exactly one label
     branch      1  1 |  2  2  2 |  3  3     prompt, chosen, rejected (0 = padding)
     segment     1  1    1  1  1    1  1     which pair of the row, from 1 (0 = padding)
     position    0  1    2  3  4    2  3     the rejected side restarts after the prompt
     end         7  7    5  5  5    7  7     mask: key <= query and query < end[key]
 
-The prompt stands once, and the mask makes the row equal to the two sequences prompt+chosen and
+The prompt is there once, and the mask makes the row equal to the two sequences prompt+chosen and
 prompt+rejected: a query sees earlier keys of its own pair whose branch is the prompt's or its own.
 """
 
@@ -35,9 +35,9 @@ class RowArrays(NamedTuple):
 
 
 def sees(query: Any, key: Any, key_end: Any) -> Any:
-    """The mask: whether the query at one index of a row sees the key at another.
+    """Defines the mask: it tells whether the query at one index of a row sees the key at another.
 
-    The mechanisms of attention call it too, so it has no other definition.
+    The mechanisms of attention call it. Forms that a kernel needs (blocks, segments) are tested against it.
 
     Arguments are arrays that broadcast, of numpy, of JAX or within a kernel, and so is what it returns.
 
@@ -92,14 +92,14 @@ def derive_rows(rows: Sequence[Row]) -> RowArrays:
 
 
 def attention_mask(arrays: RowArrays) -> np.ndarray:
-    """The mask that the arrays of one row give to attention, [L queries, L keys] bool: it reads `end` alone."""
+    """Returns the mask that the arrays of one row give to attention, [L queries, L keys] bool; it reads `end` alone."""
     index = np.arange(len(arrays.end))
     mask: np.ndarray = sees(index[:, None], index, arrays.end)
     return mask
 
 
 def mask_in_words(arrays: RowArrays) -> np.ndarray:
-    """The mask that segments and branches ask for, [L, L] bool: `attention_mask` equals it, or the row is wrong.
+    """Returns the mask that segments and branches ask for, [L, L] bool, as `attention_mask` of a row that is right.
 
     A query sees itself and earlier keys of its own pair whose branch is the prompt's or its own; padding sees nothing.
     """

@@ -86,11 +86,11 @@ def setting(
     only_with: Mapping[str, tuple[object, ...]] | None = None,
     may_change: bool = False,
 ) -> Any:
-    """A field of a settings class.
+    """Makes a field of a settings class.
 
     Args:
       help: sentences for `--help`, the docstring and the reference page.
-      default, default_factory: as of `dataclasses.field`; without either the setting must be given.
+      default, default_factory: those of `dataclasses.field`; without either the setting must be given.
       at_least, above, at_most, below: bounds of a number; null passes.
       needs: settings one of which must be on (neither null nor false, 0 or empty) where this one is not at its default.
       only_with: another setting -> those of its values that read this one; with others it must stay at its default.
@@ -127,12 +127,12 @@ def settings(*, group: str = "") -> Callable[[type[Settings]], type[Settings]]:
 
 
 def facts_of(settings_class: type, name: str) -> Facts:
-    """The facts of one setting."""
+    """Returns the facts of one setting."""
     return typing.cast(Facts, settings_class.__dataclass_fields__[name].metadata[_FACTS])  # type: ignore[attr-defined]
 
 
 def _entries(settings_class: Any) -> Iterator[str]:
-    """The lines of a docstring that say what each setting is."""
+    """Yields the lines of a docstring that say what each setting is."""
     for field in dataclasses.fields(settings_class):
         text = f"{field.name}: {facts_of(settings_class, field.name).meaning}"
         yield textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
@@ -178,18 +178,18 @@ def _check_choices(values: Any, group: str) -> None:
 
 
 def default_of(field: "dataclasses.Field[Any]") -> Any:
-    """The default of a field; `dataclasses.MISSING` where the setting must be given."""
+    """Returns the default of a field; `dataclasses.MISSING` where the setting must be given."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def defaults_of(settings_class: Any) -> dict[str, Any]:
-    """Each setting that has a default, with it."""
+    """Returns the default of each setting that has one, by name."""
     found = {field.name: default_of(field) for field in dataclasses.fields(settings_class)}
     return {name: default for name, default in found.items() if default is not dataclasses.MISSING}
 
 
 def fixed_settings(values: Any) -> dict[str, Any]:
-    """The settings that a run must keep when it goes on, as plain values: all but those that may change."""
+    """Returns the settings that a resumed run must keep, as plain values: all but those that may change."""
     fixed = {}
     for field in dataclasses.fields(values):
         if not facts_of(type(values), field.name).may_change:
@@ -206,7 +206,7 @@ def read_command_line(
     positional: str | None = None,
     messages_to_stderr: bool = False,
 ) -> Settings:
-    """Reads the settings of one verb as `load_settings`, and shows messages of `--log_level` and above from now on.
+    """Reads the settings of one verb as `load_settings` does; from now on shows messages of `--log_level` and above.
 
     Args:
       messages_to_stderr: for commands whose standard output is a result.
@@ -250,12 +250,12 @@ def load_settings(
 
 
 def settings_as_yaml(settings: Any) -> str:
-    """The resolved settings, as they can be given again by `--config`."""
+    """Returns the resolved settings as YAML that `--config` takes."""
     return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
 
 
 def _spell_out_flags(arguments: Sequence[str], settings_class: type) -> list[str]:
-    """`--overwrite` alone means `--overwrite=true`."""
+    """Writes `--overwrite` alone out as `--overwrite=true`."""
     types_of_settings = setting_types(settings_class)
     flags = {f"--{name}" for name, kind in types_of_settings if kind is bool or bool in typing.get_args(kind)}
     following = [*arguments, "--"][1:]
@@ -266,7 +266,7 @@ def _spell_out_flags(arguments: Sequence[str], settings_class: type) -> list[str
 
 
 def setting_types(settings_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting's dotted name with its type."""
+    """Yields the dotted name and the type of every setting."""
     for name, annotation in typing.get_type_hints(settings_class).items():
         # A group of settings, or one that may be null.
         groups = [part for part in (annotation, *typing.get_args(annotation)) if dataclasses.is_dataclass(part)]
@@ -277,7 +277,7 @@ def setting_types(settings_class: type, prefix: str = "") -> Iterator[tuple[str,
 
 
 def type_name(annotation: Any) -> str:
-    """A type as a person would write it: `int`, `one of full, response`, `int or null`, `mapping of str to any`."""
+    """Returns a type as a person writes it: `int`, `one of full, response`, `int or null`, `mapping of str to any`."""
     if annotation is types.NoneType:
         return "null"
     if annotation is Any:

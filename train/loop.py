@@ -24,7 +24,7 @@ def train(config: TrainConfig) -> dict[str, float]:
 
     Raises:
       Refused: settings, data, model or an earlier run in `run_dir` do not fit each other.
-      RunFailed: the loss is not finite any more, a shard changed, a disk or a device is full.
+      RunFailed: more steps than `max_skipped_steps` are not finite, a shard changed, a disk or a device is full.
       Stopped: by SIGTERM or Ctrl-C, with a checkpoint.
     """
     run = prepare(config)  # reads and checks all; nothing is on the devices yet
@@ -33,9 +33,9 @@ def train(config: TrainConfig) -> dict[str, float]:
         with open_session(run) as session:
             state = session.start()  # initial weights, or the newest checkpoint
             step_fn, schedule = run.program.jitted_step(), schedule_of(run, session.has_evaluation)
-            while not session.is_over:
+            while not session.is_over:  # the last step, or patience over: an evaluation may end the run
                 state, metrics = step_fn(state, session.next_batch(), session.frozen)
-                session.report(state, metrics)  # one step late: the device never waits for the host
+                session.count_step(state, metrics)  # reported one step late: the device never waits for the host
                 due = due_after(session.step, schedule, session.requests.poll(session.step))
                 # Evaluation comes before the save: a run killed between the two takes both again, and alike.
                 if due.evaluation:
@@ -45,7 +45,7 @@ def train(config: TrainConfig) -> dict[str, float]:
                 if due.stop:
                     raise session.stopped(due.stop)
             final = session.finish(state)
-        return leave(run, final)  # out of the mesh: what is brought to the host is computed on single devices
+        return write_results(run, final)  # outside the mesh context: weights come to the host one device at a time
 
 
 class Schedule(NamedTuple):
@@ -116,7 +116,7 @@ def _is_multiple(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def leave(run: Run, final: FinalWeights) -> dict[str, float]:
+def write_results(run: Run, final: FinalWeights) -> dict[str, float]:
     """Writes the model or its adapters, and the curves. Returns the evaluation of the weights."""
     lora = run.config.lora
     if lora and lora.export in ("adapter", "both"):

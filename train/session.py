@@ -1,4 +1,4 @@
-"""A session owns what lives as long as a run: its place in the data, checkpoints, sinks, signals and profiler."""
+"""A session owns what lives as long as one start of a run: its place in the data, checkpoints, sinks and signals."""
 
 import dataclasses
 import signal
@@ -228,13 +228,13 @@ class Session:
         self._profile.before(self.step + 1)
         return put_on_mesh({name: self._batch[name] for name in DEVICE_ARRAYS}, self.run.program.mesh)
 
-    def report(self, state: State, metrics: Mapping[str, jax.Array]) -> None:
+    def count_step(self, state: State, metrics: Mapping[str, jax.Array]) -> None:
         """Counts the step that was taken with the newest batch, and reports the one before.
 
         Metrics are read one step late, so that the device never waits for the host.
 
         Raises:
-          RunFailed: the step before is not finite, or a save under way cannot be written.
+          RunFailed: the step before is not finite and may not be skipped, or a save under way cannot be written.
         """
         self.step += 1
         self.order.add(self.step, self._batch["pair_ids"])
@@ -245,7 +245,7 @@ class Session:
 
     @contextmanager
     def _between_steps(self) -> Iterator[None]:
-        """Comes after all steps are reported; the time inside does not count in the rates."""
+        """Reports all steps taken so far, then keeps the time inside out of the rates."""
         self.order.gather()
         with self.monitor.paused():
             yield
@@ -299,7 +299,7 @@ class Session:
         return Stopped(f"{number.name} at step {self.step}, which is saved; the same command goes on from it", number)
 
     def finish(self, state: State) -> FinalWeights:
-        """Returns the weights that the run leaves, the last or the best ones, and answers the prompts with them.
+        """Returns the weights that the run leaves, the last or the best ones, and generates sample answers with them.
 
         Args:
           state: is emptied: the devices may have room for one set of weights alone.

@@ -34,7 +34,7 @@ def config(tmp_path):
 
 def take_step(session, step_fn, state):
     state, metrics = step_fn(state, session.next_batch(), session.frozen)
-    session.report(state, metrics)
+    session.count_step(state, metrics)
     return state
 
 

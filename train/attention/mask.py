@@ -34,7 +34,7 @@ def visible(
     distance: jax.Array | None = None,
     window: jax.Array | None = None,
 ) -> jax.Array:
-    """The mask of some queries and keys, bool: every mechanism calls this function. Arguments broadcast.
+    """Returns the mask of some queries and keys, bool, within a sliding window if there is one. Arguments broadcast.
 
     Args:
       query_index, key_index: int32, indices in the row.
@@ -53,7 +53,7 @@ def mask_of_rows(
     keys: Keys,
     window: jax.Array | None,
 ) -> jax.Array:
-    """The mask of whole rows, [B, L, M] bool; `window` as in `visible`."""
+    """Returns the mask of whole rows, [B, L, M] bool; `window` is that of `visible`."""
     return visible(
         query_index_L[None, :, None],
         key_index_M[None, None, :],
@@ -64,7 +64,7 @@ def mask_of_rows(
 
 
 def seen_blocks(position_L: jax.Array, end_L: jax.Array, window: jax.Array | None, block: int) -> jax.Array:
-    """[L / block queries, L / block keys] bool of one row: a query of the one block may see a key of the other.
+    """Tells which blocks of keys a block of queries may see: [L / block queries, L / block keys] bool of one row.
 
     It is exact but for the window, which leaves out only blocks whose every key is too far back.
     """
@@ -77,7 +77,7 @@ def seen_blocks(position_L: jax.Array, end_L: jax.Array, window: jax.Array | Non
 
 
 def first_key_blocks(end_BL: jax.Array, block: int) -> jax.Array:
-    """[B, L / block] int32: the first block with a key that a query of each block may see; at most its own."""
+    """Returns the first block of keys that each block of queries may see, at most its own: [B, L / block] int32."""
     ends = jnp.max(end_BL.reshape(end_BL.shape[0], -1, block), axis=-1)
     blocks = jnp.arange(ends.shape[1], dtype=jnp.int32)
     seen = ends[:, None, :] > blocks[:, None] * block
@@ -85,13 +85,13 @@ def first_key_blocks(end_BL: jax.Array, block: int) -> jax.Array:
 
 
 def after_query_blocks(end_BL: jax.Array, block: int) -> jax.Array:
-    """[B, L / block] int32: the block after the last with a query that may see a key of each block."""
+    """Returns the block after the last one whose queries may see each block of keys: [B, L / block] int32."""
     ends = jnp.max(end_BL.reshape(end_BL.shape[0], -1, block), axis=-1)
     return -(-ends // block)
 
 
 def branch_views(end_BL: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The mask by segments, for kernels that know causal order and segments alone.
+    """Returns the mask as segments, for kernels that know causal order and segments alone.
 
     A token of the prompt or the rejected answer ends where its pair does, one of the chosen answer earlier. The first
     view has whole pairs for segments: there a prompt or chosen token sees exactly what it may, as the rejected answer

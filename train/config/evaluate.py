@@ -47,7 +47,7 @@ class EvaluateConfig:
         default=None,
     )
     beta: float | None = setting(
-        "The weight of the odds-ratio term; null: as in the run, else the default of a run.",
+        "The beta of the loss; null: as in the run, else the default of a run.",
         default=None,
         at_least=0,
     )

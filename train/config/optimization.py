@@ -11,7 +11,7 @@ class ScheduleSettings:
     """The learning rate over the steps of a run."""
 
     learning_rate: float | None = setting(
-        "The peak of the learning rate. null: 5e-6 with model.path, 5e-5 with lora, 1e-3 with model.config.",
+        "The peak of the learning rate. null: 5e-5 with lora, else 5e-6 with model.path and 1e-3 with model.config.",
         default=None,
         above=0,
     )

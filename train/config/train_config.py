@@ -22,7 +22,7 @@ LORA_LEARNING_RATE = 5e-5
 FROM_SCRATCH_LEARNING_RATE = 1e-3
 
 
-# Python lists the fields of the last base first: in the lists below the order of the settings is upwards.
+# Python takes the fields of the last base first: read the bases below from the last to the first.
 
 
 @settings()
@@ -35,7 +35,7 @@ class StepSettings(
     DeviceSettings,
     TrainedWeightsSettings,
 ):
-    """All that a step computes, but for its model and its rows."""
+    """Holds all that defines a step, but for its model and its rows."""
 
     def check(self) -> None:
         require(
@@ -50,7 +50,7 @@ class StepSettings(
 class BetweenStepsSettings(
     SampleAnswerSettings, MonitorSettings, BestModelSettings, CheckpointSettings, MeasuringSettings
 ):
-    """All that happens between two steps."""
+    """Holds what is done between two steps."""
 
 
 @settings()
@@ -60,7 +60,7 @@ class TrainingSettings(BetweenStepsSettings, RematerializationSettings, StepSett
 
 @settings()
 class RunSettings(TrainingSettings, ModelSettings):
-    """All settings of a run but its data and its folder: what its step is compiled from."""
+    """Holds all settings of a run but its data and its folder; its step is compiled from them."""
 
     def check(self) -> None:
         require(
@@ -88,7 +88,7 @@ class RunSettings(TrainingSettings, ModelSettings):
 
 @settings()
 class FolderSettings:
-    """What a run reads and where it writes."""
+    """Names what a run reads and where it writes."""
 
     data: str = setting("The folder that `oddsmill pipeline run` wrote.", may_change=True)
     run_dir: str = setting(

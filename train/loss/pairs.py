@@ -26,7 +26,7 @@ Array = TypeVar("Array", jax.Array, np.ndarray)
 # Sums, or means, over rows by the name of their term.
 Terms = dict[str, jax.Array]
 
-# Terms that stand behind logps/* and rewards/*. Under compat=trl they are reported for some of the rows only.
+# Terms from which logps/* and rewards/* are computed. Under compat=trl they are reported for some of the rows only.
 REPORTED_TERMS = frozenset({"chosen_logp", "rejected_logp", "accurate", "chosen_token_logp", "rejected_token_logp"})
 # Columns of `pair_values` that are no terms.
 TOKEN_COUNTS = ("nll_tokens", "prompt_tokens", "chosen_tokens", "rejected_tokens")
