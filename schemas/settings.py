@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import textwrap
 import types
@@ -56,11 +57,16 @@ class Facts(NamedTuple):
         """The range in words, such as `positive` or `between 0 and 1`; empty where there is none."""
         if self.at_least is not None and self.at_most is not None:
             return f"between {self.at_least} and {self.at_most}"
-        if self.at_least is not None and self.below is not None:
-            return f"at least {self.at_least} and less than {self.below}"
+        bounds = []
         if self.at_least is not None:
-            return "not negative" if self.at_least == 0 else f"at least {self.at_least}"
-        return "" if self.above is None else "positive" if self.above == 0 else f"above {self.above}"
+            bounds.append(f"at least {self.at_least}")
+        if self.above is not None:
+            bounds.append("positive" if self.above == 0 else f"above {self.above}")
+        if self.at_most is not None:
+            bounds.append(f"at most {self.at_most}")
+        if self.below is not None:
+            bounds.append("finite" if self.below == math.inf else f"less than {self.below}")
+        return "not negative" if bounds == ["at least 0"] else " and ".join(bounds)
 
     @property
     def meaning(self) -> str:

@@ -95,6 +95,7 @@ def prepare(config: TrainConfig) -> Run:
       Refused: settings, data, model or devices do not fit each other.
     """
     join_processes(config.distributed)
+    # Made here for its refusal of a metric that no evaluation has; `Run.best` makes the one that is used.
     make_best(metric_names(preference_loss(config)), config.metric_for_best_model)
     if "wandb" in config.report_to:
         import_wandb()

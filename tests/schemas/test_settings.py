@@ -1,5 +1,6 @@
 """Settings: what their fields say is checked, shown and loaded."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -187,3 +188,21 @@ def test_the_level_of_messages_is_no_setting(tmp_path: Path):
     file.write_text("source:\n  path: a.jsonl\nlog_level: debug\n")
     with pytest.raises(Refused, match="unknown setting --log_level"):
         load(f"--config={file}")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [
+        ({}, ""),
+        ({"at_least": 0}, "not negative"),
+        ({"at_least": 2}, "at least 2"),
+        ({"above": 0}, "positive"),
+        ({"above": 0, "below": 1}, "positive and less than 1"),
+        ({"at_most": 5}, "at most 5"),
+        ({"at_least": 0, "below": 1}, "at least 0 and less than 1"),
+        ({"at_least": 0, "below": math.inf}, "at least 0 and finite"),
+        ({"at_least": 0, "at_most": 1}, "between 0 and 1"),
+    ],
+)
+def test_every_bound_is_in_the_words_of_a_range(bounds: dict[str, float], words: str):
+    assert setting("Something.", default=0, **bounds).metadata["facts"].range == words
