@@ -1,4 +1,4 @@
-"""What does a mesh cost each device, in memory and in bytes that collectives bring? Read off the compiled step.
+"""The cost of a mesh for each device, in memory and in bytes that collectives bring, read off the compiled step.
 
     python -m bench.mesh [--layers=8] [--hidden=512] [--vocab=16384] [--rows=16] [--length=512] [--micro_batches=1]
 

@@ -24,7 +24,7 @@ FIELDS = (
 
 @settings(group="source.")
 class SourceConfig:
-    """Where the rows come from and how they read."""
+    """Says where the rows come from and how they are read."""
 
     path: str | list[str] = setting(
         "Files of rows: JSON lines, a JSON array or CSV/TSV with a header (each also as .gz or .zst), Parquet, Arrow; "
@@ -94,7 +94,7 @@ class SourceConfig:
 
 @settings()
 class InputSettings:
-    """What is read: rows, and the tokenizer that makes token ids of them."""
+    """Says what is read: rows, and the tokenizer that makes token ids of them."""
 
     source: SourceConfig = setting("Where the rows come from and how they read.")
     tokenizer: str = setting("A local folder with a tokenizer.json, or a model id of the Hugging Face hub.")
@@ -125,7 +125,7 @@ class InputSettings:
 
 @settings()
 class OutputSettings:
-    """Where the dataset goes."""
+    """Says where the dataset goes."""
 
     output: str | None = setting("The folder that the dataset is written to; only `run` needs one.", default=None)
 

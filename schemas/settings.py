@@ -32,7 +32,7 @@ _FACTS = "facts"  # the key of a field's metadata
 
 
 class Facts(NamedTuple):
-    """What holds of one setting beside its type and its default; see `setting`."""
+    """The facts of one setting beside its type and its default; see `setting`."""
 
     help: str
     at_least: float | None
@@ -44,7 +44,7 @@ class Facts(NamedTuple):
     may_change: bool
 
     def allows(self, value: float) -> bool:
-        """Whether a number is in range; NaN never is where there is one."""
+        """Tells whether a number is in range; NaN is in none."""
         return (
             (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
@@ -54,7 +54,7 @@ class Facts(NamedTuple):
 
     @property
     def range(self) -> str:
-        """The range in words, such as `positive` or `between 0 and 1`; empty where there is none."""
+        """Returns the range in words, such as `positive` or `between 0 and 1`; empty where there is none."""
         if self.at_least is not None and self.at_most is not None:
             return f"between {self.at_least} and {self.at_most}"
         bounds = []

@@ -1,4 +1,4 @@
-"""What happens between steps: metrics, evaluations, checkpoints, alarms."""
+"""Settings of what happens between steps: metrics, evaluations, checkpoints, alarms."""
 
 from typing import Literal
 

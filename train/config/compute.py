@@ -38,7 +38,7 @@ class ComputeSettings:
 
 @settings()
 class RematerializationSettings:
-    """What the backward pass computes again."""
+    """Says what the backward pass computes again."""
 
     gradient_checkpointing: RematerializationPolicy = setting(
         "What of each layer the backward pass computes again: true, all of it, for the least memory; dots_saveable all "

@@ -33,7 +33,7 @@ class ModelConfig:
 
 
 def is_pattern(pattern: str) -> bool:
-    """Whether it is a regular expression."""
+    """Tells whether a text is a regular expression."""
     try:
         re.compile(pattern)
     except re.error:

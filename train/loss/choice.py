@@ -3,7 +3,7 @@
 from oddsmill.train.config.loss import LossSettings
 from oddsmill.train.loss.orpo import Orpo
 from oddsmill.train.loss.pairs import PreferenceLoss
-from oddsmill.train.loss.simpo import Cpo, Simpo
+from oddsmill.train.loss.simpo import cpo, simpo
 
 
 def preference_loss(settings: LossSettings) -> PreferenceLoss:
@@ -13,6 +13,6 @@ def preference_loss(settings: LossSettings) -> PreferenceLoss:
         case "orpo":
             return Orpo(beta=beta, nll_scope=settings.nll_scope)
         case "simpo":
-            return Simpo(beta=beta, gamma=settings.simpo_gamma, nll_weight=alpha, label_smoothing=smoothing)
+            return simpo(beta=beta, gamma=settings.simpo_gamma, nll_weight=alpha, label_smoothing=smoothing)
         case "cpo":
-            return Cpo(beta=beta, nll_weight=alpha, label_smoothing=smoothing)
+            return cpo(beta=beta, nll_weight=alpha, label_smoothing=smoothing)

@@ -1,4 +1,4 @@
-"""What every preference loss shares: masks, log-probabilities of pairs, denominators, and what is reported.
+"""The parts that every preference loss shares: masks, log-probabilities of pairs, denominators, and what is reported.
 
 A preference loss weighs means over the whole optimizer batch (all hosts, devices and micro-batches):
 

@@ -35,18 +35,18 @@ def smoothed_loss(margin: jax.Array, label_smoothing: float) -> jax.Array:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Simpo:
-    """SimPO, its metrics under TRL's names; see `oddsmill.train.loss.pairs.PreferenceLoss`."""
+class MarginLoss:
+    """A loss of the margin between the rewards of two answers, with TRL's metrics; see `pairs.PreferenceLoss`."""
 
+    title: str
+    paper: str
+    average_logps: bool
     beta: float
     gamma: float
     nll_weight: float
     label_smoothing: float
 
-    title: ClassVar[str] = "SimPO"
-    paper: ClassVar[str] = "https://arxiv.org/abs/2405.14734"
     nll_scope: ClassVar[NllScope] = "response"
-    average_logps: ClassVar[bool] = True
     counts: ClassVar[frozenset[str]] = frozenset()
     headline: ClassVar[dict[str, str]] = {"rewards/margins": "reward margin"}
     healthy: ClassVar[tuple[Band, ...]] = (NLL_BAND, ACCURACY_BAND)
@@ -61,35 +61,31 @@ class Simpo:
         return {"preference_loss": preference_loss, "reward_margin": reward_margin}
 
     def metrics(self, means: Terms) -> Terms:
-        return {"nll_loss": means["nll"], **reward_metrics(means, self.beta)}
+        token_logps = {} if self.average_logps else token_logp_metrics(means)
+        return {"nll_loss": means["nll"], **reward_metrics(means, self.beta), **token_logps}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cpo:
-    """CPO, its metrics under TRL's names; see `oddsmill.train.loss.pairs.PreferenceLoss`."""
+def simpo(*, beta: float, gamma: float, nll_weight: float, label_smoothing: float) -> MarginLoss:
+    """Returns SimPO: its rewards are mean log-probabilities of a token, and must differ by `gamma`."""
+    return MarginLoss(
+        title="SimPO",
+        paper="https://arxiv.org/abs/2405.14734",
+        average_logps=True,
+        beta=beta,
+        gamma=gamma,
+        nll_weight=nll_weight,
+        label_smoothing=label_smoothing,
+    )
 
-    beta: float
-    nll_weight: float
-    label_smoothing: float
 
-    title: ClassVar[str] = "CPO"
-    paper: ClassVar[str] = "https://arxiv.org/abs/2401.08417"
-    nll_scope: ClassVar[NllScope] = "response"
-    average_logps: ClassVar[bool] = False
-    counts: ClassVar[frozenset[str]] = frozenset()
-    headline: ClassVar[dict[str, str]] = {"rewards/margins": "reward margin"}
-    healthy: ClassVar[tuple[Band, ...]] = (NLL_BAND, ACCURACY_BAND)
-
-    @property
-    def weights(self) -> dict[str, float]:
-        return {"nll": self.nll_weight, "preference_loss": 1.0}
-
-    def pair_terms(self, pair: PairLogps) -> Terms:
-        reward_margin = self.beta * (pair.chosen_logp - pair.rejected_logp)
-        return {
-            "preference_loss": smoothed_loss(reward_margin, self.label_smoothing),
-            "reward_margin": reward_margin,
-        }
-
-    def metrics(self, means: Terms) -> Terms:
-        return {"nll_loss": means["nll"], **reward_metrics(means, self.beta), **token_logp_metrics(means)}
+def cpo(*, beta: float, nll_weight: float, label_smoothing: float) -> MarginLoss:
+    """Returns CPO: its rewards are log-probabilities of whole answers."""
+    return MarginLoss(
+        title="CPO",
+        paper="https://arxiv.org/abs/2401.08417",
+        average_logps=False,
+        beta=beta,
+        gamma=0.0,
+        nll_weight=nll_weight,
+        label_smoothing=label_smoothing,
+    )

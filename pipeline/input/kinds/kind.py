@@ -88,7 +88,7 @@ class DataFile(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What one worker reads at a time.
+    """A part of an input that one worker reads at a time.
 
     Attributes:
       input: The number of the input, as an `Origin` has it.

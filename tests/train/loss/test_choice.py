@@ -12,7 +12,7 @@ from oddsmill.train.config.loss import LossSettings
 from oddsmill.train.loss.choice import preference_loss
 from oddsmill.train.loss.orpo import Orpo
 from oddsmill.train.loss.pairs import REPORTED_TERMS, PairLogps, denominators, metric_names, metrics, row_loss
-from oddsmill.train.loss.simpo import Cpo, Simpo
+from oddsmill.train.loss.simpo import cpo, simpo
 
 LOSSES = [
     LossSettings(beta=0.3),
@@ -29,8 +29,8 @@ def test_every_setting_reaches_its_loss():
     assert preference_loss(LossSettings()) == Orpo(beta=0.1, nll_scope="full")
     settings = {"beta": 2.0, "cpo_alpha": 0.5, "label_smoothing": 0.1}
     values = {"beta": 2.0, "nll_weight": 0.5, "label_smoothing": 0.1}
-    assert preference_loss(LossSettings(loss="simpo", simpo_gamma=1.0, **settings)) == Simpo(gamma=1.0, **values)
-    assert preference_loss(LossSettings(loss="cpo", **settings)) == Cpo(**values)
+    assert preference_loss(LossSettings(loss="simpo", simpo_gamma=1.0, **settings)) == simpo(gamma=1.0, **values)
+    assert preference_loss(LossSettings(loss="cpo", **settings)) == cpo(**values)
 
 
 @pytest.mark.parametrize(

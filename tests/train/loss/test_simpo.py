@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from oddsmill.train.loss.pairs import PairLogps, metrics, row_loss
 from oddsmill.train.loss.pairs import denominators as denominators_of
-from oddsmill.train.loss.simpo import Cpo, Simpo, smoothed_loss
+from oddsmill.train.loss.simpo import cpo, simpo, smoothed_loss
 
 # `CPOTrainer.cpo_loss` of trl 1.16 in float64, on log-probabilities that were drawn at random.
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "cpo_loss.json").read_text(encoding="utf-8"))
@@ -25,8 +25,8 @@ def loss_of(golden, nll_weight=1.0):
         "label_smoothing": golden["label_smoothing"],
     }
     if golden["loss_type"] == "simpo":
-        return Simpo(gamma=golden["simpo_gamma"], **options)
-    return Cpo(**options)
+        return simpo(gamma=golden["simpo_gamma"], **options)
+    return cpo(**options)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -91,12 +91,12 @@ def test_simpo_reads_means_and_cpo_sums():
     branch, segment = jnp.array([1, 2, 2, 3]), jnp.array([1, 1, 1, 1])
     logp = -jnp.array([9.0, 1, 3, 5])
     for loss, chosen in (
-        (Simpo(beta=2.0, gamma=0.5, nll_weight=0.0, label_smoothing=0.0), -2.0),
-        (Cpo(beta=2.0, nll_weight=0.0, label_smoothing=0.0), -4.0),
+        (simpo(beta=2.0, gamma=0.5, nll_weight=0.0, label_smoothing=0.0), -2.0),
+        (cpo(beta=2.0, nll_weight=0.0, label_smoothing=0.0), -4.0),
     ):
         totals = denominators_of(branch, segment, loss.nll_scope)
         value, sums = row_loss(logp, branch, segment, None, totals, loss=loss, max_pairs=1)
-        margin = 2 * (chosen + 5) - (0.5 if isinstance(loss, Simpo) else 0)
+        margin = 2 * (chosen + 5) - (0.5 if loss.average_logps else 0)
         np.testing.assert_allclose(value, np.log1p(np.exp(-margin)), rtol=1e-6)
         found = metrics(sums, totals, loss)
         assert found["nll_loss"] == 2  # it is reported whatever its weight

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from oddsmill.train.loss.orpo import Orpo
-from oddsmill.train.loss.simpo import Cpo
+from oddsmill.train.loss.simpo import cpo
 from oddsmill.train.monitor.alarms import FALLING_STEPS, SMOOTHING_STEPS, Alarms
 
 HEALTHY = {
@@ -77,7 +77,7 @@ def test_the_bands_are_for_fine_tuning():
 
 def test_a_loss_that_reads_sums_is_watched_by_the_means_of_a_token():
     """Sums swing with the lengths of the answers: by themselves they are no reason for an alarm."""
-    cpo = Cpo(beta=0.1, nll_weight=1.0, label_smoothing=0.0)
+    loss = cpo(beta=0.1, nll_weight=1.0, label_smoothing=0.0)
     falling, level = curves(-0.003, -0.004), curves(0.0, 0.0)
 
     def steps(sums, means):
@@ -86,5 +86,5 @@ def test_a_loss_that_reads_sums_is_watched_by_the_means_of_a_token():
             for sum_of, mean in zip(sums, means, strict=True)
         ]
 
-    assert len(lines(Alarms(cpo, fine_tuning=True), steps(level, falling))) == 1
-    assert not lines(Alarms(cpo, fine_tuning=True), steps(falling, level))
+    assert len(lines(Alarms(loss, fine_tuning=True), steps(level, falling))) == 1
+    assert not lines(Alarms(loss, fine_tuning=True), steps(falling, level))
