@@ -78,7 +78,9 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
     tokenizer = load_tokenizer(folder, chat_template=config.chat_template)
     sample = list(islice(read_in_order(inputs), _DETECTION_ROWS))
     rules = choose_rules(config)
-    format_name = config.source.format or detect_format(sample, source=config.source, parse=rules.parse_row)
+    format_name = config.source.format
+    if format_name is None:
+        format_name = detect_format(sample, source=config.source, parse=rules.parse_row)
     check_source(config.source, format_name)
     pairs: list[Pair] = []
     for row in sample:

@@ -8,7 +8,7 @@ from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.drops import Origin
 from oddsmill.pipeline.formats.pairs import Notes
 from oddsmill.pipeline.output.reading import read_records
-from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, freeze_pairs, write_shard
+from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, encode_placed_pairs, write_shard
 from oddsmill.schemas.manifest import TokenizerSummary, file_sha256
 from oddsmill.schemas.provenance import provenance_path
 
@@ -42,7 +42,7 @@ def write(folder: Path, *blocks: list[PlacedPair], **changes: Any) -> tuple[Shar
         **changes,
     )
     return write_shard(
-        [freeze_pairs(block, vocab_size=100) for block in blocks],
+        [encode_placed_pairs(block, vocab_size=100) for block in blocks],
         split="train", index=0, count=1, config=config, output=str(folder), tokenizer=TOKENIZER, paths=PATHS,
     )  # fmt: skip
 
