@@ -21,14 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if stage in ("", "-h", "--help", "help"):
         print(USAGE)
         return 0 if stage else 2
-    if stage not in ("pipeline", "train"):
+    exit_code = 0
 
-        def refuse() -> None:
+    def run_stage() -> None:
+        nonlocal exit_code
+        if stage not in ("pipeline", "train"):
             raise Refused(f"no stage {stage!r}; there are pipeline and train. oddsmill --help says more")
+        exit_code = import_module(f"oddsmill.{stage}.__main__").main(rest)
 
-        return run_command(refuse)
-    exit_code: int = import_module(f"oddsmill.{stage}.__main__").main(rest)
-    return exit_code
+    return run_command(run_stage) or exit_code
 
 
 if __name__ == "__main__":

@@ -39,7 +39,6 @@ def show_messages(level: LogLevel = "info", *, to_stderr: bool = False) -> None:
     log.addHandler(_ConsoleHandler(to_stderr=to_stderr))
     log.propagate = False  # a library that configures the root logger would show every message once more
     log.setLevel(level.upper())
-    log.propagate = False  # a library that configures the root logger would have every message shown twice
 
 
 @contextlib.contextmanager

@@ -73,6 +73,12 @@ def run_command(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "oddsmill":
+            raise
+        extras = "pip install 'oddsmill[pipeline]' for the commands of pipeline, 'oddsmill[train]' for those of train"
+        print(f"refused: the package {error.name} is not installed: {extras}", file=sys.stderr)
+        return 2
     except Exception as error:
         message = find_refusal(error)
         if message is None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 
 
 def is_hub_id(name: str) -> bool:
@@ -46,6 +46,6 @@ def find_folder(
             name, revision=revision, allow_patterns=list(files), ignore_patterns=list(ignored)
         )
     except (OSError, ValueError) as error:  # no connection and no cache, no such model or revision, no valid id
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise Refused(f"--{setting}={name}: no such folder, and the hub does not give it: {reason}") from error
     return Path(snapshot)

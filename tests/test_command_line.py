@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +50,13 @@ def test_help_imports_no_accelerator_no_beam_and_one_stage(arguments: list[str],
     loaded = modules_after(code)
     assert f"oddsmill.{arguments[0]}" in loaded and not absent & loaded
     assert not [name for name in loaded if "pallas" in name]
+
+
+def test_a_stage_whose_packages_are_absent_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'optax'", name="optax")
+
+    monkeypatch.setattr("oddsmill.__main__.import_module", absent)
+    assert main(["train", "run"]) == 2
+    error = capsys.readouterr().err
+    assert "the package optax is not installed" in error and "oddsmill[train]" in error and error.count("\n") == 1

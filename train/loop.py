@@ -27,9 +27,9 @@ def train(config: TrainConfig) -> dict[str, float]:
       RunFailed: more steps than `max_skipped_steps` are not finite, a shard changed, a disk or a device is full.
       Stopped: by SIGTERM or Ctrl-C, with a checkpoint.
     """
-    run = prepare(config)  # reads and checks all; nothing is on the devices yet
-    log.info(describe_run(run))
     with explain_device_errors(config.run_dir):
+        run = prepare(config)  # reads and checks all; nothing is on the devices yet
+        log.info(describe_run(run))
         with open_session(run) as session:
             state = session.start()  # initial weights, or the newest checkpoint
             step_fn, schedule = run.program.jitted_step(), schedule_of(run, session.has_evaluation)

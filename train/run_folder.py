@@ -37,7 +37,6 @@ def write_run_folder(run: Run) -> None:
     if jax.process_index() > 0:
         return
     files = run.files
-    publish_text(files.settings, settings_as_yaml(run.config))
     publish_text(files.manifest, run.data.manifest.to_json())
     if run.config.eval_data:
         publish_text(files.eval_manifest, run.eval_data.manifest.to_json())
@@ -45,11 +44,16 @@ def write_run_folder(run: Run) -> None:
         files.eval_manifest.unlink(missing_ok=True)  # an earlier start may have measured other rows
     publish_text(files.model_config, json.dumps(run.model.hf_config, indent=2, ensure_ascii=False) + "\n")
     generation_config = run.model.folder / files.generation_config.name
-    if generation_config.is_file():
+    if run.model.folder.resolve() == files.folder.resolve():
+        pass  # a model's config.json lies in the folder of its own run
+    elif generation_config.is_file():
         shutil.copyfile(generation_config, files.generation_config)
+    else:
+        files.generation_config.unlink(missing_ok=True)  # an earlier start may have had another model
     with publish_folder(files.tokenizer) as unfinished:
         copy_tokenizer(unfinished, Path(run.data.folder) / TOKENIZER_FOLDER, run.model.folder)
     publish_text(files.verified_shards, json.dumps(run.verified_shards, indent=2) + "\n")
+    publish_text(files.settings, settings_as_yaml(run.config))  # last: where it is, all is there
 
 
 class RestoredRun(NamedTuple):

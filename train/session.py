@@ -4,12 +4,14 @@ import dataclasses
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, RunFailed, Stopped, require
+from oddsmill.schemas.manifest import TOKENIZER_FOLDER
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
 from oddsmill.train.data.data_order import DataOrder
@@ -108,7 +110,7 @@ class Session:
             run.files.samples,
             run.eval_data,
             num_prompts=config.generation_num_prompts,
-            tokenizer=run.files.tokenizer,
+            tokenizer=Path(run.data.folder) / TOKENIZER_FOLDER,  # that of the run folder is written by one process
             generator=run.program.generator,
             decoder_config=run.model.decoder_config,
             sampling=config.sampling,
@@ -125,7 +127,7 @@ class Session:
 
     @property
     def is_best(self) -> bool:
-        """The weights of this step were just evaluated, and are the best so far."""
+        """The best evaluation so far is that of this step."""
         return self.best.step == self.step
 
     def start(self) -> State:
@@ -179,6 +181,8 @@ class Session:
         log.info(f"going on from the checkpoint of step {self.step}: {left}")
         if forgotten:
             log.warning(forgotten)
+        if config.profile_steps and config.profile_steps[1] <= self.step:
+            log.warning(f"--profile_steps={config.profile_steps}: these steps are taken already; nothing is traced")
         return state, notes["evaluation_due"] and self.has_evaluation
 
     def _open_sinks(self, evaluation_due: bool) -> None:

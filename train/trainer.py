@@ -97,10 +97,7 @@ class ORPOTrainer:
     def train(self) -> dict[str, float]:
         """Trains, or goes on from the newest checkpoint in `run_dir`.
 
-        Returns: the last evaluation's metrics, keys `eval/…`; empty where there is no eval split.
-
-        Raises:
-          Refused, RunFailed: as `oddsmill.train.loop.train`.
+        It returns and raises what `oddsmill.train.loop.train` does.
         """
         evaluation = train(self.arguments)
         self._has_trained = True

@@ -81,7 +81,7 @@ class _SourceRows:
             self._resolved = resolve_run(PreprocessConfig(**settings))
             text_tokenizer = load_tokenizer(self._resolved.tokenizer_folder, chat_template=settings["chat_template"])
             self._explainer = Explainer(self._resolved, text_tokenizer, console)
-        except (Refused, OSError, KeyError, TypeError) as error:
+        except (Refused, OSError, ValueError, KeyError, TypeError) as error:
             console.print(f"the source is not read: {error}", style="dim")
 
     def explain(self, source: str | None) -> None:

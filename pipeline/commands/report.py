@@ -81,18 +81,15 @@ def write_report(config: ReportConfig) -> None:
     try:
         tokenizer = load_tokenizer(fetch_folder(os.path.join(config.dataset, TOKENIZER_FOLDER)))
         contents = {name: read_split(config, manifest, name, tokenizer) for name in manifest.splits}
+        page = render(config.dataset, manifest, contents)
     except (ValueError, RuntimeError) as error:
         raise Refused(f"{error}. Run oddsmill pipeline verify {config.dataset}") from error
-    page = render(config.dataset, manifest, contents)
     target = config.out or os.path.join(config.dataset, REPORT_NAME)
-    try:
-        with (
-            publishing(target if is_remote(target) else os.path.abspath(target)) as temporary,
-            open(temporary, "w", encoding="utf-8") as file,
-        ):
-            file.write(page)
-    except OSError as error:
-        raise Refused(f"{target}: cannot write there ({error.strerror})") from error
+    with (
+        publishing(target if is_remote(target) else os.path.abspath(target)) as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+    ):
+        file.write(page)
     log.info(f"report     {target}")
 
 
@@ -183,7 +180,7 @@ def _drops(folder: str, manifest: Manifest) -> list[dict[str, Any]]:
             "reason": reason,
             "meaning": DropReason(reason).meaning if reason in list(DropReason) else "",
             "number": number,
-            "share": number / manifest.ledger.rows_in,
+            "share": number / (manifest.ledger.rows_in + manifest.ledger.extra_pairs),
             "examples": examples[reason],
         }
         for reason, number in sorted(drops.items(), key=lambda item: -item[1])

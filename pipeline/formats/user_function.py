@@ -40,8 +40,9 @@ def call(name: str, values: dict[str, Any], source: SourceConfig) -> Sequence[Pa
     Raises:
       Dropped: the function raised, gave None, or gave something that is no pair.
     """
+    function = load_function(name)
     try:
-        made = load_function(name)(values)
+        made = function(values)
     except Dropped:
         raise
     except Exception as error:

@@ -25,6 +25,14 @@ def find_saved_splits(path: str, *, split: str | None) -> list[SplitFiles]:
       Refused: The folder is not whole, or has no such split.
     """
     path = path.rstrip("/")
+    try:
+        files = _files_of_splits(path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Refused(f"{path}: not a folder that save_to_disk wrote ({type(error).__name__}: {error})") from error
+    return select_splits(path, files, split)
+
+
+def _files_of_splits(path: str) -> dict[str, list[str]]:
     if is_file(posixpath.join(path, "dataset_dict.json")):
         names = _read_json(posixpath.join(path, "dataset_dict.json"))["splits"]
         folders = {name: posixpath.join(path, name) for name in names}
@@ -36,7 +44,7 @@ def find_saved_splits(path: str, *, split: str | None) -> list[SplitFiles]:
         if state.get("_indices_files"):
             raise Refused(f"{folder} is of an old version of datasets; load it and save it again")
         files[name] = [posixpath.join(folder, file["filename"]) for file in state["_data_files"]]
-    return select_splits(path, files, split)
+    return files
 
 
 def _read_json(path: str) -> dict[str, Any]:

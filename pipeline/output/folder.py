@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.manifest import (
     MANIFEST_NAME,
     TOKENIZER_FOLDER,
@@ -62,7 +62,7 @@ def publishing(path: str) -> Iterator[str]:
             if os.path.exists(temporary):
                 os.remove(temporary)
     except OSError as error:
-        raise Refused(f"{path}: cannot be written ({error.strerror}){_advice(error)}") from error
+        raise Refused(f"{path}: cannot be written ({error.strerror or one_line(error)}){_advice(error)}") from error
 
 
 def _advice(error: OSError) -> str:

@@ -1,6 +1,5 @@
 """Writing one shard: order, duplicates, packing, records. An index is in memory; the ids lie in a temporary file."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from oddsmill.pipeline.output.rejects import RejectBlocks
 from oddsmill.pipeline.output.tally import SIDES, Tally
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.schemas.errors import Refused, RunFailed
-from oddsmill.schemas.manifest import Shard, Split, TokenizerSummary
+from oddsmill.schemas.manifest import Shard, Split, TokenizerSummary, file_sha256
 from oddsmill.schemas.provenance import provenance_path
 from oddsmill.schemas.record import Row, encode_row, lay_row, token_dtype
 
@@ -193,9 +192,7 @@ def _inspect(path: str, *, name: str, records: int) -> tuple[Shard, str]:
     reader.close()
     if found != records:
         raise RunFailed(f"{name}: {records} records were written, {found} are on disk. Is the disk full?")
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Shard(name=name, records=records, bytes=os.path.getsize(path), sha256=digest), options
+    return Shard(name=name, records=records, bytes=os.path.getsize(path), sha256=file_sha256(path)), options
 
 
 def _write_provenance(path: str, pairs: Items, rows: Sequence[Sequence[int]], paths: Sequence[str]) -> None:

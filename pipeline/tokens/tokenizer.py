@@ -8,7 +8,7 @@ from pathlib import Path
 from oddsmill.schemas.chat.special_tokens import SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG
 from oddsmill.schemas.chat.template import TEMPLATE_FILE, TEMPLATE_FOLDER
 from oddsmill.schemas.chat.tokenizer import TOKENIZER_JSON, Tokenizer
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.hub import find_folder
 from oddsmill.schemas.manifest import TokenizerSummary, file_sha256
 from oddsmill.schemas.stores import fetch_folder, is_remote
@@ -70,6 +70,7 @@ def find_tokenizer(name: str, revision: str | None) -> Path:
       Refused: neither is there.
     """
     if is_remote(name):
+        require(revision is None, "tokenizer_revision", revision, f"{name} is a folder, which has no revisions")
         return Path(fetch_folder(name))
     patterns = [*TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja"]
     folder = find_folder(name, revision, setting="tokenizer", revision_setting="tokenizer_revision", files=patterns)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 
 if TYPE_CHECKING:
     import jinja2
@@ -77,8 +77,7 @@ class ChatTemplate:
         except Refused:
             raise
         except Exception as error:  # a template is a program of its author's, and may raise anything
-            problem = " ".join(str(error).split()) or type(error).__name__
-            raise TemplateFailed(problem) from error
+            raise TemplateFailed(one_line(error)) from error
 
     def render_open(self, messages: list[Message], **options: Any) -> str:
         """Renders a dialogue up to the end of its last message's content (transformers' `continue_final_message`).

@@ -62,3 +62,11 @@ def test_require_names_the_setting_and_its_value():
     require(True, "beta", 1, "must be positive")
     with pytest.raises(Refused, match=r"^--beta=-1: must be positive$"):
         require(False, "beta", -1, "must be positive")
+
+
+def test_a_missing_module_of_our_own_is_a_fault_and_no_advice_to_install():
+    def command() -> None:
+        raise ModuleNotFoundError("No module named 'oddsmill.nowhere'", name="oddsmill.nowhere")
+
+    with pytest.raises(ModuleNotFoundError):
+        run_command(command)

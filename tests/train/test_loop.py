@@ -1,10 +1,14 @@
 """What is due after a step, as a table."""
 
+import errno
 import signal
 
 import pytest
 
-from oddsmill.train.loop import Due, Schedule, due_after
+from oddsmill.schemas.errors import RunFailed
+from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.loop import Due, Schedule, due_after, train
 from oddsmill.train.parallel.requests import Request
 
 SCHEDULE = Schedule(
@@ -66,3 +70,12 @@ def test_a_last_step_without_a_last_save_is_saved_only_where_save_steps_say_so()
     due = due_after(12, SCHEDULE._replace(do_last_save=False, save_steps=5), NOTHING)
     assert not due.saves(is_best=False, is_over=True)
     assert due_after(12, SCHEDULE._replace(do_last_save=False), NOTHING).saves(is_best=False, is_over=True)
+
+
+def test_a_fault_of_the_machine_before_the_first_step_is_one_message(monkeypatch, tmp_path):
+    def full(config):
+        raise OSError(errno.ENOSPC, "No space left on device", "shard")
+
+    monkeypatch.setattr("oddsmill.train.loop.prepare", full)
+    with pytest.raises(RunFailed, match=r"shard: No space left on device\. Make room"):
+        train(TrainConfig(data="d", run_dir=str(tmp_path), model=ModelConfig(config="c")))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from oddsmill.schemas.errors import require
@@ -29,7 +29,7 @@ class Best:
     data: str | None = None
     value: float | None = None
     step: int | None = None
-    without_improvement: int = field(default=0)
+    without_improvement: int = 0
 
     def add(self, step: int, evaluation: Mapping[str, float]) -> bool:
         """Takes in an evaluation; returns whether it is the best so far. One that is not finite never is."""

@@ -51,7 +51,7 @@ class Checkpoints:
       save_total_limit: how many are kept; None only reads, and touches nothing that a run may be writing.
 
     Raises:
-      Refused: there is none to read.
+      Refused: it only reads, and there is no such folder.
     """
 
     def __init__(self, folder: str | Path, *, identity: dict[str, Any], save_total_limit: int | None):

@@ -51,6 +51,8 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
     for path in (config.out, config.metrics_out):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise Refused(f"{path}: there is no folder {Path(path).absolute().parent}; make it first")
+        if path is not None and Path(path).is_dir():
+            raise Refused(f"{path}: is a folder; give a file")
     with _stdout_kept_free():
         objective, params, dataset = _of_run(config) if config.run_dir else _of_model(config)
         data, manifest = dataset.folder, dataset.manifest

@@ -165,6 +165,8 @@ def _output(path: str | None) -> Iterator[IO]:
     if path is None:
         yield sys.stdout
         return
+    if Path(path).is_dir():
+        raise Refused(f"--out={path}: is a folder; give a file")
     with ExitStack() as stack:
         try:
             file = stack.enter_context(publish_file(path))

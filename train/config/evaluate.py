@@ -94,4 +94,6 @@ class EvaluateConfig:
         path = self.model.path if self.model else None
         given = f"give either --model.path (a folder or a hub id) or --run_dir (a run; now {self.run_dir})"
         require((path is None) != (self.run_dir is None), "model.path", path, given)
+        config = self.model.config if self.model else None
+        require(config is None, "model.config", config, "has no weights; leave it out")
         require(self.data is not None or self.run_dir is not None, "data", None, "is needed: the rows to measure on")

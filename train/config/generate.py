@@ -68,6 +68,8 @@ class GenerateConfig(SamplingConfig):
         path = self.model.path if self.model else None
         source = f"give either --model.path (a folder or a hub id) or --run_dir (a run; now {self.run_dir})"
         require((path is None) != (self.run_dir is None), "model.path", path, source)
+        config = self.model.config if self.model else None
+        require(config is None, "model.config", config, "has no weights; leave it out")
         given = f"give either --prompts (a file) or --prompt (a text; now {self.prompt!r})"
         require((self.prompts is None) != (self.prompt is None), "prompts", self.prompts, given)
         if self.chat_date is not None:

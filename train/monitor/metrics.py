@@ -50,7 +50,10 @@ def metrics_at(metrics: Path, step: int) -> dict[str, Any]:
     """Returns the newest value of every metric up to a step, but for speeds."""
     newest: dict[str, Any] = {}
     for line in metrics.read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
+        try:
+            values = json.loads(line)
+        except ValueError:
+            break  # the last line, cut off by a kill or a full disk
         if values["step"] <= step:
             newest |= values
     return {name: newest[name] for name in sorted(newest) if name not in ("step", "mfu") and "per_second" not in name}

@@ -16,7 +16,7 @@ _TRAINING_NEEDS_LESS = (
     "A lower --total_batch_size with more --gradient_accumulation_steps, --gradient_checkpointing=true or a larger "
     "--mesh.fsdp needs less"
 )
-_NEEDS_LESS = "A lower --batch_size, or more devices along --mesh.fsdp, needs less"
+_NEEDS_LESS = "More devices along --mesh.fsdp, or where there is one a lower --batch_size, needs less"
 
 
 class ProcessLost(RunFailed):

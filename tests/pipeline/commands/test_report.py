@@ -189,6 +189,13 @@ def test_what_cannot_be_done_is_refused(dataset: Path, command: Callable, tmp_pa
         assert code == 2
         assert message in err
         assert err.count("\n") == 1
+    rejects = next((dataset / "rejects").iterdir())
+    whole = rejects.read_bytes()
+    rejects.write_bytes(b"{\n" + whole)
+    code, _, err = command("report", dataset)
+    assert code == 2
+    assert f"Run oddsmill pipeline verify {dataset}" in err
+    rejects.write_bytes(whole)
     (dataset / "train-00000-of-00002.arrayrecord").write_bytes(b"")
     code, _, err = command("report", dataset)
     assert code == 2

@@ -60,3 +60,8 @@ def test_a_function_of_the_user_makes_pairs_or_says_none(monkeypatch: pytest.Mon
         load_function("made_here:absent")
     with pytest.raises(Refused, match="No module named"):
         check_source(SourceConfig(path="a"), "absent_module:f")
+
+
+def test_a_function_that_a_worker_does_not_find_ends_the_run_and_drops_no_row():
+    with pytest.raises(Refused, match="No module named 'absent_module'"):
+        one({"q": "p"}, "absent_module:f")

@@ -56,3 +56,10 @@ def test_a_dataset_saved_in_a_store(tmp_path: Path, triples: Callable):
     assert found == [(f"store:/{tmp_path}/one/test", n, rows[n]) for n in (2, 3)]
     with pytest.raises(Refused, match=r"--source.path=store:/.*/none: no such file"):
         read_saved(f"store:/{tmp_path}/none")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"_data_files": [{}]}'])
+def test_a_folder_with_a_state_json_of_another_tool_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(Refused, match="not a folder that save_to_disk wrote"):
+        read_saved(tmp_path)

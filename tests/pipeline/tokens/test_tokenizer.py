@@ -60,6 +60,8 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path):
             find_tokenizer(name, None)
     with pytest.raises(Refused, match="a local folder, which has no revisions"):
         find_tokenizer(str(tmp_path), "main")
+    with pytest.raises(Refused, match=r"--tokenizer_revision=main: .* is a folder, which has no revisions"):
+        find_tokenizer("memory://models/tokenizer", "main")
 
 
 @pytest.fixture

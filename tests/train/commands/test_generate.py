@@ -149,6 +149,7 @@ def test_bad_rows_are_refused_by_file_and_row(model, write_rows, row, message):
         (["--prompt=q", "--chat=true", "--chat_date=today"], "--chat_date=today: must be a day such as 2026-01-31"),
         (["--prompt=q", "--temprature=1"], "did you mean --temperature?"),
         (["--prompt=q", "--out=nowhere/out.jsonl"], "--out=nowhere/out.jsonl: cannot be written"),
+        (["--prompt=q", "--out=."], "--out=.: is a folder; give a file"),
         (["--prompt=q", "--mesh.fsdp=3"], "--mesh.fsdp=3"),
     ],
 )

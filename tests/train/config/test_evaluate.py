@@ -14,6 +14,7 @@ MODEL = {"model": ModelConfig(path="m"), "data": "d"}
     [
         ({}, "give either --model.path"),
         (MODEL | {"run_dir": "r"}, "give either --model.path"),
+        ({"model": ModelConfig(config="c"), "run_dir": "r"}, "--model.config=c: has no weights; leave it out"),
         ({"model": ModelConfig(path="m")}, "--data=None: is needed"),
         (MODEL | {"checkpoint": 2}, "--checkpoint=2: has no effect without --run_dir"),
         ({"run_dir": "r", "compute_dtype": "bfloat16"}, "--compute_dtype=bfloat16: has no effect with --run_dir=r"),

@@ -19,6 +19,7 @@ def make(**changes):
         ({"prompts": "p.jsonl"}, "give either --prompts (a file) or --prompt"),
         ({"model": ModelConfig(config="c")}, "give either --model.path (a folder or a hub id) or --run_dir"),
         ({"run_dir": "r"}, "give either --model.path (a folder or a hub id) or --run_dir"),
+        ({"model": ModelConfig(config="c"), "run_dir": "r"}, "--model.config=c: has no weights; leave it out"),
         (
             {"model": None, "run_dir": "r", "param_dtype": "float32"},
             "--param_dtype=float32: has no effect with --run_dir=r",

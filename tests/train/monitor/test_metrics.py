@@ -70,3 +70,12 @@ def test_the_newest_evaluation_and_the_newest_value_of_each_metric_are_found(fil
     at_first = metrics_at(files.metrics, 1)
     assert (at_first["loss"], at_first["eval/loss"]) == (3.0, 3.0) and metrics_at(files.metrics, 9)["loss"] == 1.5
     assert list(at_first) == sorted(at_first) and not {"step", "mfu", "tokens_per_second"} & at_first.keys()
+
+
+def test_a_last_line_that_was_cut_off_hides_no_metric(files):
+    with opened(files) as writer:
+        writer.write(1, STEP)
+    whole = metrics_at(files.metrics, 9)
+    with files.metrics.open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert metrics_at(files.metrics, 9) == whole
