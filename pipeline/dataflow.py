@@ -68,16 +68,17 @@ def dataflow_defaults(flags: Sequence[str], options: dict[str, Any]) -> list[str
         added.append("--number_of_worker_harness_threads=1")
     if "job_name" not in given:
         added.append("--job_name=oddsmill-preprocess")
-    if not given & {"sdk_container_image", "setup_file", "extra_package", "requirements_file"}:
+    if not given & {"sdk_container_image", "setup_file"}:
         if not _PROJECT.is_file():
             raise Refused(
                 "DataflowRunner: this oddsmill was not started from a checkout, so there is no package to send to the "
                 "workers; give --sdk_container_image (see Dockerfile), or start from a checkout"
             )
         added.append(f"--setup_file={_PROJECT}")
-        added.append(f"--requirements_file={_write_requirements()}")
-        # The workers download them, for their own platform; the launcher would download them for its own.
-        added.append("--requirements_cache=skip")
+        if "requirements_file" not in given:
+            added.append(f"--requirements_file={_write_requirements()}")
+            # The workers download them, for their own platform; the launcher would download them for its own.
+            added.append("--requirements_cache=skip")
     return added
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.drops import Dropped
-from oddsmill.pipeline.formats.detection import check_source, detect_format
+from oddsmill.pipeline.formats.detection import detect_format
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.parts import Input, read_in_order
 from oddsmill.pipeline.input.sources import find_inputs
@@ -81,7 +81,7 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
     format_name = config.source.format
     if format_name is None:
         format_name = detect_format(sample, source=config.source, parse=rules.parse_row)
-    check_source(config.source, format_name)
+    rules.check_source(config.source, format_name)
     pairs: list[Pair] = []
     for row in sample:
         with suppress(Dropped):

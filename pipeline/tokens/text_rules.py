@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.formats import parsing
+from oddsmill.pipeline.config import DatasetSettings, SourceConfig
+from oddsmill.pipeline.formats import detection, parsing
 from oddsmill.pipeline.formats.detection import ParseRow
 from oddsmill.pipeline.formats.pairs import PairIds
 from oddsmill.pipeline.tokens import our_rules, rendering, trl_rules
@@ -17,6 +17,7 @@ class TextRules(NamedTuple):
     """The functions that take a row to the ids of its pairs. Those that drop a row raise `Dropped`.
 
     Attributes:
+      check_source: refuses an unknown format, and settings of the source that the format does not use.
       parse_row: makes the pairs of a row.
       render: makes the texts of a pair.
       make_ids: makes the ids of a pair whose texts are encoded.
@@ -25,6 +26,7 @@ class TextRules(NamedTuple):
       cuts_prompts: `max_prompt_length` has an effect.
     """
 
+    check_source: Callable[[SourceConfig, str], None]
     parse_row: ParseRow
     render: Render
     make_ids: Callable[[Encoded, Tokenizer, DatasetSettings], PairIds]
@@ -34,6 +36,7 @@ class TextRules(NamedTuple):
 
 
 OURS = TextRules(
+    check_source=detection.check_source,
     parse_row=parsing.parse_row,
     render=rendering.render_pair,
     make_ids=our_rules.make_ids,
@@ -42,6 +45,7 @@ OURS = TextRules(
     cuts_prompts=True,
 )
 TRL = TextRules(
+    check_source=trl_rules.check_source,
     parse_row=trl_rules.parse_row,
     render=trl_rules.render,
     make_ids=trl_rules.make_ids,

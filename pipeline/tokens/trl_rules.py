@@ -10,7 +10,7 @@ from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
 from oddsmill.pipeline.drops import Dropped, DropReason
-from oddsmill.pipeline.formats import parsing
+from oddsmill.pipeline.formats import detection, parsing
 from oddsmill.pipeline.formats.pairs import ChatPair, Notes, Pair, PairIds, PreferencePair, chat_pair
 from oddsmill.pipeline.formats.parsing import as_row
 from oddsmill.pipeline.formats.rows import Row, check_encodable, kind_of
@@ -19,9 +19,21 @@ from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep
 from oddsmill.pipeline.tokens.rendering import Rendered, dropping_failed_templates, needed, template_options
 from oddsmill.schemas.chat.template import ChatTemplate
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.errors import require
 from oddsmill.schemas.record import WHOLE, Truncated
 
 _FORMATS = ("triple", "transcript", "messages")
+
+
+def check_source(source: SourceConfig, format_name: str) -> None:
+    """Refuses what `detection.check_source` refuses, and a margin of scores that TRL does not read.
+
+    Raises:
+      Refused: names the setting.
+    """
+    detection.check_source(source, format_name)
+    problem = f"has no effect on the format {format_name} with --compat=trl, which reads no scores; leave it out"
+    require(format_name not in _FORMATS or not source.margin, "source.margin", source.margin, problem)
 
 
 def parse_row(raw: RawRow, *, format_name: str, source: SourceConfig) -> Sequence[Pair]:

@@ -17,7 +17,8 @@ def config(write_rows: Callable, triples: Callable, tokenizer_folder: Path, tmp_
 
     def make(**changes: Any) -> PreprocessConfig:
         settings = {"tokenizer": str(tokenizer_folder), "output": str(tmp_path / "out"), "max_length": 64}
-        return PreprocessConfig(source=SourceConfig(path=str(path)), max_prompt_length=32, **settings | changes)
+        settings |= {"max_prompt_length": 32} | changes
+        return PreprocessConfig(source=SourceConfig(path=str(path)), **settings)
 
     return make
 
@@ -71,3 +72,11 @@ def test_every_difference_to_a_dataset_is_named(config: Callable, run: Callable,
 
 def test_nested_settings_have_dotted_names():
     assert flat({"a": 1, "b": {"c": {"d": 2}, "e": [3]}}) == {"a": 1, "b.c.d": 2, "b.e": [3]}
+
+
+def test_a_margin_of_scores_that_trl_does_not_read_is_refused(config: Callable):
+    source = replace(config().source, margin=0.5)
+    assert resolve_run(replace(config(), source=source)).settings["source"]["margin"] == 0.5
+    trl = replace(config(compat="trl", max_prompt_length=512), source=source)
+    with pytest.raises(Refused, match=r"--source.margin=0.5: has no effect on the format triple with --compat=trl"):
+        resolve_run(trl)
