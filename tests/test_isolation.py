@@ -96,10 +96,14 @@ def new_environment(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
+# A checkout on the path would be found in place of what is installed.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def install(python: Path, *arguments: str | Path) -> None:
     # What no test imports is not compiled to bytecode.
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
-    subprocess.run([*pip, "--disable-pip-version-check", *arguments], check=True)
+    subprocess.run([*pip, "--disable-pip-version-check", *arguments], check=True, env=ENVIRONMENT)
 
 
 def site_packages(python: Path) -> Path:
@@ -143,9 +147,8 @@ def test_an_editable_installation_imports_the_checkout_from_anywhere(checkout: P
     (site_packages(python) / "libraries.pth").write_text(sysconfig.get_path("purelib"))
     install(python, "--no-deps", "--no-build-isolation", "--editable", checkout)
     code = "import oddsmill.schemas.record, oddsmill.train; print(oddsmill.schemas.record.__file__)"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [python, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        [python, "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True, text=True
     )
     assert Path(done.stdout.strip()).resolve() == checkout.resolve() / "schemas" / "record.py"
 
@@ -175,10 +178,9 @@ def test_each_stage_runs_in_an_environment_of_its_own(stage: Callable[[str], Pat
     """`oddsmill[pipeline]` preprocesses the tiny recipe, `oddsmill[train]` trains on what came out: all their verbs."""
     work = tmp_path / "work"
     work.mkdir()
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(*command: str | Path) -> None:
-        subprocess.run(command, cwd=work, env=environment, check=True)
+        subprocess.run(command, cwd=work, env=ENVIRONMENT, check=True)
 
     python = stage("pipeline")
     assert not any(has(python, module) for module in ("jax", "flax", "grain", "orbax"))
