@@ -30,6 +30,7 @@ from oddsmill.train.parallel.sharding import make_mesh, num_row_shards
 from oddsmill.train.prepare import Run
 from oddsmill.train.run_folder import restore_run
 from oddsmill.train.step.evaluation import Evaluation, Pairs
+from oddsmill.train.step.program import check_row_length
 from oddsmill.train.step.step import Objective
 from oddsmill.train.weights.model_files import check_tokenizer, find_model, load_decoder, read_model_files
 
@@ -115,9 +116,12 @@ def _of_run(config: EvaluateConfig) -> _Measured:
         distributed=config.distributed,
     )
     log.info(f"{config.run_dir}: the checkpoint of step {step}")
+    dataset = rows_for_run(config, run)
+    row_length = dataset.manifest.row_length
+    check_row_length(run.program, run.config, run.model.decoder_config, row_length, data=dataset.folder)
     preference = preference_loss(_loss_settings(config, run.config))
     objective = dataclasses.replace(run.program.objective, preference=preference)
-    return _Measured(objective, join_params(params, frozen), rows_for_run(config, run))
+    return _Measured(objective, join_params(params, frozen), dataset)
 
 
 def _loss_settings(config: EvaluateConfig, of_run: LossSettings) -> LossSettings:

@@ -207,6 +207,22 @@ def build_program(
     )
 
 
+def check_row_length(
+    program: StepProgram, config: RunSettings, decoder_config: DecoderConfig, row_length: int, *, data: str
+) -> None:
+    """Refuses rows that the mechanism of a run, chosen for the rows of that run, cannot compute.
+
+    Raises:
+      Refused: a sliding window that the run's own rows did not reach is shorter than these rows, for example.
+    """
+    mechanism = program.attn_mechanism
+    problem = mechanism.limits(_workload(config, decoder_config, program.mesh, [row_length]))
+    if problem is not None:
+        raise Refused(
+            f"{data}: {mechanism.name}, the attention of the run, cannot take its rows of {row_length}: {problem}"
+        )
+
+
 def _workload(config: RunSettings, decoder_config: DecoderConfig, mesh: Mesh, row_lengths: Sequence[int]) -> Workload:
     device = mesh.devices.flat[0]
     return Workload(

@@ -1,5 +1,6 @@
 """The step of a run as a program: which weights it trains, and how a run begins."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from oddsmill.schemas.errors import Refused
+from oddsmill.train.attention.splash import SPLASH
 from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.frozen import join_params
 from oddsmill.train.model.lora import is_adapter
-from oddsmill.train.step.program import build_program
+from oddsmill.train.step.program import build_program, check_row_length
 from oddsmill.train.weights.huggingface import save_params
 from tests.train.decoders import TINY, decoder_config, split_decoder
 
@@ -69,3 +72,13 @@ def test_the_state_of_step_0_is_what_the_step_takes(model):
     found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state)
     assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), step.abstract_state)
     assert int(state["step"]) == int(state["skipped"]) == 0
+
+
+def test_rows_that_are_longer_than_a_window_which_the_mechanism_lacks_are_refused(model):
+    """Splash has no windows; it may be the mechanism of a run whose rows no window cuts."""
+    splash = dataclasses.replace(program(model), attn_mechanism=SPLASH)
+    config = TrainConfig(data="d", run_dir="r", model=ModelConfig(path=str(model)))
+    windowed = dataclasses.replace(decoder_config(), windows=(64,) * decoder_config().num_hidden_layers)
+    check_row_length(splash, config, windowed, 64, data="rows")
+    with pytest.raises(Refused, match="rows: splash, the attention of the run, cannot take its rows of 65: it has no"):
+        check_row_length(splash, config, windowed, 65, data="rows")
