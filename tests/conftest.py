@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,9 @@ import hypothesis
 import pytest
 
 from oddsmill.schemas.console import log
+from tests.installations import build, install, new_environment
+
+ROOT = Path(__file__).parents[1]
 
 # Machines are shared: how long a case takes says nothing.
 hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
@@ -132,5 +136,38 @@ def triples() -> Callable[[int], list[dict[str, str]]]:
             }
             for number in range(count)
         ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a wheel is made from, copied: a build leaves files in the folder, and takes what an earlier one has left."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "oddsmill", "schemas", "pipeline", "train"):
+        if (ROOT / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignore)
+        else:
+            shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", checkout, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture
+def stage(wheel: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Makes an environment with one extra alone, at the versions of the lock; returns its interpreter."""
+    constraints = tmp_path / "constraints.txt"
+    pins = re.findall(r"^([a-z0-9._-]+==[^ ;\\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    constraints.write_text("\n".join(pins))
+
+    def make(extra: str) -> Path:
+        python = new_environment(tmp_path / extra)
+        install(python, "--constraint", constraints, f"oddsmill[{extra}] @ {wheel.as_uri()}")
+        return python
 
     return make

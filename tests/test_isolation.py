@@ -1,8 +1,6 @@
 """What an installation holds: one import name; stages that share nothing but the contract, each alone able to run."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.installations import ENVIRONMENT, build, has, install, new_environment
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "recipes" / "tiny"
@@ -59,51 +59,10 @@ def test_the_block_above_blocks():
     assert finished.returncode == 1 and "No module named 'apache_beam" in finished.stderr
 
 
-@pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a wheel is made from, copied: a build leaves files in the folder, and takes what an earlier one has left."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "oddsmill", "schemas", "pipeline", "train"):
-        if (ROOT / name).is_dir():
-            ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignore)
-        else:
-            shutil.copy(ROOT / name, folder)
-    return folder
-
-
-def build(kind: str, source: Path, target: Path) -> Path:
-    """Builds a `wheel` or an `sdist` of a source folder; returns the file."""
-    code = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(target)!r}))"
-    built = subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True, text=True)
-    return target / built.stdout.splitlines()[-1]
-
-
-@pytest.fixture(scope="session")
-def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("wheel", checkout, tmp_path_factory.mktemp("wheel"))
-
-
 def files_in(wheel: Path) -> dict[str, bytes]:
     """The files of a wheel, but for its own list of them."""
     with zipfile.ZipFile(wheel) as archive:
         return {name: archive.read(name) for name in archive.namelist() if not name.endswith("RECORD")}
-
-
-def new_environment(folder: Path) -> Path:
-    """An empty virtual environment; returns its interpreter."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    return folder / "bin" / "python"
-
-
-# A checkout on the path would be found in place of what is installed.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
-
-def install(python: Path, *arguments: str | Path) -> None:
-    # What no test imports is not compiled to bytecode.
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
-    subprocess.run([*pip, "--disable-pip-version-check", *arguments], check=True, env=ENVIRONMENT)
 
 
 def site_packages(python: Path) -> Path:
@@ -151,26 +110,6 @@ def test_an_editable_installation_imports_the_checkout_from_anywhere(checkout: P
         [python, "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True, text=True
     )
     assert Path(done.stdout.strip()).resolve() == checkout.resolve() / "schemas" / "record.py"
-
-
-@pytest.fixture
-def stage(wheel: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """Makes an environment with one extra alone, at the versions of the lock; returns its interpreter."""
-    constraints = tmp_path / "constraints.txt"
-    pins = re.findall(r"^([a-z0-9._-]+==[^ ;\\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    constraints.write_text("\n".join(pins))
-
-    def make(extra: str) -> Path:
-        python = new_environment(tmp_path / extra)
-        install(python, "--constraint", constraints, f"oddsmill[{extra}] @ {wheel.as_uri()}")
-        return python
-
-    return make
-
-
-def has(python: Path, module: str) -> bool:
-    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    return subprocess.run([python, "-c", code], cwd="/").returncode == 0
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_isolation import has, install
+from tests.installations import has
 
 
 def portable(python: Path | str) -> tuple[str, ...]:
@@ -31,9 +31,10 @@ def test_worker_processes_write_the_bytes_of_the_embedded_runner(
 
 
 @pytest.mark.slow
-def test_workers_need_only_the_extra_pipeline(run: Callable, write_rows: Callable, triples: Callable, tmp_path: Path):
-    (tmp_path / "worker").mkdir()
-    python = install(tmp_path / "worker", "pipeline")
+def test_workers_need_only_the_extra_pipeline(
+    run: Callable, write_rows: Callable, triples: Callable, stage: Callable[[str], Path], tmp_path: Path
+):
+    python = stage("pipeline")
     assert not any(has(python, module) for module in ("jax", "flax", "grain", "orbax", "google.cloud.storage"))
     rows = write_rows("rows.jsonl", [*triples(60), {"prompt": "x"}])
     embedded = run("embedded", rows, num_shards=2)
