@@ -142,7 +142,7 @@ def triples() -> Callable[[int], list[dict[str, str]]]:
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a wheel is made from, copied: a build leaves files in the folder, and takes what an earlier one has left."""
+    """The source of a wheel, copied: a build leaves files in the folder, and takes what an earlier one has left."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("pyproject.toml", "README.md", "LICENSE", "oddsmill", "schemas", "pipeline", "train"):
         if (ROOT / name).is_dir():

@@ -1,4 +1,4 @@
-"""What an installation holds: one import name; stages that share nothing but the contract, each alone able to run."""
+"""An installation holds one import name; stages that share nothing but the contract, each alone able to run."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What the pages name exists: files, functions, commands, settings; the README's map names every folder."""
+"""Everything that the pages name exists: files, functions, commands, settings; the README's map names every folder."""
 
 import ast
 import re

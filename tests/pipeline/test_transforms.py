@@ -40,7 +40,7 @@ def by_tag(elements: Iterable[Any]) -> dict[str, list[Any]]:
 
 
 def read(resolved: ResolvedRun) -> dict[str, list[Any]]:
-    """What the transforms up to `ReadRows` give of all inputs."""
+    """Returns the rows that the transforms up to `ReadRows` give of all inputs."""
     parts = [part for element in enumerate(resolved.inputs) for part in DivideInputs().process(element)]
     counted = [counted for part in parts for counted in CountRows().process(part)]
     assert {number for number, _ in counted} == {0}

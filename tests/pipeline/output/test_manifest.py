@@ -15,7 +15,7 @@ TOKENIZER = TokenizerSummary(sha256={}, chat_template_sha256=None, bos_id=1, eos
 
 
 def report(split: Any, index: int, pairs: int) -> ShardReport:
-    """What a worker says that has written so many pairs, a row each."""
+    """Makes the report of a worker that has written so many pairs, a row each."""
     tally = Tally()
     for number in range(pairs):
         made = Pair(prompt=[1], chosen=[2], rejected=[2], id=number)

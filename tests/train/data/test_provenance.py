@@ -1,4 +1,4 @@
-"""Where pairs come from, as far as the dataset says it."""
+"""The dataset says where its pairs come from, or that it does not know."""
 
 import os
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What every preference loss shares: sums of a row by hand, denominators, and what is reported."""
+"""The parts that every preference loss shares: sums of a row by hand, denominators, and what is reported."""
 
 from functools import partial
 

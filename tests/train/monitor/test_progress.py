@@ -18,7 +18,7 @@ EVALUATION = {"eval/loss": 2.0, "eval/rewards/accuracies": 0.5, "eval/log_odds_c
 
 @pytest.fixture
 def shown(capsys):
-    """What a run of nine steps shows on a console."""
+    """Returns the lines that a run of nine steps shows on a console."""
     show_messages()
 
     def show(**options) -> str:
