@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.detection import detect_format
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.parts import Input, read_in_order
@@ -21,6 +20,7 @@ from oddsmill.pipeline.input.sources import find_inputs
 from oddsmill.pipeline.tokens.rendering import check_rendering
 from oddsmill.pipeline.tokens.text_rules import TextRules, choose_rules
 from oddsmill.pipeline.tokens.tokenizer import find_tokenizer, load_tokenizer, summarize_tokenizer
+from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Split, TokenizerSummary
 from oddsmill.schemas.stores import check_access, is_remote

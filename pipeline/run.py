@@ -12,12 +12,12 @@ from typing import Any
 
 from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.dataflow import check_launch, names_dataflow
-from oddsmill.pipeline.drops import DropReason
 from oddsmill.pipeline.output import checks, folder
 from oddsmill.pipeline.resolved_run import ResolvedRun, differences, flat, resolve_run
 from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
 from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_tokenizer
 from oddsmill.schemas.console import log
+from oddsmill.schemas.drops import DropReason
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
 from oddsmill.schemas.stores import check_access

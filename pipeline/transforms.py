@@ -13,7 +13,6 @@ from apache_beam.utils.shared import Shared
 
 from oddsmill.pipeline import progress
 from oddsmill.pipeline.dataflow import check_libraries
-from oddsmill.pipeline.drops import Dropped, Reject
 from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.kinds.kind import CountedPart, NumberedPart, Part
@@ -27,6 +26,7 @@ from oddsmill.pipeline.output.spill import BlockRef, read_block, write_block
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.drops import Dropped, Reject
 from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Split
 from oddsmill.schemas.stores import fetch_folder
 

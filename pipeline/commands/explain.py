@@ -9,7 +9,6 @@ from rich.text import Text
 
 from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, side_text
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.formats.pairs import ChatPair, PairIds
 from oddsmill.pipeline.input.rows import RawRow
@@ -19,6 +18,7 @@ from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
 from oddsmill.pipeline.tokens.tokenization import encode_pairs
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.layout import derive
 from oddsmill.schemas.record import Pair, make_row

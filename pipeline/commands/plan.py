@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sampling import sample_rows
@@ -21,6 +20,7 @@ from oddsmill.pipeline.tokens.text_rules import TextRules
 from oddsmill.pipeline.tokens.tokenization import encode_pairs
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.settings import setting, settings
 

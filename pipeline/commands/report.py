@@ -10,7 +10,6 @@ import numpy as np
 
 from oddsmill.pipeline.commands.charts import bar_shares, histogram, length_bias
 from oddsmill.pipeline.commands.inspect import BRANCH_STYLES
-from oddsmill.pipeline.drops import DropReason
 from oddsmill.pipeline.output.checks import MEANINGS, STORED
 from oddsmill.pipeline.output.folder import REPORT_NAME, load_manifest, publishing
 from oddsmill.pipeline.output.reading import Provenance, Rejected, read_provenance, read_rejects, read_shard
@@ -18,6 +17,7 @@ from oddsmill.pipeline.resolved_run import flat
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.console import log
+from oddsmill.schemas.drops import DropReason
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, SplitSummary
 from oddsmill.schemas.record import Pair, Truncated

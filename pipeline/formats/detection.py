@@ -5,11 +5,11 @@ from contextlib import suppress
 from typing import Protocol
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.parsing import FORMATS, parse_row
 from oddsmill.pipeline.formats.user_function import load_function
 from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import Refused, require
 
 

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.pairs import ChatPair, Message, chat_pair
 from oddsmill.pipeline.formats.rows import Row, kind_of
+from oddsmill.schemas.drops import Dropped, DropReason
 
 SYSTEM_ROLES = ("system", "developer")
 ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")

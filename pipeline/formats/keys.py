@@ -5,8 +5,8 @@ from functools import cache
 from typing import NamedTuple
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.drops import Origin
 from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.manifest import Split
 
 FINGERPRINT_MODULUS = 1 << 128

@@ -3,10 +3,10 @@
 from typing import Any
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.dialogues import ROLES, read_content, read_dialogues, shape_of
 from oddsmill.pipeline.formats.pairs import ChatPair, Message
 from oddsmill.pipeline.formats.rows import Row, RowFormat
+from oddsmill.schemas.drops import Dropped, DropReason
 
 
 def read(row: Row, _: SourceConfig) -> list[ChatPair]:

@@ -5,7 +5,7 @@ import json
 from array import array
 from typing import Any, NamedTuple
 
-from oddsmill.pipeline.drops import Dropped, DropReason
+from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.record import WHOLE, Truncated
 
 Message = dict[str, Any]

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats import messages, ranked, sharegpt, transcript, triple, user_function, votes
 from oddsmill.pipeline.formats.pairs import Pair, PreferencePair
 from oddsmill.pipeline.formats.ratings import check_scores
 from oddsmill.pipeline.formats.rows import Row, kind_of
 from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.schemas.drops import Dropped, DropReason
 
 # Where a row reads under several, the first of them is its format.
 FORMATS = {

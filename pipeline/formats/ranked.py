@@ -3,10 +3,10 @@
 from itertools import combinations
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.ratings import make_pair, read_number, read_vote
 from oddsmill.pipeline.formats.rows import Row, RowFormat
+from oddsmill.schemas.drops import Dropped, DropReason
 
 
 def read(row: Row, source: SourceConfig) -> list[Pair]:

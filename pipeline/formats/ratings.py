@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.dialogues import as_answer, split_dialogues
 from oddsmill.pipeline.formats.messages import read_message
 from oddsmill.pipeline.formats.pairs import Message, Pair, PreferencePair
 from oddsmill.pipeline.formats.rows import Row, check_encodable, kind_of
+from oddsmill.schemas.drops import Dropped, DropReason
 
 _VOTES = {
     "1": "first",

@@ -1,9 +1,9 @@
 """The format `transcript`: two whole dialogues as texts in the style of Anthropic's HH."""
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.pairs import PreferencePair
 from oddsmill.pipeline.formats.rows import Row, RowFormat
+from oddsmill.schemas.drops import Dropped, DropReason
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 

@@ -6,10 +6,10 @@ from functools import cache
 from typing import Any
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats import messages, triple
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.rows import Row, check_encodable, kind_of
+from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.errors import Refused
 
 _SIDES = ("prompt", "chosen", "rejected")

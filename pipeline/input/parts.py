@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-from oddsmill.pipeline.drops import Origin
 from oddsmill.pipeline.input.kinds.kind import (
     BATCH_ROWS,
     UNBOUNDED,
@@ -21,6 +20,7 @@ from oddsmill.pipeline.input.kinds.recognition import recognize
 from oddsmill.pipeline.input.kinds.streams import DAMAGE
 from oddsmill.pipeline.input.rows import RawRow, make_row
 from oddsmill.pipeline.input.splits import slice_rows
+from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.errors import Refused, one_line
 
 PART_BYTES = 32 << 20

@@ -3,7 +3,7 @@
 import json
 from typing import Any, NamedTuple
 
-from oddsmill.pipeline.drops import Dropped, DropReason, Origin
+from oddsmill.schemas.drops import Dropped, DropReason, Origin
 
 # Escaping to ASCII takes two thirds of the time that UTF-8 takes: 5 us for a row of HH.
 _canonical = json.JSONEncoder(sort_keys=True, default=repr).encode

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from oddsmill.pipeline.drops import DropReason, Reject
 from oddsmill.pipeline.output.blocks import encode_block, open_blocks
 from oddsmill.pipeline.output.folder import REJECTS_FOLDER, publishing
+from oddsmill.schemas.drops import DropReason, Reject
 
 _COLUMNS = ("row", "reason")
 _REASONS = list(DropReason)

@@ -13,13 +13,13 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from oddsmill.pipeline import progress
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.drops import DropReason, Origin, Reject
 from oddsmill.pipeline.formats.pairs import Notes
 from oddsmill.pipeline.output.blocks import Items, encode_block, open_blocks
 from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.rejects import RejectBlocks
 from oddsmill.pipeline.output.tally import SIDES, Tally
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
+from oddsmill.schemas.drops import DropReason, Origin, Reject
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.manifest import Shard, Split, TokenizerSummary, file_sha256
 from oddsmill.schemas.provenance import provenance_path

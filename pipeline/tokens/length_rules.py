@@ -7,9 +7,9 @@ tokens; then the answers.
 from collections.abc import Callable
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.dialogues import SYSTEM_ROLES
 from oddsmill.pipeline.formats.pairs import Message, Notes, PairIds
+from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.record import Truncated
 
 Encode = Callable[[list[Message]], PairIds]

@@ -7,12 +7,12 @@ once at the head; EOS once at the end of each answer; then the length rules appl
 from itertools import takewhile
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, PairIds
 from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep, encode_sides
 from oddsmill.pipeline.tokens.length_rules import fit, shorten_dialogue
 from oddsmill.pipeline.tokens.rendering import Rendered, needed, render_messages, template_options
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped, DropReason
 
 
 def make_ids(encoded: Encoded, tokenizer: Tokenizer, config: DatasetSettings) -> PairIds:

@@ -6,9 +6,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, Pair, PreferencePair
 from oddsmill.schemas.chat.template import ChatTemplate, TemplateFailed
+from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.errors import Refused
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.pairs import Pair, PairIds
 from oddsmill.pipeline.tokens.encoding import Encoded, encode_sides
 from oddsmill.pipeline.tokens.rendering import Rendered
 from oddsmill.pipeline.tokens.text_rules import TextRules
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped
 
 
 def tokenize_batch(

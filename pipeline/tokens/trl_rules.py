@@ -9,7 +9,6 @@ from itertools import takewhile
 from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats import detection, parsing
 from oddsmill.pipeline.formats.pairs import ChatPair, Notes, Pair, PairIds, PreferencePair, chat_pair
 from oddsmill.pipeline.formats.parsing import as_row
@@ -19,6 +18,7 @@ from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep
 from oddsmill.pipeline.tokens.rendering import Rendered, dropping_failed_templates, needed, template_options
 from oddsmill.schemas.chat.template import ChatTemplate
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.record import WHOLE, Truncated
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.pairs import PreferencePair
 from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.drops import Dropped
 
 HH = "data/hh-rlhf-harmless/test.rows0-1599.jsonl.gz"
 

@@ -8,11 +8,11 @@ import pytest
 from apache_beam.pvalue import TaggedOutput
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.drops import DropReason
 from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.output.manifest import Seen
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
 from oddsmill.pipeline.transforms import CountRows, DivideInputs, NumberRows, ParseRows, ReadRows, add_seen
+from oddsmill.schemas.drops import DropReason
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import SourceConfig
-from oddsmill.pipeline.drops import Origin
 from oddsmill.pipeline.formats.detection import check_source, detect_format
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.parsing import parse_row
 from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.errors import Refused
 
 H, A = "\n\nHuman:", "\n\nAssistant:"

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import SourceConfig
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats import messages
 from oddsmill.pipeline.formats.rows import Row
+from oddsmill.schemas.drops import Dropped
 
 SOURCE = SourceConfig(path="a")
 

@@ -1,9 +1,9 @@
 from typing import Any
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.drops import Origin
 from oddsmill.pipeline.formats.keys import Place, fingerprint, pair_id, place
 from oddsmill.pipeline.formats.pairs import PreferencePair
+from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.manifest import Split
 
 SHARDS: dict[Split, int] = {"train": 4, "eval": 1}

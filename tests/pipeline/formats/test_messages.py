@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.messages import read_message
+from oddsmill.schemas.drops import Dropped
 
 
 def test_a_message_keeps_what_it_has_but_nulls():

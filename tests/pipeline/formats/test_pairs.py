@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.pairs import NOTHING, Notes, PairIds, chat_pair
+from oddsmill.schemas.drops import Dropped, DropReason
 
 USER, ANSWER = {"role": "user", "content": "2 + 2? é"}, {"role": "assistant", "content": "4"}
 

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import SourceConfig
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats import ranked as ranked_format
 from oddsmill.pipeline.formats.rows import Row
+from oddsmill.schemas.drops import Dropped
 
 
 def ranked(*, names: dict | None = None, settings: dict | None = None, **row: Any) -> list[tuple[str, str]]:

@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import SourceConfig
-from oddsmill.pipeline.drops import Dropped, Origin
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.parsing import parse_row
 from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.schemas.drops import Dropped, Origin
 
 GOOD = {"prompt": "p", "chosen": "c", "rejected": "r"}
 

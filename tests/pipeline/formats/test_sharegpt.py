@@ -1,10 +1,10 @@
 import pytest
 
 from oddsmill.pipeline import SourceConfig
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats import sharegpt as sharegpt_format
 from oddsmill.pipeline.formats.pairs import ChatPair
 from oddsmill.pipeline.formats.rows import Row
+from oddsmill.schemas.drops import Dropped
 
 SYSTEM, USER = {"role": "system", "content": "be brief"}, {"role": "user", "content": "q"}
 YES, NO = {"role": "assistant", "content": "yes"}, {"role": "assistant", "content": "no"}

@@ -2,10 +2,10 @@ import json
 from typing import Any
 
 from oddsmill.pipeline import SourceConfig
-from oddsmill.pipeline.drops import Origin
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.parsing import parse_row
 from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.schemas.drops import Origin
 
 GOOD = {"prompt": "p", "chosen": "c", "rejected": "r"}
 

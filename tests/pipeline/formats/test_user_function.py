@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import SourceConfig
-from oddsmill.pipeline.drops import Dropped, Origin
 from oddsmill.pipeline.formats.detection import check_source
 from oddsmill.pipeline.formats.pairs import ChatPair, Pair
 from oddsmill.pipeline.formats.parsing import parse_row
 from oddsmill.pipeline.formats.user_function import load_function
 from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.schemas.drops import Dropped, Origin
 from oddsmill.schemas.errors import Refused
 
 GOOD = {"prompt": "p", "chosen": "c", "rejected": "r"}

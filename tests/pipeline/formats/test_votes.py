@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import SourceConfig
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats import votes as votes_format
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.rows import Row
+from oddsmill.schemas.drops import Dropped
 
 
 def votes(value: Any, *, answers: Any = ("a", "b"), **settings: Any) -> Pair:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.drops import Dropped, Origin
 from oddsmill.pipeline.formats.pairs import PairIds
 from oddsmill.pipeline.formats.parsing import parse_row
 from oddsmill.pipeline.input.rows import RawRow
@@ -15,6 +14,7 @@ from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped, Origin
 
 CHAT = (
     "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '</s>\n' }}{% endfor %}"

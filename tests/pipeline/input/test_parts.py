@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.drops import Origin
 from oddsmill.pipeline.input.parts import divide, read_in_order
 from oddsmill.pipeline.input.sources import find_inputs
+from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.errors import Refused
 from tests.pipeline.input.files import KINDS, as_lines, read
 

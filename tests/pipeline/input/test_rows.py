@@ -2,8 +2,8 @@
 
 import pytest
 
-from oddsmill.pipeline.drops import Dropped, Origin
 from oddsmill.pipeline.input.rows import RawRow, parse_json
+from oddsmill.schemas.drops import Dropped, Origin
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 import json
 from pathlib import Path
 
-from oddsmill.pipeline.drops import DropReason, Origin, Reject
 from oddsmill.pipeline.output.folder import REJECTS_FOLDER
 from oddsmill.pipeline.output.rejects import RejectBlocks, write_rejects
+from oddsmill.schemas.drops import DropReason, Origin, Reject
 
 PATHS = ["data/a.jsonl", "data/b.jsonl"]
 

@@ -5,10 +5,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.drops import Origin
 from oddsmill.pipeline.formats.pairs import Notes
 from oddsmill.pipeline.output.reading import read_records
 from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, encode_placed_pairs, write_shard
+from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.manifest import TokenizerSummary, file_sha256
 from oddsmill.schemas.provenance import provenance_path
 

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.pairs import PairIds
 from oddsmill.pipeline.tokens.length_rules import fit
+from oddsmill.schemas.drops import Dropped
 
 B, E = 1, 2  # BOS, EOS
 

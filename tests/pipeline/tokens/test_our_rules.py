@@ -3,10 +3,10 @@ from typing import cast
 
 import pytest
 
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.formats.pairs import PairIds
 from oddsmill.pipeline.tokens.our_rules import add_special_tokens, split_at_boundary
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped
 
 B, E, S, T = 1, 2, 3, 4  # BOS, EOS, a token of white space, the end of a turn
 

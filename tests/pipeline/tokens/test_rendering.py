@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.drops import Dropped, DropReason
 from oddsmill.pipeline.formats.pairs import ChatPair, Notes, PairIds, PreferencePair, chat_pair
 from oddsmill.pipeline.tokens.length_rules import shorter_prompts
 from oddsmill.pipeline.tokens.rendering import check_rendering, render_pair
@@ -17,6 +16,7 @@ from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.template import ChatTemplate
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.record import Truncated
 

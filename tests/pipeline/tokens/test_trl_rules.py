@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.drops import Dropped, DropReason, Origin
 from oddsmill.pipeline.formats.detection import detect_format
 from oddsmill.pipeline.formats.pairs import ChatPair, Notes, Pair, PairIds
 from oddsmill.pipeline.input.rows import RawRow
@@ -17,6 +16,7 @@ from oddsmill.pipeline.tokens.text_rules import TRL
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped, DropReason, Origin
 from oddsmill.schemas.errors import Refused
 
 TRAINED = ["llama3ish-bos", "qwen2ish-nobos", "gpt2ish-boseqeos", "spmish-bos"]

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.drops import Dropped
 from oddsmill.pipeline.input.parts import count_part, divide, number_parts
 from oddsmill.pipeline.input.sources import find_inputs
+from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import Refused
 from tests.pipeline.input.files import KINDS, read
 

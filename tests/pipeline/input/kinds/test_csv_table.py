@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from oddsmill.pipeline.drops import Dropped
+from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import Refused
 from tests.pipeline.input.files import as_csv, read
 

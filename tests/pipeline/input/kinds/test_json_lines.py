@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.drops import Origin
 from oddsmill.pipeline.input.parts import divide
 from oddsmill.pipeline.input.sources import find_inputs
+from oddsmill.schemas.drops import Origin
 from tests.pipeline.input.files import read
 
 LINES = st.lists(st.text(st.sampled_from("a\r é\u2028\u0085\U0001f600"), max_size=6), max_size=12)

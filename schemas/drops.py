@@ -1,4 +1,4 @@
-"""Reasons to drop a row, and the drops themselves. Every row that goes in comes out as a pair or in rejects/."""
+"""The reasons to drop a row, and the drops: a row that goes in comes out as a pair, or in rejects/ with its reason."""
 
 import enum
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 import pickle
 
-from oddsmill.pipeline.drops import Dropped, DropReason
+from oddsmill.schemas.drops import Dropped, DropReason
 
 
 def test_every_reason_has_a_meaning_of_its_own_and_survives_the_way_to_a_worker():
