@@ -1,6 +1,7 @@
 """Writes datasets by the contract, without the pipeline: what the trainer's tests train on."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -63,12 +64,12 @@ def write_dataset(
             padding_share=0.0,
             max_pairs_per_row=max(map(len, rows)),
             truncated={},
-            length_histograms={},
+            length_histograms=_length_histograms([pair for row in rows for pair in row]),
         )
     pairs = sum(summary.pairs for summary in summaries.values())
     manifest = Manifest(
         tool_version="test",
-        settings={},
+        settings={"max_length": row_length},
         tokenizer=TokenizerSummary(
             sha256={"tokenizer.json": file_sha256(tokenizer_file)},
             chat_template_sha256=None,
@@ -86,3 +87,10 @@ def write_dataset(
     )
     (folder / "manifest.json").write_text(manifest.to_json())
     return manifest
+
+
+def _length_histograms(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:
+    """Counts lengths by the power of two at or above them, as the manifest has them."""
+    sides = ("prompt", "chosen", "rejected")
+    bounds = {side: Counter(str(1 << (len(getattr(pair, side)) - 1).bit_length()) for pair in pairs) for side in sides}
+    return {side: dict(counts) for side, counts in bounds.items()}

@@ -11,7 +11,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from oddsmill.schemas.errors import Refused, require
-from oddsmill.schemas.manifest import read_manifest
+from oddsmill.schemas.manifest import Manifest, read_manifest
 from oddsmill.schemas.settings import fixed_settings
 from oddsmill.train.checkpoint.best import Best, make_best
 from oddsmill.train.checkpoint.run_files import RunFiles
@@ -27,8 +27,8 @@ from oddsmill.train.step.batch_rules import batch_rules
 from oddsmill.train.step.evaluation import Evaluation
 from oddsmill.train.step.optimizer import num_warmup_steps
 from oddsmill.train.step.program import StepProgram, build_program
-from oddsmill.train.weights.huggingface import check_stored
 from oddsmill.train.weights.model_files import ModelFiles, check_tokenizer, find_model, read_model_files
+from oddsmill.train.weights.stored_weights import check_stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +202,7 @@ def describe_run(run: Run) -> str:
         f"{num_parameters(decoder):,} parameters, "
         f"{'from its weights' if config.model.path else 'from random weights'}\n"
         f"{describe_frozen(config, program.abstract_state['params'], decoder)}"
+        f"{describe_positions(run)}"
         f"data {config.data}: {split.pairs:,} pairs in {split.rows:,} rows of {run.data.manifest.row_length}\n"
         f"{num_steps:,} steps of {config.rows_per_step} rows on {program.mesh.size} device(s){processes}, "
         f"{config.optim}, learning rate {config.peak_learning_rate:g}, {config.lr_scheduler_type} "
@@ -221,3 +222,25 @@ def describe_frozen(config: TrainConfig, trained: Any, decoder: DecoderConfig) -
         return f"frozen {', '.join(config.frozen_parameters)}: {share}\n"
     targets = sorted({path[-3] for path in flatten_dict(trained)})
     return f"LoRA of rank {config.lora.rank} on {', '.join(targets)}: {share}\n"
+
+
+def describe_positions(run: Run) -> str:
+    """Returns a note for the console where rows may hold positions that the model was not made for; else nothing."""
+    made_for = run.model.hf_config.get("max_position_embeddings")
+    longest = max(_longest_sequence(data.manifest) for data in (run.data, run.eval_data))
+    if not made_for or longest <= made_for:
+        return ""
+    return (
+        f"note: prompt and answer may reach {longest:,} tokens, and the model is made for {made_for:,} "
+        "(max_position_embeddings of config.json); what lies beyond it has not learned. A lower --max_length of the "
+        "preprocessing keeps within it\n"
+    )
+
+
+def _longest_sequence(manifest: Manifest) -> int:
+    """Returns a bound on the tokens of a prompt with one of its answers: of the lengths, a power of two is known."""
+    longest = 0
+    for split in manifest.splits.values():
+        lengths = {side: max(map(int, counts), default=0) for side, counts in split.length_histograms.items()}
+        longest = max(longest, lengths["prompt"] + max(lengths["chosen"], lengths["rejected"]))
+    return min(longest, int(manifest.settings["max_length"]))

@@ -89,3 +89,13 @@ def test_the_console_says_what_will_be_done(config):
     assert said[2].startswith("8 steps of 4 rows on 1 device(s), adamw, learning rate 0.001, linear to 0 after 2 steps")
     frozen = describe_run(changed(config, max_steps=8, frozen_parameters=["embed_tokens"])).splitlines()
     assert frozen[1].startswith("frozen embed_tokens: ") and len(frozen) == 4
+
+
+@pytest.mark.parametrize(("made_for", "is_noted"), [(15, True), (16, False), (None, False)])
+def test_rows_beyond_the_models_positions_are_noted(config, tmp_path, made_for, is_noted):
+    """The prompts and answers of the fixture have up to 6 tokens, so at most 8 each by the power of two."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(TINY | ({"max_position_embeddings": made_for} if made_for else {})))
+    said = describe_run(changed(config, max_steps=8, model=ModelConfig(config=str(path))))
+    expected = "note: prompt and answer may reach 16 tokens, and the model is made for 15 (max_position_embeddings"
+    assert (expected in said) == is_noted and ("note:" in said) == is_noted

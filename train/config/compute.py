@@ -8,6 +8,7 @@ from oddsmill.schemas.settings import setting, settings
 # block in plain JAX, vanilla holds all scores at once. Names as in EasyDeL.
 AttentionMechanism = Literal["auto", "xla", "cudnn", "pallas", "splash", "vanilla"]
 Dtype = Literal["float32", "bfloat16"]
+ExportDtype = Literal["float32", "bfloat16", "float16"]
 # True: all of a layer is computed again; False: nothing; else a name of jax.checkpoint_policies.
 RematerializationPolicy = bool | Literal["dots_saveable", "dots_with_no_batch_dims_saveable"]
 

@@ -4,7 +4,7 @@ import re
 
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.settings import setting, settings
-from oddsmill.train.config.compute import Dtype
+from oddsmill.train.config.compute import ExportDtype
 from oddsmill.train.config.devices import DistributedConfig, MeshConfig
 
 
@@ -22,8 +22,9 @@ class ExportConfig:
         "The adapters of a run with lora are written alone, as PEFT has them, for the model that the run started from.",
         default=False,
     )
-    dtype: Dtype | None = setting(
-        "Weights are cast to this dtype; null: they stay as the run keeps them.",
+    dtype: ExportDtype | None = setting(
+        "Weights are cast to this dtype; null: they stay as the run keeps them. A weight that float16 cannot hold "
+        "(beyond 65504) is refused.",
         default=None,
         only_with={"adapter": (False,)},
     )

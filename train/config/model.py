@@ -41,6 +41,10 @@ def is_pattern(pattern: str) -> bool:
     return True
 
 
+# PEFT's name for every linear layer but the head.
+ALL_LINEAR = "all-linear"
+
+
 @settings(group="lora.")
 class LoraConfig:
     """Low-rank adapters; the weights of the model itself stay as they are. Names are PEFT's."""
@@ -53,9 +57,10 @@ class LoraConfig:
         at_least=0,
         below=1,
     )
-    target_modules: list[str] | None = setting(
+    target_modules: list[str] | str | None = setting(
         "The linear layers that have an adapter, by the end of their name (`q_proj`) or by a regular expression that "
-        "matches all of it (`model.layers.0.self_attn.q_proj`). null: all of attention and MLP.",
+        "matches all of it (`model.layers.0.self_attn.q_proj`); a list, or one. all-linear, or null: all of attention "
+        "and MLP.",
         default=None,
     )
     use_rslora: bool = setting("The scale is alpha / sqrt(rank) instead.", default=False)
@@ -66,10 +71,16 @@ class LoraConfig:
         may_change=True,
     )
 
+    @property
+    def targets(self) -> list[str] | None:
+        """The names and patterns of `target_modules`; None for all linear layers of attention and MLP."""
+        given = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
+        return None if given is None or ALL_LINEAR in given else given
+
     def check(self) -> None:
         targets = self.target_modules
         require(targets is None or len(targets) > 0, "lora.target_modules", targets, "names nothing; null is all")
-        for target in targets or []:
+        for target in self.targets or []:
             require(is_pattern(target), "lora.target_modules", target, "neither a name nor a regular expression")
 
 

@@ -47,9 +47,9 @@ def add_adapters(decoder: Decoder, lora: LoraConfig, *, param_dtype: jnp.dtype, 
     """
     linears = linear_layers(decoder)
     targets = set(linears)
-    if lora.target_modules is not None:
+    if lora.targets is not None:
         names = {path: hf_names(path, decoder.config.num_hidden_layers) for path in linears}
-        targets = select("lora.target_modules", lora.target_modules, names, _is_target)
+        targets = select("lora.target_modules", lora.targets, names, _is_target)
     for stream, path in enumerate(sorted(targets)):
         layers, out_dim, in_dim = linears[path].weight.shape
         bound = in_dim**-0.5

@@ -31,7 +31,8 @@ from oddsmill.train.step.batch_rules import BatchRules, batch_rules
 from oddsmill.train.step.guard import Step, guarded
 from oddsmill.train.step.optimizer import learning_rate_schedule, make_optimizer
 from oddsmill.train.step.step import Objective, State, train_step
-from oddsmill.train.weights.huggingface import load_params, stored_dtypes
+from oddsmill.train.weights.huggingface import load_params
+from oddsmill.train.weights.stored_weights import stored_dtypes
 
 
 @dataclass(frozen=True, kw_only=True)

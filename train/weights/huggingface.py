@@ -4,7 +4,7 @@ Tensors are read by `safetensors.safe_open` and placed by `jax.make_array_from_c
 read pieces of 8 MiB, was no faster (bench/results/load_cpu2_202611.md), so there is none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,11 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.model.names import Params, WeightPath, hf_names, is_stacked
-from oddsmill.train.weights.safetensors_files import DTYPES, StoredTensor, listed, stored_tensors, write_tensors
-
-# Tensors that checkpoints hold and no decoder reads; transformers passes over these too.
-_UNUSED = ("rotary_emb.inv_freq",)
-_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+from oddsmill.train.weights.safetensors_files import StoredTensor, write_tensors
+from oddsmill.train.weights.stored_weights import find_stored
 
 
 def load_params(
@@ -40,10 +37,9 @@ def load_params(
       shardings: the sharding of each weight; the axis of the layers is never split.
 
     Raises:
-      Refused: tensors missing, left over, of another shape or of a dtype that is not supported; the message names
-        all of them.
+      Refused: as `find_stored`; the message names all tensors that do not fit.
     """
-    stored = check_stored(folder, abstract_params, num_layers=num_layers)
+    stored = find_stored(folder, abstract_params, num_layers=num_layers).tensors
     shapes, placed = flatten_dict(abstract_params), flatten_dict(shardings)
     stacked = {path: leaf for path, leaf in shapes.items() if is_stacked(path)}
     params: dict[WeightPath, jax.Array] = jax.jit(
@@ -90,83 +86,6 @@ def _layer_writer(sharding: NamedSharding) -> Callable[[jax.Array, jax.Array, in
     return jax.jit(write, donate_argnums=0, out_shardings=sharding)
 
 
-def check_stored(folder: str | Path, abstract_params: Params, *, num_layers: int) -> Mapping[str, StoredTensor]:
-    """Returns the tensors of a model folder once it has been checked that they are those of our weights.
-
-    An output head that is stored beside a tied embedding must equal it.
-
-    Raises:
-      Refused: tensors missing, left over, of another shape or of a dtype that is not supported.
-    """
-    stored = stored_tensors(folder)
-    shapes = flatten_dict(abstract_params)
-    wanted = {
-        name: tuple(leaf.shape[1:] if is_stacked(path) else leaf.shape)
-        for path, leaf in shapes.items()
-        for name in hf_names(path, num_layers)
-    }
-    tied = _HEAD not in wanted
-    surplus = [name for name in stored if name not in wanted and not name.endswith(_UNUSED)]
-    surplus = [name for name in surplus if not (tied and name == _HEAD)]
-    misshaped = [
-        f"{name} has shape {list(stored[name].shape)}, config.json makes it {list(shape)}"
-        for name, shape in wanted.items()
-        if name in stored and stored[name].shape != shape
-    ]
-    foreign: dict[str, list[str]] = {}
-    for name in sorted(stored):
-        if stored[name].dtype not in DTYPES and not name.endswith(_UNUSED):
-            foreign.setdefault(stored[name].dtype, []).append(name)
-    problems = [
-        f"{what} {listed(sorted(names))}"
-        for what, names in (
-            ("missing", [name for name in wanted if name not in stored]),
-            ("unexpected", surplus),
-            ("misshaped", misshaped),
-        )
-        if names
-    ]
-    if foreign:
-        dtypes = "; ".join(f"{dtype}: {listed(names, limit=5)}" for dtype, names in foreign.items())
-        problems.append(
-            f"weights of a dtype that is not trained here ({dtypes}); quantized models cannot be trained: "
-            "fetch the model's unquantized version"
-        )
-    if problems:
-        raise Refused(f"{folder}: weights do not fit config.json: {'; '.join(problems)}")
-    if tied and _HEAD in stored and not _equal(stored[_HEAD], stored[_EMBEDDING]):
-        raise Refused(
-            f"{folder}: {_HEAD} differs from {_EMBEDDING}, but config.json ties them; "
-            "set tie_word_embeddings to false there"
-        )
-    return stored
-
-
-def stored_dtypes(folder: Path, paths: set[WeightPath], *, num_layers: int) -> dict[WeightPath, np.dtype]:
-    """Returns the dtype in which a model folder holds each of our weights; the widest, where layers differ.
-
-    A weight that the folder lacks, or holds in a dtype that is not supported, is left out: `load_params` reports it.
-    """
-    stored = stored_tensors(folder)
-    found = {path: {stored[name].dtype for name in hf_names(path, num_layers) if name in stored} for path in paths}
-    return {
-        path: jnp.result_type(*(DTYPES[name] for name in names))
-        for path, names in found.items()
-        if names and names <= set(DTYPES)
-    }
-
-
-def _equal(first: StoredTensor, second: StoredTensor) -> bool:
-    """Compares two stored matrices bit by bit, some rows at a time."""
-    if (first.shape, first.dtype) != (second.shape, second.dtype):
-        return False
-    for start in range(0, first.shape[0], 4096):
-        rows = (slice(start, min(start + 4096, first.shape[0])),)
-        if first.read(rows).tobytes() != second.read(rows).tobytes():
-            return False
-    return True
-
-
 def save_params(
     params: Params,
     folder: str | Path,
@@ -181,6 +100,9 @@ def save_params(
     Args:
       dtype: dtype to cast all weights to; None keeps each weight's own.
       is_writer: True on the process that writes.
+
+    Raises:
+      Refused: float16 cannot hold a weight.
     """
     leaves = flatten_dict(params)
     tensors: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
@@ -192,7 +114,10 @@ def save_params(
             sources[name] = leaf, layer if is_stacked(path) else None
 
     def fetch(name: str) -> np.ndarray:
-        return _on_host(*sources[name], tensors[name][1])
+        tensor = _on_host(*sources[name], tensors[name][1])
+        if tensor.dtype == np.float16 and not np.isfinite(tensor).all():
+            raise Refused(f"{name} holds numbers that float16 cannot hold (its greatest is 65504); export bfloat16")
+        return tensor
 
     write_tensors(Path(folder), tensors, fetch, max_shard_size=max_shard_size, is_writer=is_writer)
 

@@ -22,6 +22,7 @@ from oddsmill.train.model.hf_config import DecoderConfig, config_file, parse_con
 from oddsmill.train.model.names import Params
 from oddsmill.train.parallel.sharding import batch_sharding, param_shardings
 from oddsmill.train.weights.huggingface import load_params
+from oddsmill.train.weights.stored_weights import check_stored
 
 # Never pickled weights, never code.
 _FILES = (
@@ -149,4 +150,5 @@ def load_decoder(
     definition, weights = nnx.split(nnx.eval_shape(lambda: decoder(rngs=nnx.Rngs(0))))
     shapes = nnx.to_pure_dict(weights)
     layers = config.num_hidden_layers
+    check_stored(folder, shapes, num_layers=layers)
     return definition, load_params(folder, shapes, param_shardings(shapes, mesh), num_layers=layers)

@@ -122,6 +122,10 @@ def stored_tensors(folder: str | Path) -> dict[str, StoredTensor]:
 def _no_safetensors(folder: Path) -> str:
     """Returns a message that says what a folder without readable weights has, and what to do about it."""
     loose = sorted(path.name for path in folder.glob("*.safetensors"))
+    if "adapter_model.safetensors" in loose:
+        return (
+            f"{folder} holds a PEFT adapter without its model; merge it into the model first (PEFT: merge_and_unload)"
+        )
     if loose:
         return f"{folder} holds {loose[0]} but neither {SINGLE_FILE} nor {INDEX_FILE}; fetch the missing one"
     others = sorted(path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern))

@@ -11,7 +11,7 @@ from oddsmill.train.config.export import ExportConfig
     [
         ({"max_shard_size": "5"}, "--max_shard_size=5: must be a number of KB, MB, GB or TB"),
         ({"max_shard_size": "0GB"}, "--max_shard_size=0GB: must be a number"),
-        ({"dtype": "int8"}, "--dtype=int8: expected one of float32, bfloat16 or null"),
+        ({"dtype": "int8"}, "--dtype=int8: expected one of float32, bfloat16, float16 or null"),
         ({"adapter": True, "dtype": "float32"}, "--dtype=float32: has no effect with --adapter=True"),
         ({"adapter": True, "max_shard_size": "1GB"}, "--max_shard_size=1GB: has no effect with --adapter=True"),
     ],

@@ -53,5 +53,14 @@ def test_what_cannot_be_frozen_or_adapted_is_refused(make, given, message):
     assert message in str(refusal.value)
 
 
+@pytest.mark.parametrize("given", ["all-linear", ["all-linear"], ["q_proj", "all-linear"], None])
+def test_all_linear_is_pefts_name_for_every_layer(given):
+    assert LoraConfig(target_modules=given).targets is None
+
+
+def test_one_target_may_be_given_without_a_list():
+    assert LoraConfig(target_modules="q_proj").targets == ["q_proj"]
+
+
 def test_a_pattern_is_what_re_compiles():
     assert is_pattern(r"layers\.\d+\.mlp") and not is_pattern("(")

@@ -191,7 +191,7 @@ def test_what_cannot_be_exported_is_refused(finished, tmp_path, capsys):
     assert "not the folder of a run" in refused(run_dir=tmp_path / "nowhere")
     assert f"there are those of step {SAVED}, {STEPS}" in refused("--checkpoint=3")
     assert "such as 5GB" in refused("--max_shard_size=5")
-    assert "expected one of float32, bfloat16" in refused("--dtype=int8")
+    assert "expected one of float32, bfloat16, float16" in refused("--dtype=int8")
     assert "trained no adapters" in refused("--adapter")
     assert "--dtype=float32: has no effect with --adapter=True" in refused("--adapter", "--dtype=float32")
     assert "--max_shard_size=1GB: has no effect with --adapter=True" in refused("--adapter", "--max_shard_size=1GB")

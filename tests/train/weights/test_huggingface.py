@@ -74,6 +74,19 @@ def test_dtypes_are_cast_as_numpy_casts_them(tmp_path):
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b), narrowed, expected)))
 
 
+def test_float16_is_what_numpy_makes_of_the_weights_and_none_becomes_infinite(tmp_path):
+    params = split_decoder(CONFIG, jnp.float32)[1]
+    layers = CONFIG.num_hidden_layers
+    save_params(params, tmp_path, num_layers=layers, dtype="float16")
+    stored = load_file(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(
+        stored["lm_head.weight"], np.asarray(params["lm_head"]["weight"]).astype(np.float16), strict=True
+    )
+    params["norm"]["weight"] = params["norm"]["weight"].at[3].set(70_000.0)
+    with pytest.raises(Refused, match=r"model\.norm\.weight holds numbers that float16 cannot hold"):
+        save_params(params, tmp_path, num_layers=layers, dtype="float16")
+
+
 @pytest.mark.parametrize("mesh", ["1x1", "2x4"])
 def test_host_memory_holds_neither_a_file_nor_a_stack_of_layers(tmp_path, mesh):
     """And what comes out of the devices is what went in, byte for byte, on fake devices too."""

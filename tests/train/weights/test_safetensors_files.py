@@ -86,6 +86,8 @@ def test_weights_that_are_not_there_are_refused(tmp_path):
     assert "save_pretrained" in refusal(tmp_path)
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
     assert "neither model.safetensors nor model.safetensors.index.json" in refusal(tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    assert "holds a PEFT adapter without its model; merge it" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
