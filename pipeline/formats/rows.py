@@ -1,6 +1,8 @@
 """A row with its fields under our names (renamed, nested, or joined of several), and the record of a row format."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from oddsmill.pipeline.config import SourceConfig
@@ -13,8 +15,9 @@ Names = Mapping[str, str | list[str]]
 class Row(NamedTuple):
     """A row as an object, and the source's names of our fields.
 
-    A name is a key of the row, or a path of keys (`input.messages`). A list of names joins several fields: texts are
-    joined with a blank line between them, values become a list.
+    A name is a key of the row, or a path (`input.messages`). A path through a list gives the values of its members:
+    `answers.text` is the list of the answers' texts, and `answers.0.text` the first of them. A list of names joins
+    several fields: texts are joined with a blank line between them, values become a list.
     """
 
     values: Mapping[str, Any]
@@ -50,7 +53,9 @@ class Row(NamedTuple):
         names = self.names.get(field, field)
         if isinstance(names, str):
             return _check_text(names, self._get(names))
-        parts = [_flatten(name, self._get(name)) for name in names]
+        if all(self._find(name) is None for name in names):
+            raise Dropped(DropReason.MISSING_FIELD, f"no field {' or '.join(map(repr, names))}")
+        parts = [_flatten(name, self._find(name)) for name in names]
         return "\n\n".join(part for part in parts if part.strip())
 
     def items(self, field: str) -> list[Any]:
@@ -63,6 +68,9 @@ class Row(NamedTuple):
         if isinstance(names, list):
             return [self._get(name) for name in names]
         value = self._get(names)
+        if isinstance(value, str) and value.lstrip().startswith("["):  # a table of texts holds its lists as JSON
+            with suppress(ValueError, RecursionError):
+                value = json.loads(value)
         if not isinstance(value, list):
             raise Dropped(DropReason.WRONG_TYPE, f"field {names!r} is {kind_of(value)}, not a list")
         return value
@@ -77,12 +85,8 @@ class Row(NamedTuple):
         """Finds a value by its name; a key that is spelt like the whole name wins over a path."""
         if name in self.values:
             return self.values[name]
-        value: Any = self.values
-        for key in name.split("."):
-            if not isinstance(value, Mapping) or key not in value:
-                return missing
-            value = value[key]
-        return value
+        first, *path = name.split(".")
+        return _follow(self.values[first], path, missing) if first in self.values else missing
 
 
 class RowFormat(NamedTuple):
@@ -116,6 +120,25 @@ def check_encodable(name: str, text: str) -> str:
         problem = f"field {name!r}: lone surrogate at character {error.start}"
         raise Dropped(DropReason.UNREADABLE, problem) from None
     return text
+
+
+def _follow(value: Any, path: Sequence[str], missing: Any) -> Any:
+    """Follows a path into a value. A member of a list that does not have it counts as null, unless all lack it."""
+    for at, key in enumerate(path):
+        if isinstance(value, Mapping) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdecimal():
+            if int(key) >= len(value):
+                return missing
+            value = value[int(key)]
+        elif isinstance(value, list):
+            found = [_follow(member, path[at:], missing) for member in value]
+            if found and all(each is missing for each in found):
+                return missing
+            return [None if each is missing else each for each in found]
+        else:
+            return missing
+    return value
 
 
 def _check_text(name: str, value: Any) -> str:

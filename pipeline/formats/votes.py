@@ -4,7 +4,7 @@ from collections import Counter
 
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats.pairs import Pair
-from oddsmill.pipeline.formats.ratings import make_pair, read_vote
+from oddsmill.pipeline.formats.ratings import is_absent, make_pair, read_vote
 from oddsmill.pipeline.formats.rows import Row, RowFormat
 from oddsmill.schemas.drops import Dropped, DropReason
 
@@ -16,7 +16,11 @@ def read(row: Row, source: SourceConfig) -> list[Pair]:
         raise Dropped(DropReason.WRONG_TYPE, f"{len(answers)} completions, votes are on 2")
     names = row.names.get("votes", "votes")
     value = row.items("votes") if isinstance(names, list) else row.value("votes")
-    votes = Counter(read_vote(vote, source) for vote in (value if isinstance(value, list) else [value]))
+    columns = row.names.get("completions", ())
+    given = [vote for vote in (value if isinstance(value, list) else [value]) if not is_absent(vote)]
+    if not given and value != []:
+        raise Dropped(DropReason.MISSING_FIELD, "the row has no vote")
+    votes = Counter(read_vote(vote, source, columns if isinstance(columns, list) else ()) for vote in given)
     (winner, count), *others = votes.most_common() or [("tie", 0)]
     if winner == "tie" or (others and others[0][1] == count):
         raise Dropped(DropReason.TIE, ", ".join(f"{number} for {name}" for name, number in sorted(votes.items())))

@@ -52,6 +52,27 @@ def test_completions_may_stand_in_fields_of_their_own():
     assert ranked(**row, names=names) == [("b", "a")]
 
 
+@pytest.mark.parametrize("settings", [{}, {"ranked_pairs": "all"}])
+def test_an_answer_that_nobody_rated_takes_no_part(settings: dict):
+    assert ranked(completions=["a", "b", "c"], scores=[3, None, 9], settings=settings) == [("c", "a")]
+    assert ranked(completions=["a", "b", None], ranks=["1", "2.0", None], settings=settings) == [("a", "b")]
+    assert ranked(completions=["a", None, "c"], scores=[3, 9, 4], settings=settings) == [("c", "a")]
+    with pytest.raises(Dropped, match="missing_field: 1 of 2 completions have scores, at least 2 are needed"):
+        ranked(completions=["a", "b"], scores=[9.0, None], settings=settings)
+
+
+def test_answers_and_scores_may_lie_in_the_members_of_a_list():
+    names = {"completions": "answers.text", "ranks": "answers.rank"}
+    answers = [{"text": "a", "rank": 2.0}, {"text": "b", "rank": "1"}, {"text": "c"}]
+    assert ranked(answers=answers, names=names) == [("b", "a")]
+
+
+def test_lists_may_be_the_json_text_of_them():
+    assert ranked(completions='["a", "b"]', scores=" [1, 2]") == [("b", "a")]
+    with pytest.raises(Dropped, match="wrong_type: field 'completions' is str, not a list"):
+        ranked(completions="['a' 'b']", scores=[1, 2])
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [

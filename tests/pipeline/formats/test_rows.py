@@ -6,6 +6,7 @@ import pytest
 from oddsmill.pipeline import SourceConfig
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.parsing import parse_row
+from oddsmill.pipeline.formats.rows import Row
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.schemas.drops import Dropped, Origin
 
@@ -21,7 +22,7 @@ def one(values: Any, format_name: str, **source: Any) -> Pair:
     return pair
 
 
-def triple(values: Any, **fields: str) -> Pair:
+def triple(values: Any, **fields: Any) -> Pair:
     return one(values, "triple", fields=fields)
 
 
@@ -38,3 +39,43 @@ def test_a_field_may_lie_in_another_or_be_made_of_several():
     assert joined.prompt == "p\n\nx\ny\nz"
     with pytest.raises(Dropped, match=r"missing_field: no field 'input\.absent'"):
         one(row, "triple", fields={"prompt": "input.absent"})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("a.b", [1, 2]),
+        ("a.c", [None, 3]),  # a member without the key counts as null
+        ("a.0.b", 1),
+        ("a.1.c", 3),
+        ("columns.b", [4, 5]),  # a list of structs that is stored as a struct of lists
+        ("deep.x.y", [[1, 2], [3]]),
+        ("empty.b", []),
+        ("a.b.c", None),
+        ("a.absent", None),
+        ("a.2.b", None),
+        ("0.b", None),
+    ],
+)
+def test_a_path_through_a_list_gives_the_values_of_its_members(path: str, value: Any):
+    values = {
+        "a": [{"b": 1}, {"b": 2, "c": 3}],
+        "columns": {"b": [4, 5]},
+        "deep": [{"x": [{"y": 1}, {"y": 2}]}, {"x": [{"y": 3}]}],
+        "empty": [],
+    }
+    row = Row(values, {"prompt": path})
+    assert row.has("prompt") == (value is not None)
+    if value is None:
+        with pytest.raises(Dropped, match=f"missing_field: no field '{path}'"):
+            row.value("prompt")
+    else:
+        assert row.value("prompt") == value
+
+
+def test_a_part_of_a_joined_text_may_be_absent_as_it_may_be_null():
+    parts = {"prompt": ["instruction", "input"]}
+    rest = {"chosen": "c", "rejected": "r"}
+    assert triple(rest | {"instruction": "p"}, **parts) == ("p", "c", "r")
+    with pytest.raises(Dropped, match="missing_field: no field 'instruction' or 'input'"):
+        triple(rest, **parts)
