@@ -144,9 +144,9 @@ class LengthSettings:
         "The longest prompt + answer, in tokens, BOS and EOS counted. It holds for both sides.",
         default=1024,
     )
-    max_prompt_length: int = setting(
-        "A prompt is cut to make room for the answers, but not below this.",
-        default=512,
+    max_prompt_length: int | None = setting(
+        "A prompt is cut to make room for the answers, but not below this. null: half of max_length.",
+        default=None,
         at_least=1,
         only_with=_NOT_OF_TRL,
     )
@@ -168,8 +168,7 @@ class LengthSettings:
     )
     compat: Literal["trl"] | None = setting(
         "trl makes of every row the tokens that TRL 1.15 and later make of it: answers are cut at max_length and "
-        "prompts never. max_prompt_length is not used then, and the other length rules but max_length, which TRL does "
-        "not have, are refused.",
+        "prompts never. The other length rules, which TRL does not have, are refused.",
         default=None,
     )
     packing: bool = setting("Several pairs are put into a row where they fit; false: one pair a row.", default=True)
@@ -186,6 +185,11 @@ class LengthSettings:
             self.row_length,
             f"must be at least max_length ({self.max_length}); {2 * self.max_length} holds every pair",
         )
+
+    @property
+    def prompt_floor(self) -> int:
+        """The length that no prompt is cut below: `max_prompt_length`, resolved."""
+        return self.max_length // 2 if self.max_prompt_length is None else self.max_prompt_length
 
     @property
     def slots(self) -> int:

@@ -94,6 +94,8 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
     names = ("fields", "ranked_pairs", "margin", "vote_values")
     settings["source"] = {"format": format_name} | {name: getattr(config.source, name) for name in names}
     settings["row_length"] = config.slots
+    if rules.cuts_prompts:
+        settings["max_prompt_length"] = config.prompt_floor
     settings["num_shards"] = num_shards
     return ResolvedRun(
         config=config,

@@ -116,9 +116,9 @@ def _announce(resolved: ResolvedRun) -> None:
     log.info(f"tokenizer  {config.tokenizer} ({resolved.tokenizer.vocab_size:,} ids)")
     settings = [f"{name}={value}" for name, value in flat(resolved.settings).items() if name != "source.format"]
     log.info(textwrap.fill("  ".join(settings), 110, initial_indent="settings   ", subsequent_indent=" " * 11))
-    if resolved.rules.cuts_prompts and config.max_prompt_length >= config.max_length:
+    if resolved.rules.cuts_prompts and config.prompt_floor >= config.max_length:
         log.info(
-            f"note       prompts are not cut below max_prompt_length={config.max_prompt_length}, so one that long "
+            f"note       prompts are not cut below max_prompt_length={config.prompt_floor}, so one that long "
             f"leaves no room for an answer within max_length={config.max_length} and is dropped"
         )
 

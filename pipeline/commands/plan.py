@@ -49,6 +49,7 @@ class Budget(NamedTuple):
     """The outcome of one max_length for the pairs of a sample.
 
     Attributes:
+      max_prompt_length: None where the rules never cut a prompt.
       whole, cut, dropped: numbers of pairs, which add up to the sample's.
       tokens: the tokens of the pairs kept, each prompt counted once.
       padding, padding_packed: the share of row slots that hold no token, with one pair a row, and packed.
@@ -56,7 +57,7 @@ class Budget(NamedTuple):
     """
 
     max_length: int
-    max_prompt_length: int
+    max_prompt_length: int | None
     row_length: int
     whole: int
     cut: int
@@ -91,8 +92,7 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
         raise Refused(f"none of the {len(sample.rows):,} sampled rows becomes a pair ({reasons})")
     rules = resolved.rules
     budgets = [
-        measure(pairs, tokenizer, rules, scaled(config, length, rules))
-        for length in sorted({*LENGTHS, config.max_length})
+        measure(pairs, tokenizer, rules, scaled(config, length)) for length in sorted({*LENGTHS, config.max_length})
     ]
     candidates = row_lengths(pairs, tokenizer, rules, config)
     scale = sample.total_rows / len(sample.rows)
@@ -130,10 +130,10 @@ def prepare(rows: Iterable[RawRow], tokenizer: Tokenizer, resolved: ResolvedRun)
     return Prepared([pair for pair in encoded if not isinstance(pair, Dropped)], drops)
 
 
-def scaled(config: DatasetSettings, max_length: int, rules: TextRules) -> DatasetSettings:
+def scaled(config: DatasetSettings, max_length: int) -> DatasetSettings:
     """Returns the settings at another max_length: max_prompt_length and row_length keep their proportion to it."""
     ratio = max_length / config.max_length
-    prompt = max(1, round(config.max_prompt_length * ratio)) if rules.cuts_prompts else config.max_prompt_length
+    prompt = config.max_prompt_length and max(1, round(config.max_prompt_length * ratio))
     return replace(
         config,
         max_length=max_length,
@@ -148,7 +148,7 @@ def measure(pairs: Sequence[Encoded], tokenizer: Tokenizer, rules: TextRules, co
     packed = _packed(slots, config.slots, config)
     return Budget(
         max_length=config.max_length,
-        max_prompt_length=config.max_prompt_length,
+        max_prompt_length=config.prompt_floor if rules.cuts_prompts else None,
         row_length=config.slots,
         whole=len(slots) - cut,
         cut=cut,
@@ -212,7 +212,7 @@ def _length_table(budgets: Sequence[Budget], config: DatasetSettings, scale: flo
         numbers = (budget.whole + budget.cut, budget.rows_packed, budget.tokens)
         table.add_row(
             f"{mark}{budget.max_length}",
-            str(budget.max_prompt_length),
+            "none" if budget.max_prompt_length is None else str(budget.max_prompt_length),
             str(budget.row_length),
             *(f"{share:.1%}" for share in (*shares, budget.padding, budget.padding_packed)),
             *(f"{round(number * scale):,}" for number in numbers),

@@ -27,7 +27,7 @@ from oddsmill.schemas.stores import fetch_folder, is_remote
 SIDES = tuple(BRANCH_STYLES)
 _EXAMPLES_OF_A_REASON = 2
 # These should be 0, or are worth a second look.
-_SUSPICIOUS = ("bos_not_once", "eos_inside_answer", "exact_duplicates", "prompts_differ")
+_SUSPICIOUS = ("bos_not_once", "eos_inside_answer", "exact_duplicates", "identical_ids", "prompts_differ")
 
 
 @settings()

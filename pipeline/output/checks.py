@@ -19,6 +19,7 @@ STORED = {
     "eos_inside_answer": "pairs with EOS before the end of an answer, but for one that ends a turn before another",
     "chosen_longer": "pairs whose chosen answer has more tokens than the rejected one",
     "rejected_longer": "pairs whose rejected answer has more tokens than the chosen one",
+    "identical_ids": "pairs whose chosen and rejected answers are the same tokens, as compat trl keeps them",
 }
 # All names of `counts`.
 MEANINGS = (
@@ -28,6 +29,7 @@ MEANINGS = (
 )
 _ADVICE = {
     "exact_duplicates": "; --dedup=exact drops them",
+    "identical_ids": "; they teach no preference",
     "boundary_merged": "; that token is the answer's. prompts that end in a line break seldom have one",
 }
 
@@ -52,6 +54,7 @@ def count_stored(row: Row, tokenizer: TokenizerSummary) -> dict[str, int]:
         "eos_inside_answer": _eos_inside(tokens, trailing, ends, np.where(ended, last, ends), tokenizer),
         "chosen_longer": lengths[:, 1] > lengths[:, 2],
         "rejected_longer": lengths[:, 2] > lengths[:, 1],
+        "identical_ids": _identical(tokens, starts, ends),
     }
     return {name: int(pairs.sum()) for name, pairs in found.items()}
 
@@ -69,6 +72,15 @@ def _bos_not_once(tokens: np.ndarray, starts: np.ndarray, tokenizer: TokenizerSu
     if tokenizer.bos_id == tokenizer.eos_id:
         held = held[:, :1]  # in an answer it is an EOS
     return ~begins | (held.sum(axis=1) != 1)
+
+
+def _identical(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Returns [n] bool: the pairs whose answers are the same tokens."""
+    found = ends[:, 1] - starts[:, 1] == ends[:, 2] - starts[:, 2]
+    for pair in np.flatnonzero(found):
+        (_, chosen, rejected), (_, _, end) = starts[pair], ends[pair]
+        found[pair] = np.array_equal(tokens[chosen:rejected], tokens[rejected:end])
+    return found
 
 
 def _eos_inside(
@@ -111,7 +123,7 @@ def describe(counts: dict[str, int], pairs: int, tokenizer: TokenizerSummary) ->
             f"the chosen answer is the longer one in {counts['chosen_longer'] / pairs:.1%}, "
             f"the shorter in {counts['rejected_longer'] / pairs:.1%}"
         )
-    for name in ("exact_duplicates", *(note.label for note in NOTE_MEANINGS)):
+    for name in ("exact_duplicates", "identical_ids", *(note.label for note in NOTE_MEANINGS)):
         if counts.get(name):
             lines.append(f"{counts[name]:,} {MEANINGS[name]}{_ADVICE.get(name, '')}")
     if counts.get("eos_inside_answer"):

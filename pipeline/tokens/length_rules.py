@@ -152,7 +152,7 @@ def _prompt_limit(ids: PairIds, config: DatasetSettings) -> int:
     longer = max(len(ids.chosen), len(ids.rejected))
     if config.max_completion_length is not None:
         longer = min(longer, config.max_completion_length)
-    return max(config.max_length - longer, config.max_prompt_length)
+    return max(config.max_length - longer, config.prompt_floor)
 
 
 def _cut_prompt(prompt: list[int], limit: int, config: DatasetSettings, bos_id: int | None) -> list[int]:

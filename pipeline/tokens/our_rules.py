@@ -18,13 +18,18 @@ from oddsmill.schemas.drops import Dropped, DropReason
 def make_ids(encoded: Encoded, tokenizer: Tokenizer, config: DatasetSettings) -> PairIds:
     """Makes the ids of a pair.
 
+    Answers whose ids are equal give no preference, whatever their texts; the pair is dropped.
+
     Raises:
       Dropped: with the reason why there are none.
     """
     ids = _split(encoded.sides, encoded.rendered, tokenizer)
     if isinstance(encoded.pair, ChatPair):
         ids = _shorten(encoded.pair, ids, tokenizer, config)
-    return fit(ids, config, bos_id=tokenizer.bos_id)
+    fitted = fit(ids, config, bos_id=tokenizer.bos_id)
+    if fitted.chosen == fitted.rejected:
+        raise Dropped(DropReason.IDENTICAL_ANSWERS, _say_since_when(ids, len(fitted.chosen), config))
+    return fitted
 
 
 def split_at_boundary(prompt: list[int], with_chosen: list[int], with_rejected: list[int], *, has_bos: bool) -> PairIds:
@@ -98,9 +103,7 @@ def explain_lengths(before: PairIds, after: PairIds, config: DatasetSettings) ->
     return [
         LengthStep("before", before.lengths),
         LengthStep(f"1 max_completion_length {limit or 'unset'}", [prompt, *answers]),
-        LengthStep(
-            f"2 prompt to what is left, not below {config.max_prompt_length} ({how})", [len(after.prompt), *answers]
-        ),
+        LengthStep(f"2 prompt to what is left, not below {config.prompt_floor} ({how})", [len(after.prompt), *answers]),
         LengthStep("3 answers to what the prompt leaves", after.lengths),
     ]
 
@@ -121,6 +124,14 @@ def _split(encoded: tuple[list[int], ...], rendered: Rendered, tokenizer: Tokeni
     if rendered.notes:
         ids = ids._replace(notes=rendered.notes | ids.notes)
     return add_special_tokens(ids, tokenizer)
+
+
+def _say_since_when(before: PairIds, size: int, config: DatasetSettings) -> str:
+    """Says when two answers of `size` tokens became equal; `before` are the ids before the length rules."""
+    if before.chosen == before.rejected:
+        return "the tokenizer makes the same tokens of the two texts"
+    limit = "max_completion_length" if size == config.max_completion_length else "max_length"
+    return f"chosen and rejected are the same in the {size} tokens that fit; a higher --{limit} keeps where they part"
 
 
 def _with_eos(answer: list[int], tokenizer: Tokenizer) -> list[int]:

@@ -1,7 +1,7 @@
 """The rules of `compat: trl`: TRL's ORPO trainer since 1.15, token for token, wherever its result is a valid row.
 
 Source: trl 1.16.0, trl/data_utils.py and trl/experimental/orpo/orpo_trainer.py (`tokenize_row`). Settings that
-TRL does not have are refused with it, but `max_prompt_length`, which keeps its default and is not used.
+TRL does not have are refused with it.
 """
 
 from collections.abc import Sequence

@@ -73,7 +73,6 @@ def run(tmp_path: Path, tokenizer_folder: Path) -> Callable[..., Result]:
         output: str, *paths: Path, beam: tuple[str, ...] = (), source: dict | None = None, **changes: Any
     ) -> Result:
         settings = {"tokenizer": str(tokenizer_folder), "output": str(tmp_path / output), "max_length": 64} | changes
-        settings.setdefault("max_prompt_length", 32)
         config = PreprocessConfig(source=SourceConfig(path=[str(path) for path in paths], **(source or {})), **settings)
         with messages() as lines:
             preprocess(config, beam_arguments=beam)

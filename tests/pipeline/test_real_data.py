@@ -23,11 +23,11 @@ def test_hh_is_accounted_for_row_by_row(shared: Path, run: Callable, command: Ca
         shared / HH,
         tokenizer=str(shared / "data/tokenizers/qwen2"),
         max_length=512,
-        max_prompt_length=512,
     )
     ledger = result.manifest["ledger"]
     # The data's README: 4 rows have a blank answer, in 1 the dialogues differ before the last turn.
     assert ledger["drops"].items() >= {"empty_answer": 4, "no_common_prompt": 1}.items()
+    assert "prompt_too_long" not in ledger["drops"]
     assert 1600 == ledger["rows_in"] == ledger["pairs_out"] + sum(ledger["drops"].values())
     assert result.manifest["settings"]["source"]["format"] == "transcript"
     assert result.manifest["splits"]["train"]["padding_share"] < 0.01

@@ -31,7 +31,7 @@ BAD = {
     "chat_date": ["", "today", "2026-13-01", "2026-01-31"],
     "output": ["", "/proc/out"],
     "max_length": ["0", "1", "-5", "1e3", "many", "", "null"],
-    "max_prompt_length": ["0", "-1", "2.5", "null"],
+    "max_prompt_length": ["0", "-1", "2.5"],
     "max_completion_length": ["0", "-1", "2.5"],
     "truncation_side": ["left", ""],
     "overlong": ["keep", ""],

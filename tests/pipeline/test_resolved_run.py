@@ -16,8 +16,7 @@ def config(write_rows: Callable, triples: Callable, tokenizer_folder: Path, tmp_
     path = write_rows("rows.jsonl", triples(20))
 
     def make(**changes: Any) -> PreprocessConfig:
-        settings = {"tokenizer": str(tokenizer_folder), "output": str(tmp_path / "out"), "max_length": 64}
-        settings |= {"max_prompt_length": 32} | changes
+        settings = {"tokenizer": str(tokenizer_folder), "output": str(tmp_path / "out"), "max_length": 64} | changes
         return PreprocessConfig(source=SourceConfig(path=str(path)), **settings)
 
     return make
@@ -27,6 +26,8 @@ def test_what_was_left_open_is_settled(config: Callable):
     resolved = resolve_run(config())
     assert resolved.format_name == resolved.settings["source"]["format"] == "triple"
     assert resolved.settings["row_length"] == 128
+    assert resolved.settings["max_prompt_length"] == 32
+    assert resolve_run(config(compat="trl")).settings["max_prompt_length"] is None
     assert resolved.num_shards == resolved.settings["num_shards"] == {"train": 1, "eval": 1}
     assert [Path(path).name for path in resolved.paths] == ["rows.jsonl"]
 
@@ -77,6 +78,6 @@ def test_nested_settings_have_dotted_names():
 def test_a_margin_of_scores_that_trl_does_not_read_is_refused(config: Callable):
     source = replace(config().source, margin=0.5)
     assert resolve_run(replace(config(), source=source)).settings["source"]["margin"] == 0.5
-    trl = replace(config(compat="trl", max_prompt_length=512), source=source)
+    trl = replace(config(compat="trl"), source=source)
     with pytest.raises(Refused, match=r"--source.margin=0.5: has no effect on the format triple with --compat=trl"):
         resolve_run(trl)

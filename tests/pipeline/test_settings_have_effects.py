@@ -30,7 +30,7 @@ EFFECTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "max_completion_length": (8, "triples", {}),
     "truncation_side": ("keep_start", "triples", {"max_length": 40, "max_prompt_length": 8}),
     "overlong": ("drop", "triples", {"max_length": 56, "max_prompt_length": 8}),
-    "compat": ("trl", "long prompts", {"max_length": 550, "max_prompt_length": 512}),
+    "compat": ("trl", "long prompts", {"max_length": 550}),
     "packing": (False, "triples", {"row_length": 300}),
     "row_length": (200, "triples", {}),
     "eval_share": (0.5, "triples", {}),

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ def rows(triples: Callable) -> list[Any]:
 def make_config(tokenizer_folder: Path) -> Callable[..., DatasetSettings]:
     def make(path: Path, **changes: Any) -> DatasetSettings:
         settings = {"tokenizer": str(tokenizer_folder), "max_length": 64} | changes
-        settings.setdefault("max_prompt_length", 32)
         return DatasetSettings(source=SourceConfig(path=str(path)), **settings)
 
     return make
@@ -49,7 +49,7 @@ def test_the_numbers_of_a_max_length_are_those_of_a_run_with_it(
     path = write_rows("rows.jsonl", rows)
     base = make_config(path, eval_share=0.0, **changes)
     resolved, tokenizer = resolve_run(base), load_tokenizer(base.tokenizer)
-    config = scaled(base, max_length, resolved.rules)
+    config = scaled(base, max_length)
     pairs, drops = prepare(sample_rows(resolved.inputs, 1000).rows, tokenizer, resolved)
     assert drops == {"missing_field": 1, "unreadable": 1}
     budget = measure(pairs, tokenizer, resolved.rules, config)
@@ -73,9 +73,11 @@ def test_the_numbers_of_a_max_length_are_those_of_a_run_with_it(
 
 def test_proportions_are_kept_at_other_lengths(write_rows: Callable, rows: list[Any], make_config: Callable):
     base = make_config(write_rows("rows.jsonl", rows), row_length=96)
-    other = scaled(base, 256, OURS)
-    assert (other.max_length, other.max_prompt_length, other.row_length) == (256, 128, 384)
-    assert scaled(make_config(Path("x")), 256, OURS).row_length is None
+    other = scaled(base, 256)
+    assert (other.max_length, other.prompt_floor, other.row_length) == (256, 128, 384)
+    other = scaled(replace(base, max_prompt_length=48), 256)
+    assert (other.max_length, other.prompt_floor, other.row_length) == (256, 192, 384)
+    assert scaled(make_config(Path("x")), 256).row_length is None
 
 
 def test_row_lengths_are_tiles_that_hold_what_they_say(write_rows: Callable, rows: list[Any], make_config: Callable):

@@ -90,7 +90,7 @@ def test_a_function_of_the_user_runs_in_the_pipeline(
 def test_compat_trl_counts_the_pairs_whose_prompts_differ(run: Callable, write_rows: Callable, capsys):
     # A token joins the prompt's last letters with "ce", so that side's prompt ends a token earlier.
     row = {"prompt": "What is the capital of Fran", "chosen": "ce?", "rejected": " no"}
-    result = run("out", write_rows("a.jsonl", [row]), compat="trl", max_prompt_length=512, eval_share=0.0)
+    result = run("out", write_rows("a.jsonl", [row]), compat="trl", eval_share=0.0)
     assert result.manifest["counts"]["prompts_differ"] == 1
     assert result.manifest["settings"]["compat"] == "trl"
 

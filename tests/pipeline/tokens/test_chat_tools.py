@@ -80,7 +80,7 @@ def test_of_a_whole_input_the_plan_is_the_ledger_of_a_run(
     path = write_rows("rows.jsonl", rows)
     base = PreprocessConfig(source=SourceConfig(path=str(path), **source), output="x", **settings | changes)
     resolved = resolve_run(base)
-    config = scaled(base, max_length, resolved.rules)
+    config = scaled(base, max_length)
     tokenizer = load_tokenizer(base.tokenizer, chat_template=base.chat_template)
     sample = sample_rows(resolved.inputs, len(rows))
     assert sample.total_rows == len(sample.rows) == len(rows)

@@ -72,6 +72,16 @@ def test_a_prompt_that_leaves_no_room_is_dropped():
     assert cut(99, 5, 5, max_length=100, max_prompt_length=100) == (99, 1, 1, ["chosen", "rejected"])
 
 
+@pytest.mark.parametrize(
+    ("max_length", "expected"),
+    [(2, (1, 1, 1)), (3, (1, 2, 2)), (5, (2, 3, 3)), (100, (50, 50, 50)), (512, (256, 256, 256)), (4096, (2048,) * 3)],
+)
+def test_where_no_floor_is_given_a_prompt_keeps_half_of_the_room(max_length: int, expected: tuple[int, int, int]):
+    assert cut(9999, 9999, 9999, max_length=max_length)[:3] == expected
+    # A short answer leaves it more.
+    assert cut(9999, 1, 1, max_length=max_length)[:3] == (max_length - 1, 1, 1)
+
+
 def test_overlong_pairs_are_dropped_where_that_is_asked():
     assert cut(50, 50, 30, **LIMITS, overlong="drop") == (50, 50, 30, [])
     with pytest.raises(Dropped, match="prompt_too_long: prompt has 50 tokens, 49 fit"):

@@ -1,10 +1,16 @@
+import re
+from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from oddsmill.pipeline.formats.pairs import PairIds
+from oddsmill.pipeline import PreprocessConfig, SourceConfig
+from oddsmill.pipeline.formats.pairs import PairIds, PreferencePair
 from oddsmill.pipeline.tokens.our_rules import add_special_tokens, split_at_boundary
+from oddsmill.pipeline.tokens.text_rules import OURS, TRL, TextRules
+from oddsmill.pipeline.tokens.tokenization import tokenize_batch
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped
 
@@ -82,3 +88,47 @@ def test_eos_stands_once_at_the_end(answer: list[int], expected: list[int]):
     ids = add_special_tokens(PairIds(prompt=[10], chosen=answer, rejected=[30]), specials())
     assert ids.chosen == expected
     assert ids.rejected == [30, E]
+
+
+SAME = "word " * 60
+
+
+def tokenized(folder: Path, rules: TextRules, *texts: str, **changes: Any) -> PairIds | str:
+    """The ids of a pair, or the detail of its drop, which must be that of equal answers."""
+    config = PreprocessConfig(source=SourceConfig(path="a"), tokenizer="t", output="o", **changes)
+    (ids,) = tokenize_batch([PreferencePair(*texts)], load_tokenizer(folder), rules, config)
+    if isinstance(ids, PairIds):
+        return ids
+    assert ids.reason == "identical_answers"
+    return ids.detail
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "limits", "expected"),
+    [
+        (SAME + "right", SAME + "wrong", {"max_length": 64}, "in the 5[0-9] tokens that fit; a higher --max_length"),
+        (SAME + "a", SAME + "b", {"max_completion_length": 9}, "the same in the 9 tokens .* --max_completion_length"),
+        (SAME + "a", SAME + "b", {}, None),
+        # One goes on where the other ends, or ends where the other goes on.
+        ("word", "word word", {"max_length": 64}, None),
+        (SAME, SAME + "and on", {"max_length": 64}, "a higher --max_length keeps where they part"),
+    ],
+)
+def test_answers_that_are_cut_to_the_same_tokens_are_dropped(
+    tokenizer_folder: Path, chosen: str, rejected: str, limits: dict[str, int], expected: str | None
+):
+    found = tokenized(tokenizer_folder, OURS, "Count. ", chosen, rejected, **limits)
+    if expected is None:
+        assert isinstance(found, PairIds)
+        assert found.chosen != found.rejected
+    else:
+        assert re.search(expected, str(found))
+
+
+def test_texts_that_the_tokenizer_makes_alike_are_dropped_and_trls_rules_keep_what_trl_keeps(shared: Path):
+    folder = shared / "data/tokenizers/qwen2"  # it composes characters (NFC)
+    texts = ("Where? ", "Caf\u00e9.", "Cafe\u0301.")
+    assert tokenized(folder, OURS, *texts) == "the tokenizer makes the same tokens of the two texts"
+    ids = tokenized(folder, TRL, *texts, compat="trl")
+    assert isinstance(ids, PairIds)
+    assert ids.chosen == ids.rejected
