@@ -67,8 +67,9 @@ class ReadRows(beam.DoFn):
     def process(self, part: NumberedPart) -> Iterator[Any]:
         for batch in read_batches(part):
             progress.count(rows_read=len(batch))
+            digest = sum(keys.fingerprint(row.as_bytes()) for row in batch)  # before a user's function alters the rows
             yield batch
-            yield TaggedOutput("seen", Seen(len(batch), sum(keys.fingerprint(row.as_bytes()) for row in batch)))
+            yield TaggedOutput("seen", Seen(len(batch), digest))
 
 
 def add_seen(parts: Iterable[Seen]) -> Seen:

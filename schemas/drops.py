@@ -1,7 +1,17 @@
 """The reasons to drop a row, and the drops: a row that goes in comes out as a pair, or in rejects/ with its reason."""
 
 import enum
-from typing import NamedTuple
+import functools
+import os
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec, TypeVar
+
+from oddsmill.schemas.errors import Refused, RunFailed, one_line
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_LONGEST_DETAIL = 1000
 
 
 class DropReason(enum.StrEnum):
@@ -19,7 +29,7 @@ class DropReason(enum.StrEnum):
         reason.meaning = meaning
         return reason
 
-    UNREADABLE = "unreadable", "broken JSON, invalid UTF-8, or a lone surrogate"
+    UNREADABLE = "unreadable", "broken JSON, invalid UTF-8, a lone surrogate, or nested too deep"
     WRONG_TYPE = "wrong_type", "not an object, or a field of another kind than its format has"
     MISSING_FIELD = "missing_field", "a field is not there"
     EMPTY_PROMPT = "empty_prompt", "the prompt is empty or white space"
@@ -38,14 +48,55 @@ class DropReason(enum.StrEnum):
     ANSWER_TOO_LONG = "answer_too_long", "an answer does not fit"
     PAIR_TOO_LONG = "pair_too_long", "prompt, chosen and rejected together exceed row_length"
     DUPLICATE = "duplicate", "another row has the same texts"
+    ROW_ERROR = "row_error", "an error of this program on the row: please report it, with the detail in rejects/"
 
 
 class Dropped(Exception):
-    """A row cannot become a pair; the pure functions raise it. `detail` says why exactly."""
+    """A row cannot become a pair; the pure functions raise it.
+
+    Attributes:
+      detail: says why exactly. It quotes rows, so it is cut where it is long, and UTF-8 can hold it.
+    """
 
     def __init__(self, reason: DropReason, detail: str):
+        detail = detail[:_LONGEST_DETAIL].encode("utf-8", "backslashreplace").decode("utf-8")
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
+
+
+def dropping_errors(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorates a function that handles one row: whatever the row makes it raise becomes `Dropped`.
+
+    A refusal, a failure of the run and a lack of memory are no matter of the row; they pass.
+    """
+
+    @functools.wraps(function)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except Dropped:
+            raise
+        except Exception as error:
+            raise drop_of(error) from error
+
+    return guarded
+
+
+def drop_of(error: Exception) -> Dropped:
+    """Returns the drop of the row that made our code raise this.
+
+    Raises:
+      Exception: the error itself, where it is no matter of the row.
+    """
+    if isinstance(error, Dropped):
+        return error
+    if isinstance(error, Refused | RunFailed | MemoryError):
+        raise error
+    if isinstance(error, RecursionError):
+        return Dropped(DropReason.UNREADABLE, "nested deeper than can be read")
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    place = f"{os.path.basename(frame.f_code.co_filename)}:{line}"
+    return Dropped(DropReason.ROW_ERROR, f"{type(error).__name__} in {place}: {one_line(error)}")
 
 
 class Origin(NamedTuple):

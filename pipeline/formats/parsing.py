@@ -8,7 +8,7 @@ from oddsmill.pipeline.formats.pairs import Pair, PreferencePair
 from oddsmill.pipeline.formats.ratings import check_scores
 from oddsmill.pipeline.formats.rows import Row, kind_of
 from oddsmill.pipeline.input.rows import RawRow
-from oddsmill.schemas.drops import Dropped, DropReason
+from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 
 # Where a row reads under several, the first of them is its format.
 FORMATS = {
@@ -21,6 +21,7 @@ FORMATS = {
 }
 
 
+@dropping_errors
 def parse_row(raw: RawRow, *, format_name: str, source: SourceConfig) -> Sequence[Pair]:
     """Makes the pairs of a row (one, but of `ranked`) and checks what must hold of every pair.
 

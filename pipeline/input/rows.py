@@ -1,12 +1,21 @@
 """A row as it was read, before any format: its place in the input and its values."""
 
 import json
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 from oddsmill.schemas.drops import Dropped, DropReason, Origin
 
+_R = TypeVar("_R")
+# Lists and objects may be nested so deep in a row. Python's limit of about 1,000 calls holds for the encoder of JSON
+# too, which makes two calls a level; how much of it is left depends on the runner, and a drop must not.
+DEEPEST_NESTING = 400
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
 # Escaping to ASCII takes two thirds of the time that UTF-8 takes: 5 us for a row of HH.
 _canonical = json.JSONEncoder(sort_keys=True, default=repr).encode
+_readable = json.JSONEncoder(sort_keys=True, default=repr, ensure_ascii=False).encode
 
 
 class RawRow(NamedTuple):
@@ -37,18 +46,18 @@ class RawRow(NamedTuple):
 
     def as_bytes(self) -> bytes:
         """Returns the bytes that stand for this row in the source's fingerprint: equal values have equal bytes."""
-        if not isinstance(self.content, bytes):
-            return _canonical(self.content).encode()
         try:
-            return _canonical(self.values()).encode()
+            values = self.values()
         except Dropped:
+            assert isinstance(self.content, bytes)
             return self.content
+        return _in_fresh_stack(_canonical, values).encode()
 
     def as_text(self) -> str:
         """Returns the whole row for a person to read; bytes that are not UTF-8 are written as \\xNN."""
         if isinstance(self.content, bytes):
             return self.content.decode("utf-8", "backslashreplace")
-        text = json.dumps(self.content, sort_keys=True, ensure_ascii=False, default=repr)
+        text = _in_fresh_stack(_readable, self.content)
         return text.encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
 
 
@@ -70,7 +79,10 @@ def parse_json(line: bytes) -> Any:
       Dropped: The text is unreadable.
     """
     try:
-        return json.loads(line.decode("utf-8"))
+        text = line.decode("utf-8")
+        if line.count(b"[") + line.count(b"{") > DEEPEST_NESTING:
+            _check_nesting(line)
+        return json.loads(text)
     except UnicodeDecodeError as error:
         problem = f"byte {error.start} (0x{line[error.start]:02x}) is not UTF-8"
     except json.JSONDecodeError as error:
@@ -78,3 +90,23 @@ def parse_json(line: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         problem = f"broken JSON: {error}"
     raise Dropped(DropReason.UNREADABLE, problem)
+
+
+def _check_nesting(line: bytes) -> None:
+    depth = -1  # the row itself is not nested in anything
+    for token in _BRACKETS.finditer(line):
+        if token.group(1):
+            depth += 1
+            if depth > DEEPEST_NESTING:
+                raise Dropped(DropReason.UNREADABLE, f"nested deeper than {DEEPEST_NESTING} levels")
+        elif token.group() in (b"]", b"}"):
+            depth -= 1
+
+
+def _in_fresh_stack(encode: Callable[[Any], _R], values: Any) -> _R:
+    """Encodes values, in a thread of its own where the calls that we are in leave too few for a deep row."""
+    try:
+        return encode(values)
+    except RecursionError:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(encode, values).result()

@@ -37,7 +37,8 @@ class RejectBlocks:
             "detail": reject.detail,
             "raw": reject.raw,
         }
-        line = json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+        # A lone surrogate (a file name that is not UTF-8 has some) becomes what JSON writes for it.
+        line = json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         self._items[reject.origin.file].append(((reject.origin.row, _REASONS.index(reject.reason)), line))
         self._bytes += len(line)
 

@@ -12,9 +12,10 @@ from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep, 
 from oddsmill.pipeline.tokens.length_rules import fit, shorten_dialogue
 from oddsmill.pipeline.tokens.rendering import Rendered, needed, render_messages, template_options
 from oddsmill.schemas.chat.tokenizer import Tokenizer
-from oddsmill.schemas.drops import Dropped, DropReason
+from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 
 
+@dropping_errors
 def make_ids(encoded: Encoded, tokenizer: Tokenizer, config: DatasetSettings) -> PairIds:
     """Makes the ids of a pair.
 
@@ -64,6 +65,7 @@ def add_special_tokens(ids: PairIds, tokenizer: Tokenizer) -> PairIds:
     )
 
 
+@dropping_errors
 def explain_boundary(encoded: Encoded, tokenizer: Tokenizer) -> Explanation:
     """Says where the prompt ends and which special tokens are added.
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, Pair, PreferencePair
 from oddsmill.schemas.chat.template import ChatTemplate, TemplateFailed
-from oddsmill.schemas.drops import Dropped, DropReason
+from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 from oddsmill.schemas.errors import Refused
 
 
@@ -32,6 +32,7 @@ def dropping_failed_templates() -> Iterator[None]:
         raise Dropped(DropReason.TEMPLATE_ERROR, str(failure)) from failure.__cause__
 
 
+@dropping_errors
 def render_pair(pair: Pair, template: ChatTemplate | None, config: DatasetSettings) -> Rendered:
     """Renders the texts that the model reads of a pair; those of a `PreferencePair` are its own.
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.formats.pairs import Pair, PairIds
+from oddsmill.pipeline.formats.pairs import ChatPair, Pair, PairIds, PreferencePair
+from oddsmill.pipeline.formats.rows import check_encodable
 from oddsmill.pipeline.tokens.encoding import Encoded, encode_sides
 from oddsmill.pipeline.tokens.rendering import Rendered
 from oddsmill.pipeline.tokens.text_rules import TextRules
 from oddsmill.schemas.chat.tokenizer import Tokenizer
-from oddsmill.schemas.drops import Dropped
+from oddsmill.schemas.drops import Dropped, drop_of
 
 
 def tokenize_batch(
@@ -36,16 +37,31 @@ def encode_pairs(
     """
     rendered = [_render(pair, tokenizer, rules, config) for pair in pairs]
     texts = [pair.texts for pair in rendered if isinstance(pair, Rendered)]
-    encoded = iter(encode_sides(texts, tokenizer))
+    encoded = iter(_encode(texts, tokenizer))
     for pair, texts_of_pair in zip(pairs, rendered, strict=True):
         if isinstance(texts_of_pair, Dropped):
             yield texts_of_pair
-        else:
-            yield Encoded(pair, texts_of_pair, *next(encoded))
+            continue
+        ids = next(encoded)
+        yield ids if isinstance(ids, Dropped) else Encoded(pair, texts_of_pair, *ids)
+
+
+def _encode(texts: list[PreferencePair], tokenizer: Tokenizer) -> Sequence[tuple[list[int], ...] | Dropped]:
+    """Encodes the texts of pairs together; where that fails, each pair by itself, so that only the guilty are lost."""
+    try:
+        return list(encode_sides(texts, tokenizer))
+    except Exception as error:
+        if len(texts) == 1:
+            return [drop_of(error)]
+        return [ids for pair in texts for ids in _encode([pair], tokenizer)]
 
 
 def _render(pair: Pair, tokenizer: Tokenizer, rules: TextRules, config: DatasetSettings) -> Rendered | Dropped:
     try:
-        return rules.render(pair, tokenizer.chat_template, config)
+        rendered = rules.render(pair, tokenizer.chat_template, config)
+        if isinstance(pair, ChatPair):  # a template may write what no row holds
+            for name, text in zip(rendered.texts._fields, rendered.texts, strict=True):
+                check_encodable(f"{name} as rendered", text)
+        return rendered
     except Dropped as dropped:
         return dropped

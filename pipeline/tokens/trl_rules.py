@@ -18,7 +18,7 @@ from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep
 from oddsmill.pipeline.tokens.rendering import Rendered, dropping_failed_templates, needed, template_options
 from oddsmill.schemas.chat.template import ChatTemplate
 from oddsmill.schemas.chat.tokenizer import Tokenizer
-from oddsmill.schemas.drops import Dropped, DropReason
+from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.record import WHOLE, Truncated
 
@@ -36,6 +36,7 @@ def check_source(source: SourceConfig, format_name: str) -> None:
     require(format_name not in _FORMATS or not source.margin, "source.margin", source.margin, problem)
 
 
+@dropping_errors
 def parse_row(raw: RawRow, *, format_name: str, source: SourceConfig) -> Sequence[Pair]:
     """Makes the pairs of a row as TRL does; of a format that TRL does not read, as we do.
 
@@ -62,6 +63,8 @@ def parse_pair(row: Row) -> Pair:
         prompt, *sides = _extract_prompt(*sides)
     elif row.has("chat_template_kwargs"):
         variables = row.value("chat_template_kwargs")
+        if not isinstance(variables, dict):
+            raise Dropped(DropReason.TRL_ERROR, f"chat_template_kwargs is {kind_of(variables)}: TRL raises on this row")
     parts = [prompt, *sides]
     if all(isinstance(part, str) for part in parts):
         return PreferencePair(*parts)
@@ -70,6 +73,7 @@ def parse_pair(row: Row) -> Pair:
     return chat_pair(parts[0], parts[1], parts[2], variables)
 
 
+@dropping_errors
 def render(pair: Pair, template: ChatTemplate | None, config: DatasetSettings) -> Rendered:
     """Renders the texts of a pair; those of a `PreferencePair` are its own.
 
@@ -102,6 +106,7 @@ def render_chat(pair: ChatPair, template: ChatTemplate, config: DatasetSettings)
     return PreferencePair(start, *(side[len(start) :] for side in sides))
 
 
+@dropping_errors
 def make_ids(encoded: Encoded, tokenizer: Tokenizer, config: DatasetSettings) -> PairIds:
     """Makes the ids of a pair.
 
@@ -178,6 +183,7 @@ def fit(heads: list[list[int]], answers: list[list[int]], merged: bool, config: 
     )
 
 
+@dropping_errors
 def explain_boundary(encoded: Encoded, tokenizer: Tokenizer) -> Explanation:
     """Says where the prompts of the two sides end.
 

@@ -46,3 +46,9 @@ def test_a_block_is_sent_once_it_is_large_enough():
     blocks.add(reject(0, 1, raw="x" * (5 << 20)))
     assert [file for file, _ in blocks.full()] == [0]
     assert not list(blocks.rest())
+
+
+def test_a_reject_of_a_file_whose_name_is_not_utf8_is_written():
+    blocks = RejectBlocks(["data/\udcff.jsonl"])
+    blocks.add(reject(0, 1))
+    assert len(list(blocks.rest())) == 1

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,21 @@ def test_a_text_that_spells_a_special_token_is_that_token(tokenizer_folder: Path
     assert ids.chosen.count(E) == 1
     assert ids.rejected.count(E) == 1
     assert ids.rejected[-1] != E
+
+
+def test_a_text_that_the_tokenizer_fails_on_costs_its_own_pair_only(
+    tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tokenizer = load_tokenizer(tokenizer_folder)
+    encode = tokenizer.encode_batch
+
+    def failing(texts: Sequence[str]) -> list[list[int]]:
+        if any("bad" in text for text in texts):
+            raise ValueError("no such text")
+        return encode(texts)
+
+    monkeypatch.setattr(tokenizer, "encode_batch", failing)
+    pairs = [PreferencePair(prompt, " yes", " no") for prompt in ("one", "bad", "two")]
+    first, failed, second = tokenize_batch(pairs, tokenizer, OURS, config())
+    assert isinstance(first, PairIds) and isinstance(second, PairIds)
+    assert isinstance(failed, Dropped) and failed.reason is DropReason.ROW_ERROR and "no such text" in failed.detail
