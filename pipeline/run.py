@@ -134,9 +134,12 @@ def _summarize(manifest: Manifest, config: PreprocessConfig, seconds: float) -> 
     for name, split in sorted(manifest.splits.items(), reverse=True):
         tokens = sum(split.tokens.values())
         cut = ", ".join(f"{count:,} {side}" for side, count in split.truncated.items() if count)
+        unscored = sum(split.unscored.values()) / max(1, tokens - split.tokens["prompt"])
         log.info(
             f"{name:<10} {split.pairs:>9,} pairs in {split.rows:,} rows of {manifest.row_length:,} slots, "
-            f"{tokens:,} tokens, {split.padding_share:.1%} padding" + (f"; cut: {cut}" if cut else "")
+            f"{tokens:,} tokens, {split.padding_share:.1%} padding"
+            + (f"; cut: {cut}" if cut else "")
+            + (f"; without loss: {unscored:.1%} of the answers' tokens" if split.unscored else "")
         )
     for line in checks.describe(manifest.counts, ledger.pairs_out, manifest.tokenizer):
         log.info(f"check      {line}")

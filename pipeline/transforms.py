@@ -165,6 +165,7 @@ class TokenizePairs(beam.DoFn):
                 prompt_id=keys.prompt_id(pair),
                 origin=row.origin,
                 raw=row.as_text() if self._config.dedup == "exact" else "",
+                unscored=ids.unscored_as_bytes(),
             )
             placed.append(((place.split, place.shard), stored))
         progress.count(pairs=sum(not isinstance(item, TaggedOutput) for item in placed))

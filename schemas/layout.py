@@ -9,6 +9,12 @@ For the pair prompt `p0 p1 p2`, chosen `c0 c1 e`, rejected `r0 e`:
     position    0  1    2  3  4    2  3     the rejected side restarts after the prompt
     end         7  7    5  5  5    7  7     mask: key <= query and query < end[key]
 
+An answer of several turns holds unscored tokens (schemas/record.py), which no loss counts. They are told by the branch
+alone: for chosen `c0 t0 c1`, of which `t0` is a tool's, and rejected `r0`:
+
+    labels     p1 p2 | c0 t0 c1 | r0
+    branch      1  1 |  2  4  2 |  3     4 and 5 are unscored labels of chosen and of rejected
+
 The prompt is there once, and the mask makes the row equal to the two sequences prompt+chosen and
 prompt+rejected: a query sees earlier keys of its own pair whose branch is the prompt's or its own.
 """
@@ -20,7 +26,9 @@ import numpy as np
 
 from oddsmill.schemas.record import Row
 
-PADDING, PROMPT, CHOSEN, REJECTED = range(4)
+PADDING, PROMPT, CHOSEN, REJECTED, UNSCORED_CHOSEN, UNSCORED_REJECTED = range(6)
+# Each branch with the one whose tokens it stands among: what it sees, and is seen by.
+SIDE_OF_BRANCH = np.array([PADDING, PROMPT, CHOSEN, REJECTED, CHOSEN, REJECTED])
 
 
 class RowArrays(NamedTuple):
@@ -70,6 +78,7 @@ def derive_rows(rows: Sequence[Row]) -> RowArrays:
         return np.repeat(np.broadcast_to(per_piece, piece_lengths.shape).astype(np.int32).ravel(), repeats)
 
     branch, segment = spread(is_pair * np.array([PROMPT, CHOSEN, REJECTED])), spread(number)
+    _mark_unscored(branch, rows, length)
     slots, is_token = np.arange(len(rows) * length, dtype=np.int32), branch > 0
     # A pair's first token is no label, so that each pair's labels lie one further in the stored tokens.
     label_index = slots + segment
@@ -103,7 +112,7 @@ def mask_in_words(arrays: RowArrays) -> np.ndarray:
 
     A query sees itself and earlier keys of its own pair whose branch is the prompt's or its own; padding sees nothing.
     """
-    segment, branch, index = arrays.segment, arrays.branch, np.arange(len(arrays.segment))
+    segment, branch, index = arrays.segment, SIDE_OF_BRANCH[arrays.branch], np.arange(len(arrays.segment))
     same_pair = (segment == segment[:, None]) & (segment > 0)
     return same_pair & (index <= index[:, None]) & ((branch == PROMPT) | (branch == branch[:, None]))
 
@@ -114,3 +123,17 @@ def _piece_lengths(row: Row) -> np.ndarray:
     lengths[:-1, 0], lengths[:-1, 1], lengths[:-1, 2] = row.prompt_lengths - 1, row.chosen_lengths, row.rejected_lengths
     lengths[-1, 0] = len(row.tokens) - lengths.sum()
     return lengths
+
+
+def _mark_unscored(branch: np.ndarray, rows: Sequence[Row], length: int) -> None:
+    """Changes the branch of the positions whose labels are unscored.
+
+    Args:
+      branch: of all rows, end to end.
+    """
+    for start, row in enumerate(rows):
+        if len(row.unscored):
+            pairs_before = np.searchsorted(row.ends()[:, 2], row.unscored[:, 0], side="right")
+            # A pair's first token is no label, so that the labels of the first pair lie one slot earlier, and so on.
+            for first, end in row.unscored - (pairs_before + 1)[:, None] + start * length:
+                branch[first:end] += UNSCORED_CHOSEN - CHOSEN

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.record import SCHEMA_VERSION
+from oddsmill.schemas.record import PLAIN_VERSION, SCHEMA_VERSIONS
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -42,6 +42,8 @@ class SplitSummary:
       truncated: pairs with that side cut.
       length_histograms: for `prompt`, `chosen`, `rejected`: how many pairs have a length of at most
         the power of two that is the key, and more than half of it.
+      unscored: tokens of `chosen` and of `rejected` that no loss counts; they are among `tokens`. Empty, and not in the
+        file, where there are none.
     """
 
     shards: list[Shard]
@@ -52,6 +54,7 @@ class SplitSummary:
     max_pairs_per_row: int
     truncated: dict[str, int]
     length_histograms: dict[str, dict[str, int]]
+    unscored: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,8 @@ class Manifest:
     """The whole of manifest.json.
 
     Attributes:
+      schema_version: the highest version of a record of the dataset, so that a reader knows before the first of them
+        whether it can read all.
       settings: every resolved setting of the pipeline that has a part in the bytes.
       source_fingerprint: of the rows read, as a set: it does not depend on their order or files.
       counts: pairs with a property worth knowing (boundary merged, exact duplicate), by name.
@@ -102,7 +107,7 @@ class Manifest:
       libraries: versions of what makes the bytes.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = PLAIN_VERSION
     tool_version: str
     settings: dict[str, Any]
     tokenizer: TokenizerSummary
@@ -116,7 +121,11 @@ class Manifest:
 
     def to_json(self) -> str:
         """Returns the text of manifest.json; equal manifests give equal text."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        fields = dataclasses.asdict(self)
+        for split in fields["splits"].values():
+            if not split["unscored"]:  # so that the manifest of a dataset without them is the one it always was
+                del split["unscored"]
+        return json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @property
     def sha256(self) -> str:
@@ -133,9 +142,10 @@ def parse_manifest(text: str, *, path: str) -> Manifest:
     try:
         fields = json.loads(text)
         version = fields["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version not in SCHEMA_VERSIONS:
             raise Refused(
-                f"{path}: schema version {version}, this version of oddsmill reads {SCHEMA_VERSION}; "
+                f"{path}: schema version {version}, this version of oddsmill reads "
+                f"{' and '.join(map(str, SCHEMA_VERSIONS))}; "
                 "run the preprocessing again with it"
             )
         splits = {

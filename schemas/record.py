@@ -4,18 +4,23 @@ A row of length L holds n >= 1 preference pairs. Stored are only the token ids (
 pair after pair, padded to L), the three lengths of each pair, its 64-bit id and its truncation flags, as one
 self-describing Arrow IPC stream. Everything the model sees is derived from these in `schemas/layout.py`.
 
-Axes: L = row length, n = pairs in the row.
+An answer of several turns holds tokens that the model reads but does not write: the user's and the tools' turns, and
+the headers of turns. They are unscored: no loss counts them. A row with such tokens stores where they are in one more
+column, and is of schema version 2; all other rows are of version 1, as they always were.
+
+Axes: L = row length, n = pairs in the row, m = runs of unscored tokens.
 """
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+PLAIN_VERSION, UNSCORED_VERSION = 1, 2
+SCHEMA_VERSIONS = (PLAIN_VERSION, UNSCORED_VERSION)
 _VERSION_KEY = b"oddsmill.schema_version"
 
 
@@ -32,21 +37,37 @@ class Truncated(enum.IntFlag):
 
 
 WHOLE = Truncated(0)
+# Runs of tokens of an answer, ascending and apart: (first, one after the last), counted from the answer's first token.
+Spans = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One tokenized preference pair. Each side is a sequence of token ids; every side has at least one."""
+    """One tokenized preference pair. Each side is a sequence of token ids; every side has at least one.
+
+    Attributes:
+      unscored_chosen, unscored_rejected: the tokens of an answer that no loss counts; at least one is left that counts.
+    """
 
     prompt: Sequence[int]
     chosen: Sequence[int]
     rejected: Sequence[int]
     id: int
     truncated: Truncated = WHOLE
+    unscored_chosen: Spans = ()
+    unscored_rejected: Spans = ()
 
     def __len__(self) -> int:
         """Counts the slots that the pair takes of a row: its tokens, the prompt counted once."""
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+    def unscored(self, side: str) -> frozenset[int]:
+        """Returns which tokens of `prompt` (none), `chosen` or `rejected` are unscored."""
+        spans = {"chosen": self.unscored_chosen, "rejected": self.unscored_rejected}.get(side, ())
+        return frozenset(index for first, end in spans for index in range(first, end))
+
+
+NO_SPANS = np.zeros((0, 2), np.int32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +79,7 @@ class Row:
       prompt_lengths, chosen_lengths, rejected_lengths: [n] int32, each >= 1.
       pair_ids: [n] uint64.
       truncated: [n] uint8, bits of `Truncated`.
+      unscored: [m, 2] int32, the runs of unscored tokens: the slot of the first and the slot after the last, ascending.
     """
 
     tokens: np.ndarray
@@ -66,6 +88,7 @@ class Row:
     rejected_lengths: np.ndarray
     pair_ids: np.ndarray
     truncated: np.ndarray
+    unscored: np.ndarray = field(default_factory=lambda: NO_SPANS)
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -75,12 +98,32 @@ class Row:
         """The number of token ids that are not padding."""
         return int(self.prompt_lengths.sum() + self.chosen_lengths.sum() + self.rejected_lengths.sum())
 
+    @property
+    def schema_version(self) -> int:
+        """The version of the record, which is the lowest that can hold the row."""
+        return UNSCORED_VERSION if len(self.unscored) else PLAIN_VERSION
+
+    def ends(self) -> np.ndarray:
+        """Returns the slots after the last token of each pair's prompt, chosen and rejected, [n, 3] int64."""
+        lengths = np.stack([self.prompt_lengths, self.chosen_lengths, self.rejected_lengths], axis=1)
+        return np.cumsum(lengths.ravel(), dtype=np.int64).reshape(-1, 3)
+
+    def unscored_tokens(self) -> np.ndarray:
+        """Counts the unscored tokens of each pair's prompt (none), chosen and rejected, [n, 3] int64."""
+        ends = self.ends().ravel()
+        counts = np.zeros(len(ends), np.int64)
+        np.add.at(
+            counts, np.searchsorted(ends, self.unscored[:, 0], side="right"), np.diff(self.unscored, axis=1)[:, 0]
+        )
+        return counts.reshape(-1, 3)
+
     def pairs(self) -> Iterable[Pair]:
         """Yields the pairs of the row, in stored order."""
         start = 0
         for index in range(len(self)):
             lengths = (self.prompt_lengths[index], self.chosen_lengths[index], self.rejected_lengths[index])
             prompt, chosen, rejected = np.split(self.tokens[start : start + sum(lengths)], np.cumsum(lengths)[:2])
+            first_chosen, first_rejected = start + lengths[0], start + lengths[0] + lengths[1]
             start += sum(lengths)
             yield Pair(
                 prompt=prompt.tolist(),
@@ -88,7 +131,14 @@ class Row:
                 rejected=rejected.tolist(),
                 id=int(self.pair_ids[index]),
                 truncated=Truncated(int(self.truncated[index])),
+                unscored_chosen=self._spans_in(first_chosen, first_rejected),
+                unscored_rejected=self._spans_in(first_rejected, start),
             )
+
+    def _spans_in(self, first: int, end: int) -> Spans:
+        """Returns the unscored runs between two slots, counted from the first of them."""
+        spans = self.unscored[(self.unscored[:, 0] >= first) & (self.unscored[:, 0] < end)] - first
+        return tuple((start, stop) for start, stop in spans.tolist())
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -103,11 +153,21 @@ def make_row(pairs: Sequence[Pair], *, row_length: int, pad_id: int, vocab_size:
       ValueError: the row breaks an invariant of `check_row`.
     """
     sides = [side for pair in pairs for side in (pair.prompt, pair.chosen, pair.rejected)]
+    unscored, start = [], 0
+    for pair in pairs:
+        for side, spans in (
+            (pair.prompt, ()),
+            (pair.chosen, pair.unscored_chosen),
+            (pair.rejected, pair.unscored_rejected),
+        ):
+            unscored += [(start + first, start + end) for first, end in spans]
+            start += len(side)
     return lay_row(
         np.concatenate([np.asarray(side, np.int64) for side in sides]) if sides else np.zeros(0, np.int64),
         lengths=np.array([len(side) for side in sides], np.int32).reshape(-1, 3),
         pair_ids=np.array([pair.id for pair in pairs], np.uint64),
         truncated=np.array([pair.truncated for pair in pairs], np.uint8),
+        unscored=np.array(unscored, np.int32).reshape(-1, 2),
         row_length=row_length,
         pad_id=pad_id,
         vocab_size=vocab_size,
@@ -120,6 +180,7 @@ def lay_row(
     lengths: np.ndarray,
     pair_ids: np.ndarray,
     truncated: np.ndarray,
+    unscored: np.ndarray = NO_SPANS,
     row_length: int,
     pad_id: int,
     vocab_size: int,
@@ -131,6 +192,7 @@ def lay_row(
       lengths: [n, 3] int32.
       pair_ids: [n] uint64.
       truncated: [n] uint8.
+      unscored: [m, 2] int32, as in `Row`.
 
     Raises:
       ValueError: the row breaks an invariant of `check_row`.
@@ -148,6 +210,7 @@ def lay_row(
         rejected_lengths=lengths[:, 2],
         pair_ids=pair_ids,
         truncated=truncated,
+        unscored=unscored,
     )
     check_row(row, row_length=row_length, vocab_size=vocab_size)
     return row
@@ -157,8 +220,8 @@ def check_row(row: Row, *, row_length: int, vocab_size: int, max_pairs: int | No
     """Checks the invariants of a row; called when a row is written and when it is read.
 
     Raises:
-      ValueError: no pair, a side without a token, lengths that do not fit the row, an id outside the
-        vocabulary, or more pairs than `max_pairs` (the manifest's `max_pairs_per_row`).
+      ValueError: no pair, a side without a token or without a scored one, lengths that do not fit the row, an id
+        outside the vocabulary, or more pairs than `max_pairs` (the manifest's `max_pairs_per_row`).
     """
     if row.tokens.shape != (row_length,):
         raise ValueError(f"the row has {row.tokens.shape[0]} slots, {row_length} are declared")
@@ -179,10 +242,30 @@ def check_row(row: Row, *, row_length: int, vocab_size: int, max_pairs: int | No
         raise ValueError(f"{row.num_tokens} tokens do not fit a row of {row_length}")
     if row.tokens.min() < 0 or row.tokens.max() >= vocab_size:
         raise ValueError(f"token id {row.tokens.max()} is outside the vocabulary of {vocab_size}")
+    if len(row.unscored):
+        _check_unscored(row)
+
+
+def _check_unscored(row: Row) -> None:
+    ends = row.ends().ravel()
+    first, last = row.unscored[:, 0].astype(np.int64), row.unscored[:, 1].astype(np.int64) - 1
+    side, last_side = (np.searchsorted(ends, slots, side="right") for slots in (first, last))
+    # Two runs of an answer have a scored token between them, so that equal tokens are equal runs.
+    nearest = last[:-1] + 1 + (side[1:] == side[:-1])
+    is_ascending = first[0] >= 0 and (first <= last).all() and (first[1:] >= nearest).all() and last[-1] < ends[-1]
+    if not is_ascending or (side != last_side).any():
+        raise ValueError(f"the unscored tokens {row.unscored.tolist()} are not ascending runs, each inside one answer")
+    counts, lengths = row.unscored_tokens(), np.diff(ends, prepend=0).reshape(-1, 3)
+    if counts[:, 0].any():
+        raise ValueError(f"pair {int(counts[:, 0].argmax())}: tokens of the prompt are unscored")
+    index, column = np.unravel_index(int((lengths - counts).argmin()), counts.shape)
+    if counts[index, column] >= lengths[index, column]:
+        raise ValueError(f"pair {index}: {('prompt', 'chosen', 'rejected')[column]} has no scored token, 1 is needed")
 
 
 @cache
-def _arrow_schema(row_length: int, dtype: np.dtype) -> pa.Schema:
+def _arrow_schema(row_length: int, dtype: np.dtype, version: int) -> pa.Schema:
+    more = {"unscored": pa.list_(pa.int32())} if version == UNSCORED_VERSION else {}
     return pa.schema(
         {
             "tokens": pa.list_(pa.from_numpy_dtype(dtype), row_length),
@@ -191,21 +274,22 @@ def _arrow_schema(row_length: int, dtype: np.dtype) -> pa.Schema:
             "rejected_lengths": pa.list_(pa.int32()),
             "pair_ids": pa.list_(pa.uint64()),
             "truncated": pa.list_(pa.uint8()),
+            **more,
         },
-        metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
+        metadata={_VERSION_KEY: str(version)},
     )
 
 
 def encode_row(row: Row) -> bytes:
     """Encodes a row as its record: an Arrow IPC stream of one batch with one row. Equal rows give equal bytes."""
-    schema = _arrow_schema(len(row.tokens), row.tokens.dtype)
+    schema = _arrow_schema(len(row.tokens), row.tokens.dtype, row.schema_version)
     columns = []
-    for field in schema:
-        values = pa.array(getattr(row, field.name))
-        if field.name == "tokens":
-            columns.append(pa.FixedSizeListArray.from_arrays(values, type=field.type))
+    for column in schema:
+        values = pa.array(getattr(row, column.name).ravel())
+        if column.name == "tokens":
+            columns.append(pa.FixedSizeListArray.from_arrays(values, type=column.type))
         else:
-            columns.append(pa.ListArray.from_arrays(pa.array([0, len(row)], pa.int32()), values))
+            columns.append(pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))
@@ -216,7 +300,7 @@ def decode_row(record: bytes) -> Row:
     """Decodes the row of a record without copying: the arrays are read-only views.
 
     Raises:
-      ValueError: not a record of this schema version. The bytes say so themselves, so a reader never
+      ValueError: not a record of a known schema version. The bytes say so themselves, so a reader never
         takes other columns for these.
     """
     # The first of a stream's messages declares the columns: four bytes of mark, four of length, then so many.
@@ -228,6 +312,10 @@ def decode_row(record: bytes) -> Row:
         raise ValueError(f"not an Arrow IPC stream: {error}") from error
     # `values`: of one row, all there are; `flatten` would copy them.
     arrays = {name: column.values.to_numpy() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    if "unscored" in arrays:
+        if len(arrays["unscored"]) % 2:
+            raise ValueError("a run of unscored tokens has no end")
+        arrays["unscored"] = arrays["unscored"].reshape(-1, 2)
     return Row(**arrays)
 
 
@@ -236,17 +324,18 @@ def _declared_schema(message: bytes) -> pa.Schema:
     """Reads the columns in a stream's first message. The rows of a dataset share it, and it takes longer than a row.
 
     Raises:
-      ValueError: they are of another schema version, or not those of a row by name, type or order.
+      ValueError: they are of an unknown schema version, or not those of a row by name, type or order.
       pa.ArrowException: it is no such message.
     """
     schema = pa.ipc.read_schema(pa.py_buffer(message))
     version = (schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise ValueError(f"schema version {version}, this reader knows {SCHEMA_VERSION}: preprocess again")
+    if version not in map(str, SCHEMA_VERSIONS):
+        known_versions = " and ".join(map(str, SCHEMA_VERSIONS))
+        raise ValueError(f"schema version {version}, this reader knows {known_versions}: preprocess again")
     tokens = next((column.type for column in schema if column.name == "tokens"), pa.null())
     known = []
     if isinstance(tokens, pa.FixedSizeListType):
-        known = [_arrow_schema(tokens.list_size, np.dtype(dtype)) for dtype in (np.uint16, np.int32)]
+        known = [_arrow_schema(tokens.list_size, np.dtype(dtype), int(version)) for dtype in (np.uint16, np.int32)]
     if schema not in known:
         columns = ", ".join(f"{column.name}: {column.type}" for column in schema)
         raise ValueError(f"the columns are {columns}, which are not those of a row")

@@ -1,5 +1,6 @@
 """Writes datasets by the contract, without the pipeline: what the trainer's tests train on."""
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,16 @@ def random_pairs(rng: np.random.Generator, count: int, *, vocab_size: int, longe
         return rng.integers(0, vocab_size, rng.integers(1, longest + 1)).tolist()
 
     return [Pair(prompt=side(), chosen=side(), rejected=side(), id=index + 1) for index in range(count)]
+
+
+def with_unscored(rng: np.random.Generator, pair: Pair) -> Pair:
+    """Makes a random run of each answer, never all of it, unscored."""
+
+    def run(answer: Sequence[int]) -> list[tuple[int, int]]:
+        start, end = sorted(rng.integers(0, len(answer) + 1, 2).tolist())
+        return [(start, end)] if start < end and end - start < len(answer) else []
+
+    return dataclasses.replace(pair, unscored_chosen=run(pair.chosen), unscored_rejected=run(pair.rejected))
 
 
 def packed(pairs: Sequence[Pair], row_length: int) -> list[list[Pair]]:

@@ -20,7 +20,7 @@ from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import require
-from oddsmill.schemas.layout import derive
+from oddsmill.schemas.layout import SIDE_OF_BRANCH, derive
 from oddsmill.schemas.record import Pair, make_row
 from oddsmill.schemas.settings import setting, settings
 
@@ -141,7 +141,10 @@ class Explainer:
             self._say("dedup", "exact: kept if no other row has its texts, which only a run can tell")
         slots = sum(ids.lengths)
         self._say("slots", f"{slots} of a row's {config.slots}{'' if config.packing else ', alone in its row'}")
-        stored = Pair(prompt=ids.prompt, chosen=ids.chosen, rejected=ids.rejected, id=identity, truncated=ids.truncated)
+        stored = Pair(
+            prompt=ids.prompt, chosen=ids.chosen, rejected=ids.rejected, id=identity, truncated=ids.truncated,
+            unscored_chosen=ids.unscored_chosen, unscored_rejected=ids.unscored_rejected,
+        )  # fmt: skip
         self._head("layout")
         for side in BRANCH_STYLES:
             self._console.print(side_text(stored, side, self._tokenizer))
@@ -171,8 +174,14 @@ class Explainer:
                     self._tokenizer.quote([int(arrays.inputs[slot])]),
                     self._tokenizer.quote([int(arrays.labels[slot])]),
                 )
+                scored = arrays.branch[slot] == SIDE_OF_BRANCH[arrays.branch[slot]]
                 table.add_row(
-                    str(slot), name, str(arrays.position[slot]), *map(Text, tokens), str(arrays.end[slot]), style=style
+                    str(slot),
+                    name if scored else f"{name}, no loss",
+                    str(arrays.position[slot]),
+                    *map(Text, tokens),
+                    str(arrays.end[slot]),
+                    style=style,
                 )
         self._console.print(table)
 

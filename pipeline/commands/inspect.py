@@ -116,6 +116,8 @@ def _print_json(rows: Iterator[StoredRow]) -> None:
                 "rejected_ids": pair.rejected,
                 "truncated": pair.truncated.names(),
             }
+            if pair.unscored_chosen or pair.unscored_rejected:
+                fields |= {"unscored_chosen": pair.unscored_chosen, "unscored_rejected": pair.unscored_rejected}
             sys.stdout.write(json.dumps(fields) + "\n")
 
 
@@ -136,7 +138,7 @@ def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
     legend = Text("branches: ")
     for side, (style, _) in BRANCH_STYLES.items():
         legend.append(side, style=f"bold {style}").append("  ")
-    console.print(legend.append("(shades alternate token by token; ▯ padding)"))
+    console.print(legend.append("(shades alternate token by token; dim: without loss; ▯ padding)"))
     for stored in rows:
         padding = len(stored.row.tokens) - stored.row.num_tokens
         console.rule(f"{stored.split} row {stored.number}: {len(stored.row)} pairs, {padding} ▯", align="left")
@@ -148,11 +150,12 @@ def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
 
 
 def side_text(pair: Pair, side: str, tokenizer: Tokenizer) -> Text:
-    """Returns one side of a pair, its tokens in the two shades of its branch."""
-    ids = getattr(pair, side)
-    text = Text(f"{side} {len(ids)}" + (", cut" if Truncated[side.upper()] in pair.truncated else "") + ": ")
-    text.stylize("bold")
+    """Returns one side of a pair, its tokens in the two shades of its branch, those without loss dimmed."""
+    ids, unscored = getattr(pair, side), pair.unscored(side)
+    text = Text(f"{side} {len(ids)}" + (", cut" if Truncated[side.upper()] in pair.truncated else ""))
+    text.append(f", {len(unscored)} without loss: " if unscored else ": ").stylize("bold")
     for number, token_id in enumerate(ids):
+        style = BRANCH_STYLES[side][number % 2]
         shown = tokenizer.readable(token_id)
-        text.append(shown.replace("\n", "⏎\n"), style=BRANCH_STYLES[side][number % 2])
+        text.append(shown.replace("\n", "⏎\n"), style=f"dim {style}" if number in unscored else style)
     return text

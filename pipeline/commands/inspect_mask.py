@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from oddsmill.schemas.layout import RowArrays, attention_mask, mask_in_words
+from oddsmill.schemas.layout import SIDE_OF_BRANCH, RowArrays, attention_mask, mask_in_words
 
 BRANCHES = ("padding", "prompt", "chosen", "rejected")
 # What the queries of one block see of another: nothing; all of it; in their own block, all up to themselves; else some.
@@ -46,11 +46,11 @@ def mask_by_blocks(arrays: RowArrays) -> BlockMask:
     mask = attention_mask(arrays)
     differs = mask != mask_in_words(arrays)
     length = len(arrays.segment)
-    changes = (np.diff(arrays.segment) != 0) | (np.diff(arrays.branch) != 0)
+    sides = SIDE_OF_BRANCH[arrays.branch]  # an unscored token sees what its answer's other tokens see
+    changes = (np.diff(arrays.segment) != 0) | (np.diff(sides) != 0)
     bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), length]
     blocks = [
-        Block(int(arrays.segment[start]), BRANCHES[arrays.branch[start]], start, stop)
-        for start, stop in pairwise(bounds)
+        Block(int(arrays.segment[start]), BRANCHES[sides[start]], start, stop) for start, stop in pairwise(bounds)
     ]
     spans = [slice(block.start, block.stop) for block in blocks]
     seen = [[_seen(mask[queries, keys], queries == keys) for keys in spans] for queries in spans]

@@ -44,6 +44,7 @@ class Token(NamedTuple):
 
     id: int
     text: str
+    scored: bool = True
 
 
 class ShownPair(NamedTuple):
@@ -135,6 +136,7 @@ def render(folder: str, manifest: Manifest, contents: dict[str, SplitContents]) 
         splits={name: (split, contents[name]) for name, split in sorted(manifest.splits.items(), reverse=True)},
         sides=SIDES,
         tokens=sum(sum(split.tokens.values()) for split in manifest.splits.values()),
+        unscored=sum(sum(split.unscored.values()) for split in manifest.splits.values()),
         rows=sum(split.rows for split in manifest.splits.values()),
         drops=_drops(folder, manifest),
         lengths={side: _lengths(lengths[:, index]) for index, side in enumerate(SIDES)},
@@ -212,6 +214,11 @@ def _padding(manifest: Manifest) -> dict[str, list[tuple[str, float]]]:
 
 def _shown(pair: Pair, source: str, tokenizer: Tokenizer) -> ShownPair:
     sides = {
-        side: [Token(token_id, tokenizer.readable(token_id)) for token_id in getattr(pair, side)] for side in SIDES
+        side: [
+            Token(token_id, tokenizer.readable(token_id), number not in unscored)
+            for unscored in (pair.unscored(side),)
+            for number, token_id in enumerate(getattr(pair, side))
+        ]
+        for side in SIDES
     }
     return ShownPair(f"{pair.id:016x}", source, Truncated(pair.truncated).names(), sides)

@@ -6,7 +6,7 @@ from array import array
 from typing import Any, NamedTuple
 
 from oddsmill.schemas.drops import Dropped, DropReason
-from oddsmill.schemas.record import WHOLE, Truncated
+from oddsmill.schemas.record import WHOLE, Spans, Truncated
 
 Message = dict[str, Any]
 
@@ -87,13 +87,19 @@ def chat_pair(
 
 
 class PairIds(NamedTuple):
-    """The ids of a pair."""
+    """The ids of a pair.
+
+    Attributes:
+      unscored_chosen, unscored_rejected: the tokens of an answer that no loss counts, see `oddsmill.schemas.record`.
+    """
 
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
     truncated: Truncated = WHOLE
     notes: Notes = NOTHING
+    unscored_chosen: Spans = ()
+    unscored_rejected: Spans = ()
 
     @property
     def lengths(self) -> list[int]:
@@ -111,3 +117,11 @@ class PairIds(NamedTuple):
     def as_bytes(self) -> bytes:
         """Returns prompt, chosen and rejected one after another, as int32."""
         return array("i", [*self.prompt, *self.chosen, *self.rejected]).tobytes()
+
+    def unscored_as_bytes(self) -> bytes:
+        """Returns the runs of unscored tokens, counted from the prompt's first token, as [m, 2] int32."""
+        if not self.unscored_chosen and not self.unscored_rejected:
+            return b""
+        first = len(self.prompt), len(self.prompt) + len(self.chosen)
+        spans = zip(first, (self.unscored_chosen, self.unscored_rejected), strict=True)
+        return array("i", [start + bound for start, runs in spans for run in runs for bound in run]).tobytes()

@@ -11,6 +11,7 @@ from oddsmill.pipeline.output.tally import Tally
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.manifest import Ledger, Manifest, SplitSummary
+from oddsmill.schemas.record import PLAIN_VERSION, UNSCORED_VERSION
 
 
 class Seen(NamedTuple):
@@ -48,7 +49,9 @@ def make_manifest(
         rows_in=seen.rows, extra_pairs=seen.extra_pairs, pairs_out=pairs, drops=dict(sorted(dropped.items()))
     )
     _check(ledger, splits, resolved)
+    has_unscored = any(split.unscored for split in splits.values())
     return Manifest(
+        schema_version=UNSCORED_VERSION if has_unscored else PLAIN_VERSION,
         tool_version=resolved.tool_version,
         settings=resolved.settings,
         tokenizer=resolved.tokenizer,

@@ -23,12 +23,12 @@ from oddsmill.schemas.drops import DropReason, Origin, Reject
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.manifest import Shard, Split, TokenizerSummary, file_sha256
 from oddsmill.schemas.provenance import provenance_path
-from oddsmill.schemas.record import Row, encode_row, lay_row, token_dtype
+from oddsmill.schemas.record import NO_SPANS, Row, encode_row, lay_row, token_dtype
 
 # One record a group: the trainer reads records at random. Levels above 3 only cost time.
 WRITER_OPTIONS = "group_size:1,zstd:3"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-_COLUMNS = ("rank", "id", "prompt_id", "file", "row", *SIDES, "truncated", "notes")
+_COLUMNS = ("rank", "id", "prompt_id", "file", "row", *SIDES, "truncated", "notes", "unscored")
 
 
 class PlacedPair(NamedTuple):
@@ -36,6 +36,7 @@ class PlacedPair(NamedTuple):
 
     Attributes:
       ids: prompt, chosen and rejected one after another, int32.
+      unscored: the runs of unscored tokens, counted from the first of `ids`, [m, 2] int32.
       raw: the row it comes from, where a duplicate is to be dropped; else empty.
     """
 
@@ -48,6 +49,7 @@ class PlacedPair(NamedTuple):
     prompt_id: int
     origin: Origin
     raw: str
+    unscored: bytes = b""
 
 
 class ShardReport(NamedTuple):
@@ -66,8 +68,11 @@ def encode_placed_pairs(pairs: Sequence[PlacedPair], *, vocab_size: int) -> byte
     dtype = token_dtype(vocab_size)
     items = [
         (
-            (pair.rank, pair.id, pair.prompt_id, *pair.origin, *pair.lengths, pair.truncated, pair.notes),
-            np.frombuffer(pair.ids, np.int32).astype(dtype).tobytes() + pair.raw.encode(),
+            (
+                *(pair.rank, pair.id, pair.prompt_id, *pair.origin, *pair.lengths, pair.truncated, pair.notes),
+                len(pair.unscored),
+            ),
+            np.frombuffer(pair.ids, np.int32).astype(dtype).tobytes() + pair.unscored + pair.raw.encode(),
         )
         for pair in pairs
     ]
@@ -149,7 +154,7 @@ def _reject_duplicates(
 ) -> Iterator[tuple[int, bytes]]:
     """Yields the rejects of duplicate pairs, as blocks; `kept` are the pairs that they repeat."""
     columns, itemsize = pairs.columns, token_dtype(tokenizer.vocab_size).itemsize
-    sizes = itemsize * np.sum([columns[side] for side in SIDES], axis=0)
+    sizes = itemsize * np.sum([columns[side] for side in SIDES], axis=0) + columns["unscored"]
     rejects = RejectBlocks(paths)
     for index, size in enumerate(sizes.tolist()):
         origin, twin = (Origin(int(of["file"][index]), int(of["row"][index])) for of in (columns, kept.columns))
@@ -173,12 +178,19 @@ def _make_row(
     dtype = token_dtype(tokenizer.vocab_size)
     lengths = lengths[members]
     sizes = (dtype.itemsize * lengths.sum(axis=1)).tolist()
-    ids = b"".join(pairs.payload(member)[:size] for member, size in zip(members, sizes, strict=True))
+    payloads = [pairs.payload(member) for member in members]
+    ids = b"".join(payload[:size] for payload, size in zip(payloads, sizes, strict=True))
+    spans = [NO_SPANS]
+    for index in np.flatnonzero(pairs.columns["unscored"][members]).tolist():
+        size, start = int(pairs.columns["unscored"][members[index]]), int(lengths[:index].sum())
+        stored = payloads[index][sizes[index] : sizes[index] + size]
+        spans.append(start + np.frombuffer(stored, np.int32).reshape(-1, 2))
     return lay_row(
         np.frombuffer(ids, dtype),
         lengths=lengths,
         pair_ids=pairs.columns["id"][members],
         truncated=pairs.columns["truncated"][members].astype(np.uint8),
+        unscored=np.concatenate(spans),
         row_length=config.slots,
         pad_id=tokenizer.pad_id,
         vocab_size=tokenizer.vocab_size,

@@ -10,6 +10,7 @@ from oddsmill.schemas.manifest import Shard, SplitSummary, TokenizerSummary
 from oddsmill.schemas.record import Row, Truncated
 
 SIDES = ("prompt", "chosen", "rejected")
+ANSWERS = SIDES[1:]
 
 
 @dataclass(kw_only=True)
@@ -20,6 +21,7 @@ class Tally:
     pairs: int = 0
     max_pairs_per_row: int = 0
     tokens: Counter[str] = field(default_factory=Counter)
+    unscored: Counter[str] = field(default_factory=Counter)
     truncated: Counter[str] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
     lengths: dict[str, Counter[int]] = field(default_factory=lambda: {side: Counter() for side in SIDES})
@@ -36,12 +38,16 @@ class Tally:
             self.lengths[side].update(1 << (length - 1).bit_length() for length in lengths)
             self.truncated[side] += int(np.count_nonzero(row.truncated & np.uint8(Truncated[side.upper()])))
 
+        if len(row.unscored):
+            self.unscored.update(dict(zip(SIDES, row.unscored_tokens().sum(axis=0).tolist(), strict=True)))
+
     def merge(self, other: "Tally") -> None:
         """Adds the counts of another part."""
         self.rows += other.rows
         self.pairs += other.pairs
         self.max_pairs_per_row = max(self.max_pairs_per_row, other.max_pairs_per_row)
         self.tokens += other.tokens
+        self.unscored += other.unscored
         self.truncated += other.truncated
         self.checks += other.checks
         for side in SIDES:
@@ -58,6 +64,7 @@ class Tally:
             padding_share=round(1 - self.tokens.total() / slots, 6) if slots else 0.0,
             max_pairs_per_row=self.max_pairs_per_row,
             truncated={side: self.truncated[side] for side in SIDES},
+            unscored={side: self.unscored[side] for side in ANSWERS} if self.unscored.total() else {},
             length_histograms={
                 side: {str(bound): count for bound, count in sorted(self.lengths[side].items())} for side in SIDES
             },

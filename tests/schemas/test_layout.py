@@ -1,9 +1,20 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddsmill.schemas.layout import CHOSEN, PROMPT, REJECTED, attention_mask, derive, derive_rows, mask_in_words
+from oddsmill.schemas.layout import (
+    CHOSEN,
+    PROMPT,
+    REJECTED,
+    SIDE_OF_BRANCH,
+    attention_mask,
+    derive,
+    derive_rows,
+    mask_in_words,
+)
 from oddsmill.schemas.record import Pair, Row, make_row
 
 ids = st.lists(st.integers(3, 99), min_size=1, max_size=7)
@@ -26,6 +37,32 @@ def test_the_layout_is_the_one_drawn_in_the_design():
     assert arrays.position.tolist() == [0,  1,   2,  3,  4,   2,  3,   0,  1,   0,   0, 0, 0]
     assert arrays.end.tolist()      == [7,  7,   5,  5,  5,   7,  7,   9,  9,   10,  0, 0, 0]
     # fmt: on
+
+
+def test_unscored_labels_have_a_branch_of_their_own_and_see_what_their_side_sees():
+    """`t0 t1` are a tool's turn in chosen, `u0` the user's in the second pair's rejected; only `branch` tells it."""
+    p0, p1, p2, c0, t0, t1, e, r0, q0, d0, s0, u0 = range(10, 22)
+    pairs = [
+        Pair(prompt=[p0, p1, p2], chosen=[c0, t0, t1, e], rejected=[r0, e], id=1, unscored_chosen=[(1, 3)]),
+        Pair(prompt=[q0], chosen=[d0, e], rejected=[s0, u0, e], id=2, unscored_rejected=[(1, 2)]),
+    ]
+    row = make_row(pairs, row_length=16, pad_id=0, vocab_size=99)
+    plain = make_row(
+        [replace(pair, unscored_chosen=(), unscored_rejected=()) for pair in pairs],
+        row_length=16, pad_id=0, vocab_size=99,
+    )  # fmt: skip
+    arrays = derive(row)
+    # fmt: off
+    assert arrays.inputs.tolist() == [p0, p1,  p2, c0, t0, t1,  p2, r0,  q0, d0,  q0, s0, u0,  0, 0, 0]
+    assert arrays.labels.tolist() == [p1, p2,  c0, t0, t1, e,   r0, e,   d0, e,   s0, u0, e,   0, 0, 0]
+    assert arrays.branch.tolist() == [1,  1,   2,  4,  4,  2,   3,  3,   2,  2,   3,  5,  3,   0, 0, 0]
+    # fmt: on
+    assert arrays._replace(branch=SIDE_OF_BRANCH[arrays.branch]).branch.tolist() == derive(plain).branch.tolist()
+    for name in ("inputs", "labels", "segment", "position", "end"):
+        assert getattr(arrays, name).tolist() == getattr(derive(plain), name).tolist()
+    assert np.array_equal(attention_mask(arrays), mask_in_words(arrays))
+    together = derive_rows([plain, row, row])
+    assert together.branch.tolist() == [derive(plain).branch.tolist(), *[arrays.branch.tolist()] * 2]
 
 
 @pytest.mark.properties

@@ -56,6 +56,10 @@ def manifest(tmp_path: Path) -> Manifest:
 
 def test_a_manifest_comes_back_from_its_text(manifest: Manifest):
     assert parse_manifest(manifest.to_json(), path="m") == manifest
+    split = dataclasses.replace(manifest.splits["train"], unscored={"chosen": 1, "rejected": 0})
+    of_turns = dataclasses.replace(manifest, schema_version=2, splits={"train": split})
+    assert parse_manifest(of_turns.to_json(), path="m") == of_turns
+    assert "unscored" in of_turns.to_json() and "unscored" not in manifest.to_json()  # as before there were any
     assert parse_manifest(manifest.to_json(), path="m").sha256 == manifest.sha256
 
 
@@ -73,7 +77,7 @@ def test_the_ledger_balances_only_if_every_row_is_accounted_for():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema version 99, this version of oddsmill reads 1"),
+        ({"schema_version": 99}, "schema version 99, this version of oddsmill reads 1 and 2"),
         ({"surprise": 1}, "damaged .*surprise"),
         ({"ledger": {"rows_in": 1}}, "damaged"),
         ({"splits": [1]}, "damaged"),

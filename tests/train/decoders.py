@@ -99,16 +99,22 @@ def dense_loss(
 
 
 def two_row_batch(pairs: Sequence[Pair], length: int) -> dict[str, np.ndarray]:
-    """The classic form: prompt+chosen of every pair, then prompt+rejected of every pair, right-padded."""
+    """The classic form: prompt+chosen of every pair, then prompt+rejected of every pair, right-padded.
+
+    `answer` and `scored` leave out unscored tokens, which are attended to.
+    """
     sequences = [[*p.prompt, *p.chosen] for p in pairs] + [[*p.prompt, *p.rejected] for p in pairs]
     prompts = [len(pair.prompt) for pair in pairs] * 2
+    unscored = [pair.unscored_chosen for pair in pairs] + [pair.unscored_rejected for pair in pairs]
     shape = (len(sequences), length)
-    ids, attended, answer = (np.zeros(shape, np.int32) for _ in range(3))
-    for row, (sequence, prompt) in enumerate(zip(sequences, prompts, strict=True)):
+    ids, attended, scored, answer = (np.zeros(shape, np.int32) for _ in range(4))
+    for row, (sequence, prompt, spans) in enumerate(zip(sequences, prompts, unscored, strict=True)):
         ids[row, : len(sequence)] = sequence
-        attended[row, : len(sequence)] = 1
-        answer[row, prompt : len(sequence)] = 1
-    return {"ids": ids, "attended": attended, "answer": answer}
+        attended[row, : len(sequence)] = scored[row, : len(sequence)] = 1
+        for start, end in spans:
+            scored[row, prompt + start : prompt + end] = 0
+        answer[row, prompt:] = scored[row, prompt:]
+    return {"ids": ids, "attended": attended, "scored": scored, "answer": answer}
 
 
 def two_row_loss(
@@ -119,7 +125,7 @@ def two_row_loss(
     Returns: the loss, and the mean log-probabilities of the answers, chosen [B] and rejected [B].
     """
     decoder = nnx.merge(definition, params)
-    ids, attended, answer = (jnp.asarray(batch[name]) for name in ("ids", "attended", "answer"))
+    ids, attended, scored, answer = (jnp.asarray(batch[name]) for name in ("ids", "attended", "scored", "answer"))
     length = ids.shape[1]
     position = jnp.broadcast_to(jnp.arange(length), ids.shape)
     # Causal, padding never seen: the last real position ends every real key.
@@ -127,13 +133,13 @@ def two_row_loss(
     hidden = decoder(ids, position, end)
     logits = decoder.logits(hidden)[:, :-1]
     logp = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[:, 1:, None], -1)[..., 0]
-    answer, attended = answer[:, 1:], attended[:, 1:]
+    answer, scored = answer[:, 1:], scored[:, 1:]
     pairs = ids.shape[0] // 2
     # Padding rows (pairs that are not there) have no answer token.
     there = answer[:pairs].sum(1) > 0
     means = (logp * answer).sum(1) / jnp.maximum(answer.sum(1), 1)
     chosen, rejected = (jnp.where(there, side, -1.0) for side in (means[:pairs], means[pairs:]))
-    counted = (attended if nll_scope == "full" else answer)[:pairs]
+    counted = (scored if nll_scope == "full" else answer)[:pairs]
     nll = -(logp[:pairs] * counted).sum() / counted.sum()
     penalty = -jax.nn.log_sigmoid(log_odds(chosen) - log_odds(rejected))
     loss = nll + beta * jnp.where(there, penalty, 0).sum() / there.sum()

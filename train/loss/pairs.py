@@ -4,6 +4,7 @@ A preference loss weighs means over the whole optimizer batch (all hosts, device
 
     loss = weights["nll"] * sum(NLL) / number of NLL tokens + sum over terms t of weights[t] * sum(t) / number of pairs
 
+Unscored tokens of an answer (schemas/layout.py) have a branch of their own, so that they are in no sum and no count.
 Once the denominators are known this is a sum over rows, so it does not depend on how rows fall into micro-batches or
 devices. The formulas of the terms are in loss/orpo.py and its neighbours; loss/choice.py names them all.
 
@@ -198,7 +199,7 @@ def pair_values(
 
     Returns: [N] arrays, 0 in slots without a pair: every term; `nll`, the sum over the tokens that count in it, and
       `nll_tokens`, their number; `prompt_tokens`, one less than the prompt has, since its first token is no label;
-      `chosen_tokens` and `rejected_tokens`, never 0 where there is a pair.
+      `chosen_tokens` and `rejected_tokens`, which are scored: never 0 where there is a pair.
     """
     is_pair_N, pair = pair_logps(logp_L, branch_L, segment_L, average=loss.average_logps, max_pairs=max_pairs)
     in_pair_NL = segment_L[None, :] == jnp.arange(1, max_pairs + 1)[:, None]

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -5,12 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.formats.pairs import Notes
+from oddsmill.pipeline.formats.pairs import Notes, PairIds
 from oddsmill.pipeline.output.reading import read_records
+from oddsmill.pipeline.output.rejects import write_rejects
 from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, encode_placed_pairs, write_shard
 from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.manifest import TokenizerSummary, file_sha256
 from oddsmill.schemas.provenance import provenance_path
+from oddsmill.schemas.record import Row
 
 TOKENIZER = TokenizerSummary(sha256={}, chat_template_sha256=None, bos_id=1, eos_id=2, pad_id=0, vocab_size=100)
 PATHS = ["a.jsonl", "b.jsonl"]
@@ -47,12 +50,15 @@ def write(folder: Path, *blocks: list[PlacedPair], **changes: Any) -> tuple[Shar
     )  # fmt: skip
 
 
-def rows_of(folder: Path, report: ShardReport) -> list[list[int]]:
-    """The ranks of the pairs of each stored row."""
+def stored_rows(folder: Path, report: ShardReport) -> list[Row]:
     manifest: Any = type("Manifest", (), {"row_length": 20, "tokenizer": TOKENIZER})()
     path = str(folder / report.shard.name)
-    rows = read_records(path, report.shard, manifest, max_pairs=report.tally.max_pairs_per_row)
-    return [[each.prompt[0] for each in row.pairs()] for row in rows]
+    return list(read_records(path, report.shard, manifest, max_pairs=report.tally.max_pairs_per_row))
+
+
+def rows_of(folder: Path, report: ShardReport) -> list[list[int]]:
+    """The ranks of the pairs of each stored row."""
+    return [[each.prompt[0] for each in row.pairs()] for row in stored_rows(folder, report)]
 
 
 def test_the_bytes_depend_neither_on_blocks_nor_on_their_order(tmp_path: Path):
@@ -94,6 +100,26 @@ def test_notes_are_counted_by_name(tmp_path: Path):
     both = int(Notes.TURN_CUT | Notes.TURNS_DROPPED)
     report, _ = write(tmp_path, [pair(1, notes=both), pair(2, notes=int(Notes.TURN_CUT)), pair(3)])
     assert {name: count for name, count in report.notes.items() if count} == {"turn_cut": 2, "turns_dropped": 1}
+
+
+def test_unscored_tokens_go_with_their_pair(tmp_path: Path):
+    """Wherever it comes to lie in a row, and where a duplicate of it is dropped, whose raw text stands behind them."""
+    ids = PairIds([4] * 3, [4] * 3, [4] * 3, unscored_chosen=[(1, 2)], unscored_rejected=[(0, 1), (2, 3)])
+    of_turns = pair(4)._replace(unscored=ids.unscored_as_bytes())
+    report, rejects = write(
+        tmp_path, [pair(5), of_turns, pair(2), of_turns._replace(origin=Origin(0, 9))], dedup="exact"
+    )
+    stored = [each for row in stored_rows(tmp_path, report) for each in row.pairs()]
+    assert [(each.prompt[0], each.unscored_chosen, each.unscored_rejected) for each in stored] == [
+        (2, (), ()),
+        (4, ((1, 2),), ((0, 1), (2, 3))),
+        (5, (), ()),
+    ]
+    assert report.tally.summary([], row_length=20).unscored == {"chosen": 1, "rejected": 2}
+    rejected = write_rejects([block for _, block in rejects], output=str(tmp_path), number=0, path="a.jsonl")
+    assert rejected == {"duplicate": 1}
+    (line,) = [json.loads(line) for file in (tmp_path / "rejects").iterdir() for line in file.read_text().splitlines()]
+    assert line["raw"] == "raw 0"
 
 
 def test_a_shard_may_be_empty(tmp_path: Path):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oddsmill.schemas.layout import CHOSEN, REJECTED
+from oddsmill.schemas.layout import CHOSEN, REJECTED, SIDE_OF_BRANCH
 from oddsmill.schemas.record import Pair
-from tests.datasets import packed, random_pairs
+from tests.datasets import packed, random_pairs, with_unscored
 from tests.train.decoders import (
     VOCAB_SIZE,
     batch_of,
@@ -77,7 +77,9 @@ def mean_logps(logp, batch):
     ],
 )
 def test_one_row_layout_equals_the_two_row_form_packed_or_not(family, nll_scope, num_batches):
-    """On random batches: per-pair log-probs, loss and every gradient, in float64; also with sliding windows."""
+    """On random batches: per-pair log-probs, loss and every gradient, in float64; also with sliding windows, and in
+    every other batch with answers some of whose tokens are unscored.
+    """
     definition, params = split_decoder(decoder_config(**FAMILIES[family]), jnp.float64)
     objective = objective_of(definition, beta=BETA, nll_scope=nll_scope, max_pairs=PAIRS)
 
@@ -91,8 +93,10 @@ def test_one_row_layout_equals_the_two_row_form_packed_or_not(family, nll_scope,
         jax.value_and_grad(partial(two_row_loss, definition, beta=BETA, nll_scope=nll_scope), has_aux=True)
     )
     rng = np.random.default_rng(2)
-    for _ in range(num_batches):
+    for number in range(num_batches):
         pairs = random_pairs(rng, int(rng.integers(1, PAIRS + 1)), vocab_size=VOCAB_SIZE, longest=LONGEST)
+        if number % 2:
+            pairs = [with_unscored(rng, pair) for pair in pairs]
         form = two_row_batch(pairs, 2 * LONGEST)
         # Static shapes: both forms are filled up to PAIRS pairs, which must add nothing.
         form = {
@@ -164,3 +168,32 @@ def test_padding_never_changes_a_value():
     noisy_loss, noisy_gradients = jax.jit(value)(noisy)
     assert loss == noisy_loss
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), gradients, noisy_gradients)))
+
+
+@pytest.mark.parametrize("nll_scope", ["full", "response"])
+def test_an_unscored_label_never_changes_a_value(nll_scope):
+    """Whatever the model should have said there: no bit of loss or gradients depends on it. What it reads counts."""
+    definition, params = split_decoder(decoder_config(), jnp.float64)
+    rng = np.random.default_rng(1)
+    pairs = random_pairs(rng, 3, vocab_size=VOCAB_SIZE)
+    pairs = [Pair(**{**vars(pair), "unscored_chosen": [(1, 3)], "unscored_rejected": [(0, 2)]}) for pair in [
+        Pair(prompt=pair.prompt, chosen=[*pair.chosen, 5, 6, 7], rejected=[8, 9, *pair.rejected], id=1)
+        for pair in pairs
+    ]]  # fmt: skip
+    objective = objective_of(definition, beta=BETA, nll_scope=nll_scope, max_pairs=2)
+
+    @jax.jit
+    def value(batch):
+        (loss, _), gradients = jax.value_and_grad(objective.loss, has_aux=True)(params, batch, objective.totals(batch))
+        return loss, gradients
+
+    batch = batch_of(packed(pairs, ROW_LENGTH), ROW_LENGTH)
+    unscored = batch["branch"] > REJECTED
+    assert unscored.sum() == 3 * 4
+    other = np.where(unscored, (batch["labels"] + 1) % VOCAB_SIZE, batch["labels"])
+    loss, gradients = value(batch)
+    other_loss, other_gradients = value({**batch, "labels": other})
+    assert loss == other_loss
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), gradients, other_gradients)))
+    scored = {**batch, "branch": SIDE_OF_BRANCH[batch["branch"]].astype(np.int32)}
+    assert value(scored)[0] != loss
