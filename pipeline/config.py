@@ -96,7 +96,7 @@ class SourceConfig:
 class InputSettings:
     """Says what is read: rows, and the tokenizer that makes token ids of them."""
 
-    source: SourceConfig = setting("Where the rows come from and how they read.")
+    source: SourceConfig = setting("Where the rows come from and how they are read.")
     tokenizer: str = setting("A local folder with a tokenizer.json, or a model id of the Hugging Face hub.")
     tokenizer_revision: str | None = setting("Branch, tag or commit of that model on the hub.", default=None)
     chat_template: str | None = setting(
@@ -121,6 +121,11 @@ class InputSettings:
                 datetime.date.fromisoformat(self.chat_date)
             except ValueError:
                 require(False, "chat_date", self.chat_date, "must be a day such as 2026-01-31")
+
+    @property
+    def sources(self) -> list[SourceConfig]:
+        """The sources, also where there is one."""
+        return [self.source]
 
 
 @settings()

@@ -5,29 +5,24 @@ It needs no Beam, so it is quick.
 
 import dataclasses
 import importlib.metadata
+import json
 import math
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.formats.detection import detect_format
-from oddsmill.pipeline.formats.pairs import Pair
-from oddsmill.pipeline.input.parts import Input, read_in_order
-from oddsmill.pipeline.input.sources import find_inputs
+from oddsmill.pipeline.config import DatasetSettings, SourceConfig
+from oddsmill.pipeline.input.parts import Input
+from oddsmill.pipeline.resolved_sources import describe_formats, find_all_inputs, resolve_sources
 from oddsmill.pipeline.tokens.rendering import check_rendering
 from oddsmill.pipeline.tokens.text_rules import TextRules, choose_rules
 from oddsmill.pipeline.tokens.tokenizer import find_tokenizer, load_tokenizer, summarize_tokenizer
-from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Split, TokenizerSummary
 from oddsmill.schemas.stores import check_access, is_remote
 from oddsmill.schemas.version import tool_version
 
 SHARD_TEXT_BYTES = 64 << 20
-_DETECTION_ROWS = 64
 # The manifest leaves out settings that the dataset does not depend on, and those that it holds by digest.
 _NOT_IN_MANIFEST = ("tokenizer", "tokenizer_revision", "chat_template", "output", "overwrite", "beam_options")
 
@@ -39,14 +34,15 @@ class ResolvedRun:
     Attributes:
       settings: the settings as the manifest gives them.
       rules: the functions that take a row to ids, as `compat` asks for them.
+      sources: the source of each input, with its format; `sources[row.origin.file]` is that of a row.
       num_shards: the number of shards of each split that the dataset has.
       libraries: the versions of the libraries that make the bytes.
     """
 
     config: DatasetSettings
-    format_name: str
     rules: TextRules
     inputs: list[Input]
+    sources: list[SourceConfig]
     tokenizer_folder: str
     tokenizer: TokenizerSummary
     settings: dict[str, Any]
@@ -58,6 +54,11 @@ class ResolvedRun:
     def paths(self) -> list[str]:
         """The input files, in order."""
         return [file.path for file in self.inputs]
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats of the rows, a line each; with their files where there are several."""
+        return describe_formats(self.sources, self.inputs, self.config.sources)
 
     @property
     def output(self) -> str:
@@ -72,36 +73,27 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
     Raises:
       Refused: a file is missing or unreadable, the format cannot be told, the tokenizer cannot be used.
     """
-    check_access([*config.source.paths, config.tokenizer])
-    inputs = find_inputs(config.source)
+    check_access([*(path for source in config.sources for path in source.paths), config.tokenizer])
+    inputs = find_all_inputs(config.sources)
     folder = find_tokenizer(config.tokenizer, config.tokenizer_revision)
     tokenizer = load_tokenizer(folder, chat_template=config.chat_template)
-    sample = list(islice(read_in_order(inputs), _DETECTION_ROWS))
     rules = choose_rules(config)
-    format_name = config.source.format
-    if format_name is None:
-        format_name = detect_format(sample, source=config.source, parse=rules.parse_row)
-    rules.check_source(config.source, format_name)
-    pairs: list[Pair] = []
-    for row in sample:
-        with suppress(Dropped):
-            pairs += rules.parse_row(row, format_name=format_name, source=config.source)
-    check_rendering(pairs, tokenizer.chat_template, config, render=rules.render)
+    resolved = resolve_sources(config.sources, inputs, rules)
+    check_rendering(resolved.pairs, tokenizer.chat_template, config, render=rules.render)
     if config.output is not None:
         _check_apart(config.output, [file for each in inputs for file in each.files] + [str(folder)])
     num_shards = _num_shards(config, inputs)
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_IN_MANIFEST}
-    names = ("fields", "ranked_pairs", "margin", "vote_values")
-    settings["source"] = {"format": format_name} | {name: getattr(config.source, name) for name in names}
+    settings["source"] = _plain(resolved.of_inputs)
     settings["row_length"] = config.slots
     if rules.cuts_prompts:
         settings["max_prompt_length"] = config.prompt_floor
     settings["num_shards"] = num_shards
     return ResolvedRun(
         config=config,
-        format_name=format_name,
         rules=rules,
         inputs=inputs,
+        sources=resolved.of_inputs,
         tokenizer_folder=str(folder),
         tokenizer=summarize_tokenizer(tokenizer),
         settings=settings,
@@ -142,6 +134,16 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         names |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return names
+
+
+def _plain(sources: list[SourceConfig]) -> Any:
+    """Returns the settings of the sources that have a part in the pairs; a list where the sources differ.
+
+    What depends on where the rows lie is left out, and the order of the files.
+    """
+    names = ("format", "fields", "ranked_pairs", "margin", "vote_values")
+    kinds = {json.dumps(each, sort_keys=True): each for each in ({n: getattr(s, n) for n in names} for s in sources)}
+    return next(iter(kinds.values())) if len(kinds) == 1 else [kinds[text] for text in sorted(kinds)]
 
 
 def _check_apart(output: str, paths: list[str]) -> None:

@@ -41,7 +41,7 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
     started = time.monotonic()
     p = None
     if names_dataflow(flags := beam_flags(config, beam_arguments)):
-        check_launch(flags, [config.output, *config.source.paths])
+        check_launch(flags, [config.output, *(path for source in config.sources for path in source.paths)])
         p = make_pipeline(config, beam_arguments)  # what its options lack shows before the store is read
     check_access([config.output])
     resolved = resolve_run(config)
@@ -111,8 +111,8 @@ def _announce(resolved: ResolvedRun) -> None:
     config = resolved.config
     size = sum(file.bytes for file in resolved.inputs)
     log.info(f"input      {', '.join(resolved.paths[:3])}{' …' if len(resolved.paths) > 3 else ''} ({size:,} bytes)")
-    detected = "" if config.source.format else " (detected)"
-    log.info(f"format     {resolved.format_name}{detected}")
+    for number, line in enumerate(resolved.formats):
+        log.info(f"{'' if number else 'format':<10} {line}")
     log.info(f"tokenizer  {config.tokenizer} ({resolved.tokenizer.vocab_size:,} ids)")
     settings = [f"{name}={value}" for name, value in flat(resolved.settings).items() if name != "source.format"]
     log.info(textwrap.fill("  ".join(settings), 110, initial_indent="settings   ", subsequent_indent=" " * 11))

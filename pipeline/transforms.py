@@ -85,13 +85,13 @@ class ParseRows(beam.DoFn):
     """A batch of rows -> their pairs; tags `rejects`, and `seen`: the pairs of a row beyond its first."""
 
     def __init__(self, resolved: ResolvedRun):
-        self._rules, self._format_name, self._source = resolved.rules, resolved.format_name, resolved.config.source
+        self._rules, self._sources = resolved.rules, resolved.sources
 
     def process(self, batch: list[RawRow]) -> Iterator[Any]:
         parsed: Parsed = []
         for row in batch:
             try:
-                pairs = self._rules.parse_row(row, format_name=self._format_name, source=self._source)
+                pairs = self._rules.parse_row(row, source=self._sources[row.origin.file])
             except Dropped as dropped:
                 yield _reject(row, dropped)
                 continue

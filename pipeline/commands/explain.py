@@ -1,5 +1,6 @@
 """`explain`: shows every decision on one source row, from its bytes to its place in a row of the dataset."""
 
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -73,14 +74,16 @@ class Explainer:
         self._head(f"row {raw.origin.row} of {self._resolved.paths[raw.origin.file]}")
         text = raw.as_text()
         self._say("raw", text[:_RAW_CHARACTERS] + (f" … ({len(text):,} characters)" if text[_RAW_CHARACTERS:] else ""))
-        detected = "" if self._config.source.format else " (detected)"
-        self._say("format", f"{self._resolved.format_name}{detected}")
+        source = self._resolved.sources[raw.origin.file]
+        detected = "" if self._config.sources[self._resolved.inputs[raw.origin.file].source].format else " (detected)"
+        self._say("format", f"{source.format}{detected}")
+        not_read = Counter[str]()
         try:
-            pairs = self._resolved.rules.parse_row(
-                raw, format_name=self._resolved.format_name, source=self._config.source
-            )
+            pairs = self._resolved.rules.parse_row(raw, source=source, not_read=not_read)
         except Dropped as dropped:
             return self._dropped("when parsed", dropped)
+        if not_read:
+            self._say("not read", ", ".join(not_read))
         for index, pair in enumerate(pairs):
             if len(pairs) > 1:
                 self._head(f"pair {index + 1} of {len(pairs)}")

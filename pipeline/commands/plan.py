@@ -102,7 +102,8 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
     whole = len(sample.rows) == sample.total_rows
     size = "all of them" if whole else "spread evenly; rows and tokens are estimates for the whole input"
     console.print(f"input      {sample.total_rows:,} rows; {len(sample.rows):,} looked at, {size}", soft_wrap=True)
-    console.print(f"format     {resolved.format_name}{'' if config.source.format else ' (detected)'}")
+    for number, line in enumerate(resolved.formats):
+        console.print(f"{'' if number else 'format':<10} {line}", soft_wrap=True)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(drops.items())) or "none"
     console.print(f"sample     {len(pairs):,} pairs; dropped before the length rules: {dropped}", soft_wrap=True)
     console.print(_length_table(budgets, config, scale))
@@ -122,7 +123,7 @@ def prepare(rows: Iterable[RawRow], tokenizer: Tokenizer, resolved: ResolvedRun)
     drops = Counter[str]()
     for row in rows:
         try:
-            parsed += rules.parse_row(row, format_name=resolved.format_name, source=config.source)
+            parsed += rules.parse_row(row, source=resolved.sources[row.origin.file])
         except Dropped as dropped:
             drops[str(dropped.reason)] += 1
     encoded = list(encode_pairs(parsed, tokenizer, rules, config))

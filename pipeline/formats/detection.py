@@ -1,5 +1,7 @@
 """Detection of the format of the input's rows, and the check that the settings of the source suit it."""
 
+import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -16,7 +18,23 @@ from oddsmill.schemas.errors import Refused, require
 class ParseRow(Protocol):
     """Makes the pairs of a row of a known format, as `parse_row` does."""
 
-    def __call__(self, raw: RawRow, *, format_name: str, source: SourceConfig) -> Sequence[Pair]: ...
+    def __call__(
+        self, raw: RawRow, *, source: SourceConfig, not_read: Counter[str] | None = None
+    ) -> Sequence[Pair]: ...
+
+
+def resolve_source(rows: Iterable[RawRow], *, source: SourceConfig, parse: ParseRow = parse_row) -> SourceConfig:
+    """Returns the source with the settings filled in that were left open, as the first rows of a file tell them.
+
+    Args:
+      parse: reads rows of a known format, as the run will.
+
+    Raises:
+      Refused: there are no rows, or none becomes a pair under any format.
+    """
+    if source.format is not None:
+        return source
+    return dataclasses.replace(source, format=detect_format(rows, source=source, parse=parse))
 
 
 def detect_format(rows: Iterable[RawRow], *, source: SourceConfig, parse: ParseRow = parse_row) -> str:
@@ -32,11 +50,12 @@ def detect_format(rows: Iterable[RawRow], *, source: SourceConfig, parse: ParseR
     if not sample:
         raise Refused(f"--source.path={source.path}: the input has no rows")
     for read in dict.fromkeys((parse_row, parse)):  # TRL's rules read more, and do not tell formats apart
+        candidates = {name: dataclasses.replace(source, format=name) for name in FORMATS}
         counts = dict.fromkeys(FORMATS, 0)
         for name in counts:
             for raw in sample:
                 with suppress(Dropped):
-                    read(raw, format_name=name, source=source)
+                    read(raw, source=candidates[name])
                     counts[name] += 1
         best = max(counts, key=lambda name: counts[name])
         if counts[best]:
@@ -57,12 +76,13 @@ def detect_format(rows: Iterable[RawRow], *, source: SourceConfig, parse: ParseR
     )
 
 
-def check_source(source: SourceConfig, format_name: str) -> None:
-    """Refuses an unknown format, and settings of the source that the format does not use.
+def check_source(source: SourceConfig) -> None:
+    """Refuses an unknown format, and settings of the source that its format does not use.
 
     Raises:
       Refused: names the setting.
     """
+    format_name = source.format or ""
     if ":" in format_name:
         load_function(format_name)
         used: tuple[str, ...] = ()
@@ -94,7 +114,7 @@ def _problems(raw: RawRow, source: SourceConfig) -> list[str]:
     problems: dict[str, str] = {}
     for name in FORMATS:
         try:
-            parse_row(raw, format_name=name, source=source)
+            parse_row(raw, source=dataclasses.replace(source, format=name))
         except Dropped as dropped:
             problems[f"{name}: {dropped.detail}"] = str(dropped)
     reasons = list(dict.fromkeys(problems.values()))

@@ -1,5 +1,6 @@
 """Parsing of rows into preference pairs. A row format is a module of this folder and its line in `FORMATS`."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from oddsmill.pipeline.config import SourceConfig
@@ -22,25 +23,30 @@ FORMATS = {
 
 
 @dropping_errors
-def parse_row(raw: RawRow, *, format_name: str, source: SourceConfig) -> Sequence[Pair]:
+def parse_row(raw: RawRow, *, source: SourceConfig, not_read: Counter[str] | None = None) -> Sequence[Pair]:
     """Makes the pairs of a row (one, but of `ranked`) and checks what must hold of every pair.
 
     Args:
-      format_name: one of `FORMATS`, or a function of the user's as `module:function`.
+      source: its format is known: one of `FORMATS`, or a function of the user's as `module:function`.
+      not_read: counts one more for each column that holds something and that no part of the format looked at.
 
     Raises:
       Dropped: with the reason why it cannot.
     """
     row = as_row(raw, source)
-    if ":" in format_name:
-        pairs = user_function.call(format_name, dict(row.values), source)
+    assert source.format is not None
+    if ":" in source.format:
+        pairs = user_function.call(source.format, row.whole(), source)
     else:
-        pairs = FORMATS[format_name].read(row, source)
-        if FORMATS[format_name].has_scores:
+        row_format = FORMATS[source.format]
+        pairs = row_format.read(row, source)
+        if row_format.has_scores:
             check_scores(row, source)
     for pair in pairs:
         if isinstance(pair, PreferencePair):
             check_texts(pair)
+    if not_read is not None:
+        row.count_not_read(not_read)
     return pairs
 
 

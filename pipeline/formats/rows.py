@@ -1,6 +1,7 @@
 """A row with its fields under our names (renamed, nested, or joined of several), and the record of a row format."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -12,16 +13,31 @@ from oddsmill.schemas.drops import Dropped, DropReason
 Names = Mapping[str, str | list[str]]
 
 
-class Row(NamedTuple):
-    """A row as an object, and the source's names of our fields.
+class Row:
+    """A row as an object, and the source's names of our fields. It remembers which of its columns were looked at.
 
     A name is a key of the row, or a path (`input.messages`). A path through a list gives the values of its members:
     `answers.text` is the list of the answers' texts, and `answers.0.text` the first of them. A list of names joins
     several fields: texts are joined with a blank line between them, values become a list.
     """
 
-    values: Mapping[str, Any]
-    names: Names
+    __slots__ = ("_looked_at", "names", "values")
+
+    def __init__(self, values: Mapping[str, Any], names: Names):
+        self.values, self.names = values, names
+        self._looked_at: set[str] = set()
+
+    def count_not_read(self, counts: Counter[str]) -> None:
+        """Counts one more for each column that holds something (not null, nor empty) and that was not looked at."""
+        if len(self._looked_at) < len(self.values):  # in most sets there is no other column
+            for column, value in self.values.items():
+                if column not in self._looked_at and (value or value == 0):
+                    counts[column] += 1
+
+    def whole(self) -> dict[str, Any]:
+        """Returns all columns, which are then all looked at."""
+        self._looked_at.update(self.values)
+        return dict(self.values)
 
     def has(self, field: str) -> bool:
         """Returns whether all that the field is made of is there and not null."""
@@ -84,9 +100,13 @@ class Row(NamedTuple):
     def _find(self, name: str, missing: Any = None) -> Any:
         """Finds a value by its name; a key that is spelt like the whole name wins over a path."""
         if name in self.values:
+            self._looked_at.add(name)
             return self.values[name]
         first, *path = name.split(".")
-        return _follow(self.values[first], path, missing) if first in self.values else missing
+        if first not in self.values:
+            return missing
+        self._looked_at.add(first)
+        return _follow(self.values[first], path, missing)
 
 
 class RowFormat(NamedTuple):

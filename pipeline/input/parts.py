@@ -37,6 +37,7 @@ class Input:
       bytes: The size of the files together.
       text_bytes: About how many bytes of text the wanted rows have.
       digest: Differs where the contents or the wanted rows differ.
+      source: The number of its source in the settings.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Input:
     bytes: int = 0
     text_bytes: int = 0
     digest: str = ""
+    source: int = 0
 
 
 def divide(number: int, source: Input, *, part_bytes: int = PART_BYTES) -> list[Part]:

@@ -17,7 +17,7 @@ class TextRules(NamedTuple):
     """The functions that take a row to the ids of its pairs. Those that drop a row raise `Dropped`.
 
     Attributes:
-      check_source: refuses an unknown format, and settings of the source that the format does not use.
+      check_source: refuses an unknown format, and settings of the source that its format does not use.
       parse_row: makes the pairs of a row.
       render: makes the texts of a pair.
       make_ids: makes the ids of a pair whose texts are encoded.
@@ -26,7 +26,7 @@ class TextRules(NamedTuple):
       cuts_prompts: `max_prompt_length` has an effect.
     """
 
-    check_source: Callable[[SourceConfig, str], None]
+    check_source: Callable[[SourceConfig], None]
     parse_row: ParseRow
     render: Render
     make_ids: Callable[[Encoded, Tokenizer, DatasetSettings], PairIds]

@@ -4,6 +4,7 @@ Source: trl 1.16.0, trl/data_utils.py and trl/experimental/orpo/orpo_trainer.py 
 TRL does not have are refused with it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -25,27 +26,31 @@ from oddsmill.schemas.record import WHOLE, Truncated
 _FORMATS = ("triple", "transcript", "messages")
 
 
-def check_source(source: SourceConfig, format_name: str) -> None:
+def check_source(source: SourceConfig) -> None:
     """Refuses what `detection.check_source` refuses, and a margin of scores that TRL does not read.
 
     Raises:
       Refused: names the setting.
     """
-    detection.check_source(source, format_name)
-    problem = f"has no effect on the format {format_name} with --compat=trl, which reads no scores; leave it out"
-    require(format_name not in _FORMATS or not source.margin, "source.margin", source.margin, problem)
+    detection.check_source(source)
+    problem = f"has no effect on the format {source.format} with --compat=trl, which reads no scores; leave it out"
+    require(source.format not in _FORMATS or not source.margin, "source.margin", source.margin, problem)
 
 
 @dropping_errors
-def parse_row(raw: RawRow, *, format_name: str, source: SourceConfig) -> Sequence[Pair]:
+def parse_row(raw: RawRow, *, source: SourceConfig, not_read: Counter[str] | None = None) -> Sequence[Pair]:
     """Makes the pairs of a row as TRL does; of a format that TRL does not read, as we do.
 
     Raises:
       Dropped: as `parse_pair`, or as our rules.
     """
-    if format_name in _FORMATS:
-        return [parse_pair(as_row(raw, source))]
-    return parsing.parse_row(raw, format_name=format_name, source=source)
+    if source.format not in _FORMATS:
+        return parsing.parse_row(raw, source=source, not_read=not_read)
+    row = as_row(raw, source)
+    pair = parse_pair(row)
+    if not_read is not None:
+        row.count_not_read(not_read)
+    return [pair]
 
 
 def parse_pair(row: Row) -> Pair:

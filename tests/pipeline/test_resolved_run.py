@@ -24,7 +24,7 @@ def config(write_rows: Callable, triples: Callable, tokenizer_folder: Path, tmp_
 
 def test_what_was_left_open_is_settled(config: Callable):
     resolved = resolve_run(config())
-    assert resolved.format_name == resolved.settings["source"]["format"] == "triple"
+    assert resolved.sources[0].format == resolved.settings["source"]["format"] == "triple"
     assert resolved.settings["row_length"] == 128
     assert resolved.settings["max_prompt_length"] == 32
     assert resolve_run(config(compat="trl")).settings["max_prompt_length"] is None

@@ -20,7 +20,7 @@ def raw(values: Any) -> RawRow:
 
 
 def one(values: Any, format_name: str, **source: Any) -> Pair:
-    (pair,) = parse_row(raw(values), format_name=format_name, source=SourceConfig(path="a", **source))
+    (pair,) = parse_row(raw(values), source=SourceConfig(path="a", format=format_name, **source))
     return pair
 
 
@@ -79,9 +79,9 @@ def test_unpaired_rows_are_refused_as_what_they_are():
 )
 def test_a_setting_that_a_format_does_not_use_is_refused(format_name: str, source: dict):
     with pytest.raises(Refused, match=f"--source.{next(iter(source))}=.* has no effect on the format {format_name}"):
-        check_source(SourceConfig(path="a", **source), format_name)
+        check_source(SourceConfig(path="a", format=format_name, **source))
 
 
 def test_a_format_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(Refused, match=r"--source\.format=csv: must be one of triple, transcript, .*or module:function"):
-        check_source(SourceConfig(path="a"), "csv")
+        check_source(SourceConfig(path="a", format="csv"))

@@ -17,7 +17,7 @@ def raw(values: Any) -> RawRow:
 
 
 def one(values: Any, format_name: str, **source: Any) -> Pair:
-    (pair,) = parse_row(raw(values), format_name=format_name, source=SourceConfig(path="a", **source))
+    (pair,) = parse_row(raw(values), source=SourceConfig(path="a", format=format_name, **source))
     return pair
 
 

@@ -22,7 +22,7 @@ def raw(values: Any) -> RawRow:
 
 
 def one(values: Any, format_name: str, **source: Any) -> Pair:
-    (pair,) = parse_row(raw(values), format_name=format_name, source=SourceConfig(path="a", **source))
+    (pair,) = parse_row(raw(values), source=SourceConfig(path="a", format=format_name, **source))
     return pair
 
 
@@ -59,7 +59,7 @@ def test_a_function_of_the_user_makes_pairs_or_says_none(monkeypatch: pytest.Mon
     with pytest.raises(Refused, match="has no attribute 'absent'"):
         load_function("made_here:absent")
     with pytest.raises(Refused, match="No module named"):
-        check_source(SourceConfig(path="a"), "absent_module:f")
+        check_source(SourceConfig(path="a", format="absent_module:f"))
 
 
 def test_a_function_that_a_worker_does_not_find_ends_the_run_and_drops_no_row():

@@ -51,11 +51,10 @@ def outcome(tokenizer: Tokenizer, row: dict[str, Any], format_name: str | None =
 def tokenized(
     tokenizer: Tokenizer, row: dict[str, Any], format_name: str | None = None, **settings: Any
 ) -> PairIds | Dropped:
-    source = SourceConfig(path="a")
+    source = SourceConfig(path="a", format=format_name or FORMATS.get(type(row.get("chosen")), "triple"))
     config = PreprocessConfig(source=source, tokenizer="t", output="o", **settings)
-    format_name = format_name or FORMATS.get(type(row.get("chosen")), "triple")
     try:
-        (pair,) = parse_row(RawRow(Origin(0, 0), row), format_name=format_name, source=source)
+        (pair,) = parse_row(RawRow(Origin(0, 0), row), source=source)
     except Dropped as dropped:
         return dropped
     (ids,) = tokenize_batch([pair], tokenizer, OURS, config)

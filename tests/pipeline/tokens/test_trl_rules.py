@@ -1,5 +1,6 @@
 """compat trl against TRL's own results, and what it does with rows that TRL fails on."""
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -38,7 +39,7 @@ def config(max_length: int = 1024) -> PreprocessConfig:
 
 
 def parse(row: dict[str, Any]) -> Pair:
-    (pair,) = TRL.parse_row(RawRow(Origin(0, 0), row), format_name="triple", source=SOURCE)
+    (pair,) = TRL.parse_row(RawRow(Origin(0, 0), row), source=dataclasses.replace(SOURCE, format="triple"))
     return pair
 
 
