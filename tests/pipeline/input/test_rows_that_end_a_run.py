@@ -58,7 +58,7 @@ def drop_reason(content: bytes, tokenizer: Tokenizer, compat: Any) -> str | None
     raw = make_row(Origin(0, 0), content, None)
     assert raw.as_bytes() and raw.as_text().encode()
     try:
-        pairs = rules.parse_row(raw, format_name="messages", source=source)
+        pairs = rules.parse_row(raw, source=source)
     except Dropped as dropped:
         return str(dropped.reason)
     (ids,) = tokenize_batch(pairs, tokenizer, rules, config)
