@@ -6,17 +6,19 @@ import multiprocessing
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from oddsmill.schemas.errors import Refused, RunFailed, Stopped
-from oddsmill.train.config.model import ModelConfig
+from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.prepare import prepare
 from oddsmill.train.session import open_session
+from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import logged
-from tests.train.decoders import TINY, VOCAB_SIZE
+from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 
 
 @pytest.fixture
@@ -63,6 +65,36 @@ def test_a_session_goes_on_where_the_one_before_saved(config):
         final = session.finish(state)
     assert final.step == 4 and state == {} and final.evaluation == {}
     assert [line["step"] for line in logged(config.run_dir)][-1] == 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"weight_decay": 0.1}, pytest.param({"lora": LoraConfig(rank=2)}, marks=pytest.mark.slow)],
+    ids=["all", "adapters"],
+)
+def test_weights_in_bfloat16_go_on_bit_for_bit(config, tmp_path, changes):
+    """The noise of a step follows from the run's seed and the step, not from when the program was started."""
+    save_params(split_decoder(decoder_config())[1], tmp_path, num_layers=TINY["num_hidden_layers"])
+    changes = changes | {"model": ModelConfig(path=str(tmp_path))}
+    config = dataclasses.replace(
+        config, param_dtype="bfloat16", learning_rate=1e-3, optim="adamw_bf16", gradient_accumulation_steps=2, **changes
+    )
+    run = prepare(config)
+    step_fn = run.program.jitted_step()
+    with open_session(run) as session:
+        state = session.start()
+        first = jax.device_get(state["params"])
+        for number in range(3):
+            if number == 2:
+                session.save(state, evaluation_due=False)
+            state = take_step(session, step_fn, state)
+        expected = jax.device_get(state)
+    with open_session(run) as session:
+        found = jax.device_get(take_step(session, step_fn, session.start()))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found["params"])} == {jnp.dtype(jnp.bfloat16)}
+    moved = jax.tree.map(lambda new, old: bool((new != old).any()), found["params"], first)
+    assert all(jax.tree.leaves(moved))
 
 
 def test_all_that_it_holds_is_closed_after_an_error(config):

@@ -18,7 +18,8 @@ class ComputeSettings:
     """How a step is computed."""
 
     param_dtype: Dtype = setting(
-        "The dtype that trained weights and optimizer state are kept in.",
+        "The dtype that trained weights are kept in. In bfloat16 a weight plus its update is rounded at random, right "
+        "on average. The optimizer computes in float32 and keeps its state in float32, but for adamw_bf16.",
         default="float32",
     )
     compute_dtype: Dtype = setting("The dtype that matrix products take; reductions are float32.", default="float32")

@@ -111,7 +111,7 @@ class BatchSettings:
         above=0,
     )
     seed: int = setting(
-        "The seed of the initial weights and of the order of rows.",
+        "The seed of the initial weights, of the order of rows, of dropout, and of what is rounded at random.",
         default=0,
         at_least=0,
         at_most=2**32 - 1,

@@ -115,7 +115,7 @@ class Decoder(nnx.Module):
             x_BLD, layer_cache = nnx.merge(definition, layer_weights)(x_BLD, position_BL, keys, per_layer, layer_cache)
             return self.constrain(x_BLD), layer_cache
 
-        x_BLD = self.embed_tokens.weight[...][inputs_BL].astype(self.compute_dtype)
+        x_BLD = self.embed_tokens(inputs_BL).astype(self.compute_dtype)
         if self.config.scaled_embedding:
             x_BLD *= jnp.asarray(self.config.hidden_size**0.5, self.compute_dtype)
         body = one_layer

@@ -26,9 +26,7 @@ def guarded(step_fn: Step, *, max_skipped_steps: int) -> Step:
         after, metrics = step_fn(before, batch, frozen)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         taken = finite & (state["skipped"] <= max_skipped_steps)
-        # A state keeps its dtypes: a gradient wider than its weight makes Optax widen the moments, and a checkpoint,
-        # which is read back as the run began, would then not be what was saved.
-        kept = jax.tree.map(lambda new, old: jnp.where(taken, new.astype(old.dtype), old), after, before)
+        kept = jax.tree.map(lambda new, old: jnp.where(taken, new, old), after, before)
         skipped = state["skipped"] + ~finite
         return {**kept, "skipped": skipped}, {**metrics, "skipped_steps": skipped}
 

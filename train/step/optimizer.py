@@ -11,6 +11,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from oddsmill.train.config.train_config import RunSettings
+from oddsmill.train.step.rounding import computed_in_float32, in_float32, round_at_random
 
 # With no warmup, transformers' timescale of inverse_sqrt: after so many steps the rate has fallen to 1 / sqrt(2).
 INVERSE_SQRT_TIMESCALE = 10_000
@@ -70,6 +71,8 @@ def make_optimizer(config: RunSettings, num_steps: int) -> optax.GradientTransfo
 
     Then, with u the clipped gradient: adamw p - lr m_hat / (sqrt(v_hat) + epsilon); lion p - lr sign(m);
     sgd p - lr u; adafactor p - lr u / sqrt(v), v factored, at most of RMS 1 a weight and layer.
+
+    It computes in float32 whatever the weights are kept in, and keeps all but the moments of adamw_bf16 in float32.
     """
     schedule = learning_rate_schedule(config, num_steps)
 
@@ -101,7 +104,7 @@ def make_optimizer(config: RunSettings, num_steps: int) -> optax.GradientTransfo
         case "sgd":
             optimizer = optax.chain(decay, optax.sgd(rate))
     clip = optax.clip_by_global_norm(config.max_grad_norm) if config.max_grad_norm else optax.identity()
-    return optax.chain(clip, optimizer)
+    return computed_in_float32(optax.chain(clip, optimizer))
 
 
 def layer_by_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -131,21 +134,12 @@ def layer_by_layer(inner: optax.GradientTransformation) -> optax.GradientTransfo
 def stored_in_bfloat16(inner: optax.GradientTransformation, *, seed: int) -> optax.GradientTransformation:
     """Keeps the moments of `inner` in bfloat16 between steps, and gives them back in float32.
 
-    Each number goes up or down to one of its two neighbours at random, right on average. To the nearest, a second
-    moment would stand still: with beta2 = 0.999 a step moves it by less than half of a bfloat16 digit. The same seed
-    and step give the same bits, on any mesh.
+    Each is rounded at random. To the nearest, a second moment would stand still: with beta2 = 0.999 a step moves it by
+    less than half of a bfloat16 digit. The same seed and step give the same bits, on any mesh.
     """
 
     def is_moment(leaf: jax.Array) -> bool:
         return jnp.issubdtype(leaf.dtype, jnp.floating)
-
-    def narrow(key: jax.Array, leaf: jax.Array) -> jax.Array:
-        noise = jax.random.bits(key, leaf.shape, jnp.uint16).astype(jnp.uint32)
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32) + noise
-        return jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32).astype(jnp.bfloat16)
-
-    def wide(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if is_moment(leaf) else leaf, tree)
 
     def init(params: Any) -> dict[str, Any]:
         state = inner.init(params)
@@ -153,10 +147,12 @@ def stored_in_bfloat16(inner: optax.GradientTransformation, *, seed: int) -> opt
         return {"count": jnp.int32(0), "moments": moments}
 
     def update(updates: Any, state: dict[str, Any], params: Any) -> tuple[Any, dict[str, Any]]:
-        updates, moments = inner.update(wide(updates), wide(state["moments"]), params)
+        updates, moments = inner.update(updates, in_float32(state["moments"]), params)
         leaves, tree = jax.tree.flatten(moments)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state["count"]), len(leaves))
-        narrowed = [narrow(key, leaf) if is_moment(leaf) else leaf for key, leaf in zip(keys, leaves, strict=True)]
-        return updates, {"count": state["count"] + 1, "moments": jax.tree.unflatten(tree, narrowed)}
+        narrow = [
+            round_at_random(key, leaf) if is_moment(leaf) else leaf for key, leaf in zip(keys, leaves, strict=True)
+        ]
+        return updates, {"count": state["count"] + 1, "moments": jax.tree.unflatten(tree, narrow)}
 
     return optax.GradientTransformation(init, update)

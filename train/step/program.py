@@ -47,6 +47,7 @@ class StepProgram:
       frozen_paths: the weights that are not trained.
       abstract_state: the training state likewise.
       attn_mechanism: computes the attention of whole rows.
+      seed: of the run.
       random_weights: a key -> every weight, for `jax.jit`.
       first_state: trained weights -> the state of step 0, for `jax.jit`.
       generator: the decoder's definition for generation, where a batch is not spread over the mesh.
@@ -65,6 +66,7 @@ class StepProgram:
     frozen_paths: set[WeightPath]
     abstract_state: State
     attn_mechanism: Mechanism
+    seed: int
     random_weights: Callable[[jax.Array], dict[str, Any]]
     first_state: Callable[[Any], State]
     generator: nnx.GraphDef
@@ -87,6 +89,7 @@ class StepProgram:
             objective=self.objective,
             optimizer=self.optimizer,
             micro_batches=self.micro_batches,
+            seed=self.seed,
             split=self.batch_rules.split_batch,
         )
         return jax.jit(
@@ -202,6 +205,7 @@ def build_program(
         frozen_paths=frozen,
         abstract_state=_abstract(state, state_shardings(state, split_params(model_shardings, frozen)[0], mesh)),
         attn_mechanism=attn_mechanism,
+        seed=config.seed,
         random_weights=random_weights,
         first_state=first_state,
         generator=nnx.split(nnx.eval_shape(lambda: decoder(nnx.Rngs(0))))[0],

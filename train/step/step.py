@@ -27,6 +27,7 @@ from oddsmill.train.loss.pairs import (
 )
 from oddsmill.train.model.frozen import join_params
 from oddsmill.train.step.batch_rules import Batch, SplitBatch, split_batch
+from oddsmill.train.step.rounding import apply_updates, in_float32
 
 # {"params": tree of the trained weights, "opt_state": tree, "step": int32 scalar}; of a run also "skipped" (guard.py)
 State = dict[str, Any]
@@ -113,15 +114,17 @@ def train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     micro_batches: int,
+    seed: int = 0,
     split: Callable[[Batch, int, Callable[[Batch], Denominators], Mesh], SplitBatch] = split_batch,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Takes one optimizer step.
 
-    Gradients and metrics of the micro-batches are added up, each over the denominators that `split` gives it. With
-    ours, those of the whole batch, the result does not depend on `micro_batches`, but for rounding.
+    Gradients and metrics of the micro-batches are added up in float32 or wider, each over the denominators that `split`
+    gives it. With ours, those of the whole batch, the result does not depend on `micro_batches`, but for rounding.
 
     Args:
       frozen: the weights that are not in the state.
+      seed: of the noise by which weights in bfloat16 are rounded, see `apply_updates`.
       split: see `oddsmill.train.step.batch_rules.BatchRules`.
 
     Returns: the next state and the metrics of the batch before the update, each a scalar.
@@ -131,7 +134,7 @@ def train_step(
 
     def share(rows: Batch, totals: Denominators) -> tuple[Any, Terms]:
         (_, sums), gradients = gradient(state["params"], rows, totals, frozen, state["step"])
-        return gradients, means(sums, totals, objective.preference.counts)
+        return in_float32(gradients), means(sums, totals, objective.preference.counts)
 
     def one_micro_batch(carry: Any, micro_batch: SplitBatch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, carry, share(*micro_batch)), None
@@ -144,7 +147,7 @@ def train_step(
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         (gradients, batch_means), _ = jax.lax.scan(one_micro_batch, zeros, micro)
     updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
-    params = optax.apply_updates(state["params"], updates)
+    params = apply_updates(state["params"], updates, seed=seed, step=state["step"])
     batch_metrics = {
         **named_metrics(batch_means, objective.preference),
         "grad_norm": optax.global_norm(gradients),

@@ -10,7 +10,7 @@ import pytest
 from oddsmill.train.attention.attention import attention
 from oddsmill.train.attention.mask import Keys
 from oddsmill.train.attention.xla import XLA
-from oddsmill.train.model.layers import RMSNorm, drop, rotate
+from oddsmill.train.model.layers import RMSNorm, drop, rotate, rows_of
 from tests.datasets import packed, random_pairs
 from tests.train.decoders import VOCAB_SIZE, batch_of, decoder_config, objective_of, split_decoder
 
@@ -86,3 +86,16 @@ def test_a_norm_starts_as_the_identity_of_unit_vectors_with_and_without_an_offse
     np.testing.assert_allclose(norm(x), x / np.sqrt((x**2).mean(-1, keepdims=True)), rtol=1e-5)
     norm.weight[...] = norm.weight[...] + 1
     np.testing.assert_allclose(norm(x), 2 * x / np.sqrt((x**2).mean(-1, keepdims=True)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_the_gradient_of_a_frequent_token_is_not_lost(dtype):
+    """A thousand occurrences of token 1 add up to a thousand; a sum in bfloat16 stands still at 256."""
+    ids = jnp.array([[1, 2] + [1] * 999])
+
+    def total(weight_VD):
+        return rows_of(weight_VD, ids).astype(jnp.float32).sum()
+
+    found = jax.grad(jax.jit(total))(jnp.zeros((4, 2), dtype))
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, [[0, 0], [1000, 1000], [1, 1], [0, 0]])

@@ -15,8 +15,10 @@ from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.model.frozen import join_params
 from oddsmill.train.model.lora import is_adapter
+from oddsmill.train.parallel.sharding import shard_bytes
 from oddsmill.train.step.program import build_program, check_row_length
 from oddsmill.train.weights.huggingface import save_params
+from tests.train.assembled import assembled
 from tests.train.decoders import TINY, decoder_config, split_decoder
 
 WEIGHTS = split_decoder(decoder_config(), jnp.bfloat16)[1]
@@ -82,3 +84,14 @@ def test_rows_that_are_longer_than_a_window_which_the_mechanism_lacks_are_refuse
     check_row_length(splash, config, windowed, 64, data="rows")
     with pytest.raises(Refused, match="rows: splash, the attention of the run, cannot take its rows of 65: it has no"):
         check_row_length(splash, config, windowed, 65, data="rows")
+
+
+def test_moments_are_float32_beside_weights_in_bfloat16():
+    """Bytes of optimizer state a parameter, as `train plan` counts them: adamw has two moments, lion one, sgd none."""
+    found = {}
+    for optim in ("adamw", "adamw_bf16", "lion", "sgd"):
+        state = assembled(TINY, param_dtype="bfloat16", optim=optim).abstract_state
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
+        assert shard_bytes(state["params"]) == 2 * parameters
+        found[optim] = shard_bytes(state["opt_state"]) // parameters
+    assert found == {"adamw": 8, "adamw_bf16": 4, "lion": 4, "sgd": 0}

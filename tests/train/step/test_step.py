@@ -1,6 +1,7 @@
 """One optimizer step and one evaluation step of each loss: micro-batches, metrics, values of pairs."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -85,3 +86,19 @@ def test_a_row_has_one_fingerprint_wherever_it_lies_and_other_tokens_another():
     found = np.asarray(fingerprint(rows))
     assert found[0] == found[2] and len(set(found.tolist())) == 3
     assert found.dtype == np.uint32
+
+
+def test_gradients_of_weights_in_bfloat16_are_added_up_in_float32():
+    """What the optimizer gets, of six micro-batches; their norm, too, is float32."""
+    definition, params = split_decoder(decoder_config(), jnp.bfloat16)
+    objective = objective_of(definition, beta=0.3, nll_scope="full", max_pairs=1)
+    batch = dict.fromkeys(("inputs", "labels", "position", "end", "branch", "segment"), jnp.zeros((6, 24), jnp.int32))
+    given = []
+    optimizer = optax.GradientTransformation(
+        lambda params: (), lambda gradients, state, params: (given.append(gradients) or gradients, state)
+    )
+    state = {"params": params, "opt_state": (), "step": jnp.int32(0)}
+    step = partial(train_step, objective=objective, optimizer=optimizer, micro_batches=6)
+    after, metrics = jax.eval_shape(step, state, batch)
+    assert {leaf.dtype for leaf in jax.tree.leaves(after["params"])} == {jnp.dtype("bfloat16")}
+    assert {metrics["grad_norm"].dtype, *(leaf.dtype for leaf in jax.tree.leaves(given))} == {jnp.dtype("float32")}
