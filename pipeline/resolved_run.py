@@ -115,9 +115,9 @@ def differences(resolved: ResolvedRun, manifest: Manifest, inputs: list[dict[str
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
-    if manifest.tokenizer != resolved.tokenizer:
-        names = sorted(manifest.tokenizer.sha256.items() ^ resolved.tokenizer.sha256.items())
-        lines.append("tokenizer: another " + (", ".join(dict.fromkeys(name for name, _ in names)) or "reading of it"))
+    different = manifest.tokenizer.differences(resolved.tokenizer)
+    if different:
+        lines.append("tokenizer: another " + ", ".join(different))
     order = sorted if resolved.config.shuffle else list  # source order is the files' order
     if order(file["digest"] for file in inputs) != order(file.digest for file in resolved.inputs):
         lines.append(f"input: other files, or other contents ({len(inputs)} -> {len(resolved.inputs)} files)")

@@ -44,6 +44,7 @@ class SplitSummary:
         the power of two that is the key, and more than half of it.
       unscored: tokens of `chosen` and of `rejected` that no loss counts; they are among `tokens`. Empty, and not in the
         file, where there are none.
+      max_token_id: the highest id in the rows; -1 where there is none, None in a dataset of an older version.
     """
 
     shards: list[Shard]
@@ -55,6 +56,7 @@ class SplitSummary:
     truncated: dict[str, int]
     length_histograms: dict[str, dict[str, int]]
     unscored: dict[str, int] = field(default_factory=dict)
+    max_token_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ class TokenizerSummary:
     """The tokenizer that the ids come from; its files stand in `tokenizer/` beside the manifest.
 
     Attributes:
+      ids_sha256: the digest of what decides the ids (schemas/chat/identity.py); None in a dataset of an older version.
       turn_end: the ids that the chat template writes after an answer, from the token that ends the turn on.
       turn_start_id: the token that begins a turn; None where text does.
     """
@@ -74,6 +77,15 @@ class TokenizerSummary:
     vocab_size: int
     turn_end: list[int] = field(default_factory=list)
     turn_start_id: int | None = None
+    ids_sha256: str | None = None
+
+    def differences(self, other: "TokenizerSummary") -> list[str]:
+        """Names what differs between two tokenizers and may show in rows: files that make the same ids do not."""
+        ours, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        if None in (self.ids_sha256, other.ids_sha256):
+            names = sorted(self.sha256.items() ^ other.sha256.items())
+            return list(dict.fromkeys(name for name, _ in names))
+        return [name for name in ours if name != "sha256" and ours[name] != theirs[name]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +138,13 @@ class Manifest:
             if not split["unscored"]:  # so that the manifest of a dataset without them is the one it always was
                 del split["unscored"]
         return json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @property
+    def max_token_id(self) -> int:
+        """The highest id that a row may hold: the highest of the vocabulary where an older version did not count it."""
+        highest = [split.max_token_id for split in self.splits.values()]
+        known = [token for token in highest if token is not None]
+        return max(known) if known and len(known) == len(highest) else self.tokenizer.vocab_size - 1
 
     @property
     def sha256(self) -> str:

@@ -125,8 +125,12 @@ def open_eval_data(config: TrainConfig, data: Dataset) -> Dataset:
     eval_data = Dataset(config.eval_data, read_manifest(config.eval_data))
     if not eval_data.num_rows("eval"):
         raise Refused(f"--eval_data={config.eval_data}: the eval split has no rows; preprocess with --eval_share=1")
-    if eval_data.manifest.tokenizer != data.manifest.tokenizer:
-        raise Refused(f"--eval_data={config.eval_data}: was made with another tokenizer than {config.data}")
+    different = eval_data.manifest.tokenizer.differences(data.manifest.tokenizer)
+    if different:
+        raise Refused(
+            f"--eval_data={config.eval_data}: was made with another tokenizer than {config.data}; they differ in: "
+            f"{', '.join(different)}"
+        )
     return eval_data
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 
+from oddsmill.schemas.chat.identity import differences
 from oddsmill.schemas.errors import Refused, require
-from oddsmill.schemas.manifest import MANIFEST_NAME, TokenizerSummary, file_sha256, read_manifest
+from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, TokenizerSummary, read_manifest
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.config.export import ExportConfig
@@ -154,8 +155,7 @@ class ORPOTrainer:
     def _preprocessed(self, dataset: Any, folder: Path, name: str, share: dict[str, Any]) -> str:
         """Returns the preprocessed folder of a dataset, which the pipeline makes of rows of text."""
         if _is_preprocessed(dataset):
-            manifest = read_manifest(os.fspath(dataset)).tokenizer
-            check_processing_class(self._processing_class, manifest, name)
+            self._check_tokenizer(os.fspath(dataset), name)
             return os.fspath(dataset)
         join_processes(self._distributed)  # before JAX is asked anything
         if jax.process_count() > 1:
@@ -166,8 +166,14 @@ class ORPOTrainer:
         if share.get("eval_share"):
             settings.pop("shuffle", None)  # source order is of the train split; an evaluation has no order
         data = preprocess_rows(dataset, folder, name=name, settings=settings)
-        check_processing_class(self._processing_class, read_manifest(data).tokenizer, name)
+        self._check_tokenizer(data, name)
         return data
+
+    def _check_tokenizer(self, data: str, name: str) -> None:
+        if isinstance(self._processing_class, (str, os.PathLike)):
+            check_tokenizer_folder(Path(self._processing_class), data, name)
+        elif self._processing_class is not None:
+            check_processing_class(self._processing_class, read_manifest(data).tokenizer, name)
 
 
 def _is_preprocessed(dataset: Any) -> bool:
@@ -205,21 +211,38 @@ def tokenizer_settings(processing_class: Any, model: ModelConfig) -> dict[str, A
     return {"tokenizer": name} | ({"chat_template": template} if isinstance(template, str) else {})
 
 
-def check_processing_class(processing_class: Any, of_rows: TokenizerSummary, name: str) -> None:
-    """Refuses a tokenizer that is not the rows' own.
+def check_tokenizer_folder(folder: Path, data: str, name: str) -> None:
+    """Refuses a tokenizer's folder that makes other ids than those of the rows.
+
+    Args:
+      data: the folder of the rows, preprocessed.
 
     Raises:
-      Refused: another tokenizer.json; or an object whose end, begin or size is another: it was changed in memory.
+      Refused: names what differs.
     """
-    if isinstance(processing_class, (str, os.PathLike)):
-        path = Path(processing_class) / "tokenizer.json"
-        if path.is_file() and file_sha256(path) != of_rows.sha256["tokenizer.json"]:
-            raise Refused(f"processing_class: {name} was made with another tokenizer than {path}; leave it out")
-    elif processing_class is not None:
-        found = {id_name: getattr(processing_class, f"{id_name}_token_id") for id_name in ("bos", "eos")}
-        expected = {"bos": of_rows.bos_id, "eos": of_rows.eos_id}
-        if found != expected or len(processing_class) > of_rows.vocab_size:
+    if (folder / "tokenizer.json").is_file():
+        different = differences(read_manifest(data), Path(data) / TOKENIZER_FOLDER, folder)
+        if different:
             raise Refused(
-                f"processing_class: {name} has ids {expected} of {of_rows.vocab_size}, the object {found} of "
-                f"{len(processing_class)}: what was changed in memory is lost; save_pretrained it and give that folder"
+                f"processing_class: {name} was made with another tokenizer than that of {folder}; they differ in: "
+                f"{', '.join(different)}. Leave it out"
             )
+
+
+def check_processing_class(processing_class: Any, of_rows: TokenizerSummary, name: str) -> None:
+    """Refuses a tokenizer object that is not the rows' own.
+
+    Raises:
+      Refused: its end, begin or size is another: it was changed in memory. A token for padding, which no row holds, may
+        have been added to it.
+    """
+    size = len(processing_class)
+    if getattr(processing_class, "pad_token_id", None) == size - 1 >= of_rows.vocab_size:
+        size -= 1
+    found = {id_name: getattr(processing_class, f"{id_name}_token_id") for id_name in ("bos", "eos")}
+    expected = {"bos": of_rows.bos_id, "eos": of_rows.eos_id}
+    if found != expected or size > of_rows.vocab_size:
+        raise Refused(
+            f"processing_class: {name} has ids {expected} of {of_rows.vocab_size}, the object {found} of "
+            f"{len(processing_class)}: what was changed in memory is lost; save_pretrained it and give that folder"
+        )

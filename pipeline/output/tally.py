@@ -20,6 +20,7 @@ class Tally:
     rows: int = 0
     pairs: int = 0
     max_pairs_per_row: int = 0
+    max_token_id: int = -1
     tokens: Counter[str] = field(default_factory=Counter)
     unscored: Counter[str] = field(default_factory=Counter)
     truncated: Counter[str] = field(default_factory=Counter)
@@ -32,6 +33,7 @@ class Tally:
         self.checks.update(count_stored(row, tokenizer))
         self.pairs += len(row)
         self.max_pairs_per_row = max(self.max_pairs_per_row, len(row))
+        self.max_token_id = max(self.max_token_id, int(row.tokens[: row.num_tokens].max()))
         for side in SIDES:
             lengths = getattr(row, f"{side}_lengths").tolist()
             self.tokens[side] += sum(lengths)
@@ -46,6 +48,7 @@ class Tally:
         self.rows += other.rows
         self.pairs += other.pairs
         self.max_pairs_per_row = max(self.max_pairs_per_row, other.max_pairs_per_row)
+        self.max_token_id = max(self.max_token_id, other.max_token_id)
         self.tokens += other.tokens
         self.unscored += other.unscored
         self.truncated += other.truncated
@@ -65,6 +68,7 @@ class Tally:
             max_pairs_per_row=self.max_pairs_per_row,
             truncated={side: self.truncated[side] for side in SIDES},
             unscored={side: self.unscored[side] for side in ANSWERS} if self.unscored.total() else {},
+            max_token_id=self.max_token_id,
             length_histograms={
                 side: {str(bound): count for bound, count in sorted(self.lengths[side].items())} for side in SIDES
             },

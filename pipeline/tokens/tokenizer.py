@@ -5,6 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+from oddsmill.schemas.chat.added_tokens import ADDED_TOKENS
+from oddsmill.schemas.chat.identity import ids_sha256
 from oddsmill.schemas.chat.special_tokens import SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG
 from oddsmill.schemas.chat.template import TEMPLATE_FILE, TEMPLATE_FOLDER
 from oddsmill.schemas.chat.tokenizer import TOKENIZER_JSON, Tokenizer
@@ -13,7 +15,7 @@ from oddsmill.schemas.hub import find_folder
 from oddsmill.schemas.manifest import TokenizerSummary, file_sha256
 from oddsmill.schemas.stores import fetch_folder, is_remote
 
-TOKENIZER_FILES = (TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, TEMPLATE_FILE)
+TOKENIZER_FILES = (TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, TEMPLATE_FILE)
 
 
 def load_tokenizer(folder: str | Path, *, chat_template: str | None = None) -> Tokenizer:
@@ -46,19 +48,22 @@ def summarize_tokenizer(tokenizer: Tokenizer) -> TokenizerSummary:
         vocab_size=tokenizer.vocab_size,
         turn_end=tokenizer.turn_markers.end,
         turn_start_id=tokenizer.turn_markers.start_id,
+        ids_sha256=ids_sha256(tokenizer.folder),
     )
 
 
 def copy_tokenizer(tokenizer: Tokenizer, target: Path) -> None:
     """Copies the tokenizer's files, so that the dataset holds all that is needed to use it.
 
-    A template that was given stands there in place of the tokenizer's own.
+    A template that was given stands there in place of the tokenizer's own, and tokenizer.json lists the added tokens
+    that stood beside it, so that every library makes the ids of the rows.
     """
     for path in tokenizer_files(tokenizer.folder):
         if tokenizer.given_template is None or not _is_template(path):
             copy = target / path.relative_to(tokenizer.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
+    (target / TOKENIZER_JSON).write_bytes(tokenizer.content)
     if tokenizer.given_template is not None:
         (target / TEMPLATE_FILE).write_bytes(tokenizer.given_template.encode())
 
@@ -91,6 +96,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 def _file_digests(tokenizer: Tokenizer) -> dict[str, str]:
     files = tokenizer_files(tokenizer.folder)
     digests = {str(path.relative_to(tokenizer.folder)): file_sha256(path) for path in files}
+    digests[TOKENIZER_JSON] = hashlib.sha256(tokenizer.content).hexdigest()
     if tokenizer.given_template is not None:
         digests = {name: digest for name, digest in digests.items() if not _is_template(tokenizer.folder / name)}
         digests[TEMPLATE_FILE] = hashlib.sha256(tokenizer.given_template.encode()).hexdigest()

@@ -7,7 +7,7 @@ from typing import Any
 from oddsmill.schemas.errors import Refused
 
 SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG = "special_tokens_map.json", "tokenizer_config.json"
-_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def read_special_tokens(folder: str | Path) -> dict[str, str]:
@@ -21,7 +21,7 @@ def read_special_tokens(folder: str | Path) -> dict[str, str]:
     tokens: dict[str, Any] = {}
     for file_name in (SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG):
         settings = read_json_object(Path(folder) / file_name)
-        tokens |= {name: settings[name] for name in _NAMES if name in settings}
+        tokens |= {name: settings[name] for name in SPECIAL_TOKEN_NAMES if name in settings}
     texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
     return {name: text for name, text in texts.items() if isinstance(text, str)}
 

@@ -3,12 +3,14 @@
 Importing this module needs neither `tokenizers` nor Jinja: they are imported when a tokenizer is loaded.
 """
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from oddsmill.schemas.chat.added_tokens import AddedToken, BesideToken, add_tokens, changes, tokens_beside
 from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG, read_json_object, read_special_tokens
 from oddsmill.schemas.chat.template import ChatTemplate, given_template, read_templates
 from oddsmill.schemas.errors import Refused
@@ -40,6 +42,7 @@ class Tokenizer:
       bos_id: None where the tokenizer has no BOS.
       given_template: the text of the template that replaces the tokenizer's own, if one was given.
       chat_template: None where the tokenizer has none and none is given.
+      content: the bytes of its tokenizer.json, the added tokens that stand beside it among its own.
       core: the tokenizer of the `tokenizers` library, without truncation and padding.
     """
 
@@ -60,8 +63,15 @@ class Tokenizer:
                 f"{folder} has no {TOKENIZER_JSON}: copy the model's there, or save it with transformers: "
                 "AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER)"
             )
+        self.content = path.read_bytes()
         try:
-            self.core = _parse(path.read_bytes())
+            self.core = _parse(self.content)
+            beside = tokens_beside(self.folder)
+            if changes(map(_added_token, self.core.get_added_tokens_decoder().values()), beside):
+                self.content = _with_added_tokens(self.content, self.core, beside, self.folder)
+                self.core = _parse(self.content)
+        except Refused:
+            raise
         except Exception as error:  # the binding raises plain Exception
             raise Refused(f"{path}: not a tokenizer.json ({error})") from error
         self.special_tokens = read_special_tokens(self.folder)
@@ -167,6 +177,20 @@ class Tokenizer:
     @cached_property
     def _added_tokens(self) -> frozenset[int]:
         return frozenset(self.core.get_added_tokens_decoder())
+
+
+def _added_token(token: "tokenizers.AddedToken") -> AddedToken:
+    return AddedToken(token.content, token.lstrip, token.rstrip, token.single_word, token.normalized, token.special)
+
+
+def _with_added_tokens(
+    content: bytes, core: "tokenizers.Tokenizer", beside: Sequence[BesideToken], folder: Path
+) -> bytes:
+    """Returns a tokenizer.json that lists the tokens beside it too."""
+    settings = json.loads(content)
+    vocabulary = core.get_vocab(with_added_tokens=False)
+    settings["added_tokens"] = add_tokens(vocabulary, settings.get("added_tokens") or [], beside, folder=folder)
+    return json.dumps(settings, ensure_ascii=False, indent=2).encode()
 
 
 @lru_cache(maxsize=1)

@@ -161,7 +161,7 @@ def test_data_that_are_not_there_or_altered_are_refused(inputs, data_folder, tmp
 def test_data_of_another_tokenizer_or_vocabulary_are_refused(inputs, data_folder, tmp_path, refusal):
     small = tmp_path / "small.json"
     small.write_text(json.dumps({**TINY, "vocab_size": VOCAB_SIZE - 1}))
-    assert f"a vocabulary of {VOCAB_SIZE}" in refusal(inputs[0], f"--model.config={small}")
+    assert f"the model has ids below {VOCAB_SIZE - 1}" in refusal(inputs[0], f"--model.config={small}")
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps(TINY))

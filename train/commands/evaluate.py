@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from oddsmill.schemas.chat.identity import differences
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.files import publish_text
-from oddsmill.schemas.manifest import read_manifest
+from oddsmill.schemas.manifest import TOKENIZER_FOLDER, read_manifest
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.evaluate import EvaluateConfig
 from oddsmill.train.config.loss import LossSettings
@@ -32,7 +33,7 @@ from oddsmill.train.run_folder import restore_run
 from oddsmill.train.step.evaluation import Evaluation, Pairs
 from oddsmill.train.step.program import check_row_length
 from oddsmill.train.step.step import Objective
-from oddsmill.train.weights.model_files import check_tokenizer, find_model, load_decoder, read_model_files
+from oddsmill.train.weights.model_files import check_ids, check_tokenizer, find_model, load_decoder, read_model_files
 
 
 class _Measured(NamedTuple):
@@ -117,6 +118,7 @@ def _of_run(config: EvaluateConfig) -> _Measured:
     )
     log.info(f"{config.run_dir}: the checkpoint of step {step}")
     dataset = rows_for_run(config, run)
+    check_ids(dataset.manifest, run.model, data=dataset.folder)
     row_length = dataset.manifest.row_length
     check_row_length(run.program, run.config, run.model.decoder_config, row_length, data=dataset.folder)
     preference = preference_loss(_loss_settings(config, run.config))
@@ -145,11 +147,14 @@ def rows_for_run(config: EvaluateConfig, run: Run) -> Dataset:
     if config.data is None and dataset.manifest.sha256 != own.manifest.sha256:
         raise Refused(f"{own.folder} was preprocessed anew since the run; give rows by --data")
     verify_shards([dataset], read_verified_shards(run.files.verified_shards))
-    own_tokenizer = run.data.manifest.tokenizer.sha256["tokenizer.json"]
-    if dataset.manifest.tokenizer.sha256["tokenizer.json"] != own_tokenizer:
+    same = dataset.manifest.tokenizer.sha256["tokenizer.json"] == run.data.manifest.tokenizer.sha256["tokenizer.json"]
+    different = (
+        [] if same else differences(dataset.manifest, Path(dataset.folder) / TOKENIZER_FOLDER, run.files.tokenizer)
+    )
+    if different:
         raise Refused(
             f"--data={dataset.folder} was made with another tokenizer than {run.data.folder}, which the run was "
-            "trained on: preprocess with the same"
+            f"trained on; they differ in: {', '.join(different)}. Preprocess with the same"
         )
     return dataset
 

@@ -55,7 +55,7 @@ def make_plan(config: PlanConfig) -> Plan:
     hf_config, decoder = model.hf_config, model.decoder_config
     rows = step_rows(config)
     require(
-        (rows.vocab_size or 0) <= decoder.vocab_size,
+        (rows.max_token_id or 0) < decoder.vocab_size,
         "data",
         config.data,
         f"has ids beyond the vocabulary of {model_path}",

@@ -21,7 +21,7 @@ class StepRows(NamedTuple):
       position, branch: [B, L] int, as `oddsmill.schemas.layout.derive` gives them, for all rows of the step.
       pairs: number of pairs of the step.
       max_pairs: the most pairs that any row of the data holds.
-      vocab_size: vocabulary of the data's tokenizer; None without data.
+      max_token_id: the highest id of the data; None without data.
       epoch: rows of an epoch, with the empty rows that fill its last step; None without data.
     """
 
@@ -29,7 +29,7 @@ class StepRows(NamedTuple):
     branch: np.ndarray
     pairs: int
     max_pairs: int
-    vocab_size: int | None
+    max_token_id: int | None
     epoch: int | None
 
     @property
@@ -73,7 +73,7 @@ def _rows_of_data(config: PlanConfig, data: str) -> StepRows:
         branch=batch["branch"],
         pairs=int(batch["segment"].max(1).sum()),
         max_pairs=split.max_pairs_per_row,
-        vocab_size=manifest.tokenizer.vocab_size,
+        max_token_id=manifest.max_token_id,
         epoch=split.rows + empty_rows,
     )
 

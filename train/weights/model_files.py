@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from oddsmill.schemas.chat.identity import differences
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.hub import find_folder
-from oddsmill.schemas.manifest import Manifest, file_sha256
+from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import DecoderConfig, config_file, parse_config, read_config
@@ -104,24 +105,34 @@ def read_model_files(path: Path, *, disable_dropout: bool) -> ModelFiles:
     return ModelFiles(path if path.is_dir() else path.parent, hf_config, decoder_config)
 
 
+def check_ids(manifest: Manifest, model: ModelFiles, *, data: str) -> None:
+    """Refuses rows with ids that the model lacks. Ids of their tokenizer that no row holds do not matter.
+
+    Raises:
+      Refused: as said.
+    """
+    size = model.decoder_config.vocab_size
+    if manifest.max_token_id >= size:
+        raise Refused(
+            f"{data} holds the token id {manifest.max_token_id}, and the model has ids below {size} (vocab_size in "
+            f"{model.folder}): preprocess with the model's own tokenizer, or give a model whose embedding was resized"
+        )
+
+
 def check_tokenizer(manifest: Manifest, model: ModelFiles, *, data: str) -> None:
     """Refuses rows whose ids mean something else to the model.
 
     Raises:
-      Refused: the vocabulary is larger than the model's, or the model's folder has another tokenizer.json.
+      Refused: as `check_ids`, or the tokenizer in the model's folder makes other ids of the texts.
     """
-    if manifest.tokenizer.vocab_size > model.decoder_config.vocab_size:
-        raise Refused(
-            f"{data} was made with a vocabulary of {manifest.tokenizer.vocab_size}, the model has "
-            f"{model.decoder_config.vocab_size} (vocab_size in {model.folder}): preprocess with the model's own "
-            "tokenizer"
-        )
-    tokenizer = model.folder / "tokenizer.json"
-    if tokenizer.is_file() and file_sha256(tokenizer) != manifest.tokenizer.sha256["tokenizer.json"]:
-        raise Refused(
-            f"{data} was made with another tokenizer than {tokenizer}: run the preprocessing with "
-            f"--tokenizer={model.folder}"
-        )
+    check_ids(manifest, model, data=data)
+    if (model.folder / "tokenizer.json").is_file():
+        different = differences(manifest, Path(data) / TOKENIZER_FOLDER, model.folder)
+        if different:
+            raise Refused(
+                f"{data} was made with another tokenizer than that of {model.folder}; they differ in: "
+                f"{', '.join(different)}. Run the preprocessing with --tokenizer={model.folder}"
+            )
 
 
 def load_decoder(

@@ -11,7 +11,7 @@ def row(*lengths: tuple[int, int, int], truncated: Truncated = WHOLE) -> Row:
         Pair(prompt=[9] * p, chosen=[9] * c, rejected=[9] * r, id=index, truncated=truncated)
         for index, (p, c, r) in enumerate(lengths)
     ]
-    return make_row(pairs, row_length=20, pad_id=0, vocab_size=50)
+    return make_row(pairs, row_length=20, pad_id=49, vocab_size=50)
 
 
 def tally_of(*rows: Row) -> Tally:
@@ -31,6 +31,7 @@ ROWS = [
 def test_a_split_is_summed_up():
     summary = tally_of(*ROWS).summary([], row_length=20)
     assert (summary.rows, summary.pairs, summary.max_pairs_per_row) == (3, 4, 2)
+    assert summary.max_token_id == 9  # not the padding's
     assert summary.tokens == {"prompt": 18, "chosen": 11, "rejected": 7}
     assert summary.padding_share == round(1 - 36 / 60, 6)
     assert summary.truncated == {"prompt": 1, "chosen": 0, "rejected": 1}
@@ -50,4 +51,5 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole():
 
 
 def test_no_row_is_no_padding():
-    assert Tally().summary([], row_length=20).padding_share == 0.0
+    summary = Tally().summary([], row_length=20)
+    assert (summary.padding_share, summary.max_token_id) == (0.0, -1)

@@ -3,10 +3,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import tokenizers
 from huggingface_hub import constants
 
 from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, find_tokenizer, load_tokenizer, summarize_tokenizer
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.manifest import file_sha256
 from tests.pipeline.hub_server import COMMIT, FakeHub
 
 
@@ -37,6 +39,18 @@ def test_a_copy_is_the_same_tokenizer(tokenizer_folder: Path, tmp_path: Path):
     assert summarize_tokenizer(load_tokenizer(tmp_path / "copy")) == summarize_tokenizer(
         load_tokenizer(tokenizer_folder)
     )
+
+
+def test_the_copy_lists_the_tokens_that_stand_beside(make_tokenizer: Callable[..., Path], tmp_path: Path):
+    beside = {"added_tokens_decoder": {"400": {"content": "<tag>", "special": True}}}
+    tokenizer = load_tokenizer(make_tokenizer(tmp_path / "own", **beside))
+    copy_tokenizer(tokenizer, tmp_path / "copy")
+    core = tokenizers.Tokenizer.from_file(str(tmp_path / "copy" / "tokenizer.json"))
+    assert core.encode("a<tag>").ids[1:] == tokenizer.encode("a<tag>")[1:] == [400]
+    copied, summary = summarize_tokenizer(load_tokenizer(tmp_path / "copy")), summarize_tokenizer(tokenizer)
+    assert copied == summary and summary.vocab_size == 401
+    assert summary.sha256["tokenizer.json"] == file_sha256(tmp_path / "copy" / "tokenizer.json")
+    assert summary.ids_sha256 != summarize_tokenizer(load_tokenizer(make_tokenizer(tmp_path / "plain"))).ids_sha256
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 from flax import nnx
 from huggingface_hub import constants
 
+from oddsmill.schemas.chat.identity import ids_sha256
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.manifest import file_sha256
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.parallel.sharding import make_mesh, param_shardings
@@ -115,19 +115,24 @@ def test_dropout_of_the_config_is_kept_only_where_it_is_asked_for(tmp_path):
     assert read_model_files(tmp_path, disable_dropout=False).decoder_config.attention_dropout == 0.5
 
 
-def manifest_with(tokenizer_sha256, vocab_size):
-    tokenizer = SimpleNamespace(vocab_size=vocab_size, sha256={"tokenizer.json": tokenizer_sha256})
-    return SimpleNamespace(tokenizer=tokenizer)
-
-
-def test_rows_of_another_tokenizer_or_a_larger_vocabulary_are_refused(tmp_path):
+def test_rows_of_another_tokenizer_or_with_ids_that_the_model_lacks_are_refused(tmp_path, make_tokenizer):
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     model = read_model_files(tmp_path, disable_dropout=True)
     size = model.decoder_config.vocab_size
-    check_tokenizer(manifest_with("a", size), model, data="rows")
-    with pytest.raises(Refused, match=f"rows was made with a vocabulary of {size + 1}, the model has {size}"):
-        check_tokenizer(manifest_with("a", size + 1), model, data="rows")
+    rows = make_tokenizer(tmp_path / "rows" / "tokenizer").parent
+    # The tokenizer has more ids than the model; those of the rows decide.
+    tokenizer = SimpleNamespace(vocab_size=size + 9, ids_sha256=ids_sha256(rows / "tokenizer"), sha256={})
+    manifest = SimpleNamespace(tokenizer=tokenizer, max_token_id=size - 1)
+    check_tokenizer(manifest, model, data=str(rows))
+    with pytest.raises(Refused, match=f"rows holds the token id {size}, and the model has ids below {size}"):
+        check_tokenizer(SimpleNamespace(tokenizer=tokenizer, max_token_id=size), model, data=str(rows))
+    content = json.loads((rows / "tokenizer" / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content, indent=1))  # saved again
+    check_tokenizer(manifest, model, data=str(rows))
+    content["model"]["merges"].pop()
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(Refused, match=r"rows was made with another tokenizer .*; they differ in: merges\. Run the"):
+        check_tokenizer(manifest, model, data=str(rows))
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(Refused, match="rows was made with another tokenizer"):
-        check_tokenizer(manifest_with("a", size), model, data="rows")
-    check_tokenizer(manifest_with(file_sha256(tmp_path / "tokenizer.json"), size), model, data="rows")
+    with pytest.raises(Refused, match=r"rows was made with another tokenizer .*not a tokenizer\.json"):
+        check_tokenizer(manifest, model, data=str(rows))
