@@ -80,12 +80,12 @@ class TokenizerSummary:
     ids_sha256: str | None = None
 
     def differences(self, other: "TokenizerSummary") -> list[str]:
-        """Names what differs between two tokenizers and may show in rows: files that make the same ids do not."""
-        ours, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        if None in (self.ids_sha256, other.ids_sha256):
-            names = sorted(self.sha256.items() ^ other.sha256.items())
-            return list(dict.fromkeys(name for name, _ in names))
-        return [name for name in ours if name != "sha256" and ours[name] != theirs[name]]
+        """Names the files by which two tokenizers make other rows; empty where their files make the same."""
+        ours, theirs = (dataclasses.replace(each, sha256={}) for each in (self, other))
+        if ours == theirs and (self.ids_sha256 or self.sha256 == other.sha256):
+            return []
+        names = sorted(self.sha256.items() ^ other.sha256.items())
+        return list(dict.fromkeys(name for name, _ in names)) or ["reading of it"]
 
 
 @dataclass(frozen=True, kw_only=True)

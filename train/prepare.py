@@ -128,7 +128,7 @@ def open_eval_data(config: TrainConfig, data: Dataset) -> Dataset:
     different = eval_data.manifest.tokenizer.differences(data.manifest.tokenizer)
     if different:
         raise Refused(
-            f"--eval_data={config.eval_data}: was made with another tokenizer than {config.data}; they differ in: "
+            f"--eval_data={config.eval_data}: was made with another tokenizer than {config.data}; they differ in "
             f"{', '.join(different)}"
         )
     return eval_data
