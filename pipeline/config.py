@@ -3,6 +3,7 @@
 import datetime
 from typing import Any, Literal
 
+from oddsmill.schemas.chat.messages import KNOWN, MessageForms
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.settings import setting, settings
 
@@ -51,6 +52,16 @@ class SourceConfig:
         "of names joins several: texts with a blank line between, completions, scores, votes to a list.",
         default_factory=dict,
     )
+    roles: dict[str, str] = setting(
+        'What roles mean that are not known, e.g. {"tutor": "assistant"}: system, developer, user, assistant, tool, or '
+        "function_call, a turn of the assistant whose text is JSON of its calls.",
+        default_factory=dict,
+    )
+    message_keys: dict[str, str] = setting(
+        'The source\'s names of the keys of a message, e.g. {"role": "who", "content": "said"}. {} means: role or '
+        "from, content or value, and what else is known.",
+        default_factory=dict,
+    )
     ranked_pairs: Literal["best_worst", "all"] = setting(
         "Which pairs a ranked row gives: the best answer against the worst, or all that differ.",
         default="best_worst",
@@ -79,12 +90,18 @@ class SourceConfig:
                 f"{name!r} is not one of ours: {', '.join(FIELDS)} (the source's name stands on the right)",
             )
             require(bool(names), "source.fields", self.fields, f"{name!r} needs a name of the source's")
+        self.forms.check()
         require(
             set(self.vote_values.values()) <= {"first", "second", "tie"},
             "source.vote_values",
             self.vote_values,
             "a vote means first, second or tie",
         )
+
+    @property
+    def forms(self) -> MessageForms:
+        """The source's names for roles and for the keys of messages."""
+        return MessageForms(self.roles, self.message_keys) if self.roles or self.message_keys else KNOWN
 
     @property
     def paths(self) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats.pairs import Pair
-from oddsmill.pipeline.formats.parsing import FORMATS, parse_row
+from oddsmill.pipeline.formats.parsing import FORMATS, as_row, parse_row
+from oddsmill.pipeline.formats.rows import MESSAGE_SETTINGS
 from oddsmill.pipeline.formats.user_function import load_function
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.schemas.drops import Dropped
@@ -56,7 +57,7 @@ def detect_format(rows: Iterable[RawRow], *, source: SourceConfig, parse: ParseR
             for raw in sample:
                 with suppress(Dropped):
                     read(raw, source=candidates[name])
-                    counts[name] += 1
+                    counts[name] += FORMATS[name].is_own(as_row(raw, source))
         best = max(counts, key=lambda name: counts[name])
         if counts[best]:
             return best
@@ -85,7 +86,7 @@ def check_source(source: SourceConfig) -> None:
     format_name = source.format or ""
     if ":" in format_name:
         load_function(format_name)
-        used: tuple[str, ...] = ()
+        used: tuple[str, ...] = MESSAGE_SETTINGS
     else:
         require(
             format_name in FORMATS,
@@ -95,7 +96,7 @@ def check_source(source: SourceConfig) -> None:
         )
         used = ("fields", *FORMATS[format_name].settings)
     unset = SourceConfig(path=source.path)
-    for name in ("ranked_pairs", "margin", "vote_values", "fields"):
+    for name in ("ranked_pairs", "margin", "vote_values", "roles", "message_keys", "fields"):
         value = getattr(source, name)
         if name not in used and value != getattr(unset, name):
             raise Refused(f"--source.{name}={value}: has no effect on the format {format_name}; leave it out")

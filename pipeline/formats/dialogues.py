@@ -1,32 +1,27 @@
 """Dialogues of messages with roles, for every format that has them: the prompt ends at a turn."""
 
-import json
-from collections.abc import Callable
 from typing import Any
 
 from oddsmill.pipeline.formats.pairs import ChatPair, Message, chat_pair
-from oddsmill.pipeline.formats.rows import Row, kind_of
+from oddsmill.pipeline.formats.rows import Row
+from oddsmill.schemas.chat.messages import KNOWN, SYSTEM_ROLES, MessageForms, are_same_turns, read_turns
+from oddsmill.schemas.chat.tools import read_variables
 from oddsmill.schemas.drops import Dropped, DropReason
 
-SYSTEM_ROLES = ("system", "developer")
-ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
 _PROMPT_NAMES = ("conversations", "messages")
 
 
-def read_dialogues(row: Row, read: Callable[[Any], Message]) -> ChatPair:
+def read_dialogues(row: Row, forms: MessageForms = KNOWN) -> ChatPair:
     """Makes the pair of a row's prompt and sides, which are dialogues.
-
-    Args:
-      read: makes a message of ours of one of the row's.
 
     Raises:
       Dropped: with the reason why these are no pair.
     """
-    chosen, rejected = (_read_side(side, row.value(side), read) for side in ("chosen", "rejected"))
-    prompt = _read_prompt(row, read)
+    chosen, rejected = (read_turns(side, row.value(side), forms) for side in ("chosen", "rejected"))
+    prompt = _read_prompt(row, forms, chosen, rejected)
     if isinstance(chosen, str) and isinstance(rejected, str) and not isinstance(prompt, list):
         raise Dropped(DropReason.WRONG_TYPE, "prompt, chosen and rejected are strings, not messages")
-    return split_dialogues(prompt, as_answer(chosen), as_answer(rejected), read_variables(row))
+    return split_dialogues(prompt, as_answer(chosen), as_answer(rejected), read_row_variables(row))
 
 
 def split_dialogues(
@@ -37,22 +32,24 @@ def split_dialogues(
 ) -> ChatPair:
     """Splits two sides before their last turn: the turns before it are the prompt, and both sides share them.
 
+    Turns are the same where a template shows them alike: an id or a space at the end makes no other turn.
+
     Args:
-      prompt: None where the sides are whole conversations. A side that begins with the prompt is whole too.
-        A string is the only turn of the user, or one of them where the sides are whole.
+      prompt: None where the sides are whole conversations, which they may be beside a prompt, too. A string is the
+        only turn of the user, or one of them where the sides are whole.
 
     Raises:
       Dropped: with the reason why these are no pair.
     """
     sides = {"chosen": chosen, "rejected": rejected}
-    whole = {name: _whole(prompt, side) for name, side in sides.items()}
+    whole = {name: _whole(prompt, side, name) for name, side in sides.items()}
     for name, dialogue in whole.items():
         if not dialogue or dialogue[-1]["role"] != "assistant":
             raise Dropped(DropReason.BAD_ROLES, f"{name} does not end with a turn of the assistant")
         if _is_blank(dialogue[-1]):
             raise Dropped(DropReason.EMPTY_ANSWER, f"{name} is empty or white space")
     shared = whole["chosen"][:-1]
-    if shared != whole["rejected"][:-1]:
+    if not are_same_turns(shared, whole["rejected"][:-1]):
         raise Dropped(DropReason.NO_COMMON_PROMPT, "the dialogues differ before their last turn")
     if all(map(_is_blank, shared)):
         raise Dropped(DropReason.EMPTY_PROMPT, "no turn before the answer has a text")
@@ -60,33 +57,21 @@ def split_dialogues(
         raise Dropped(DropReason.BAD_ROLES, "the turn before the answer is the assistant's too")
     if shared[-1]["role"] in SYSTEM_ROLES:
         raise Dropped(DropReason.BAD_ROLES, "the turn before the answer is the system's")
-    if isinstance(prompt, str) and prompt.strip() not in (_text(message).strip() for message in shared):
+    if isinstance(prompt, str) and prompt.strip() not in ("", *(_text(message).strip() for message in shared)):
         raise Dropped(DropReason.NO_COMMON_PROMPT, "the prompt is no turn of the dialogues")
     if whole["chosen"][-1] == whole["rejected"][-1]:
         raise Dropped(DropReason.IDENTICAL_ANSWERS, "chosen equals rejected")
     return chat_pair(shared, whole["chosen"][-1:], whole["rejected"][-1:], variables)
 
 
-def read_variables(row: Row) -> dict[str, Any]:
+def read_row_variables(row: Row) -> dict[str, Any]:
     """Reads what a row gives to the template beside its messages.
 
     Raises:
       Dropped: it is not of the kind that templates take.
     """
-    variables: dict[str, Any] = {}
-    if row.has("chat_template_kwargs"):
-        variables = row.value("chat_template_kwargs")
-        if not isinstance(variables, dict):
-            raise Dropped(DropReason.WRONG_TYPE, f"chat_template_kwargs is {kind_of(variables)}, not an object")
-    if row.has("tools"):
-        tools = row.value("tools")
-        try:
-            tools = json.loads(tools) if isinstance(tools, str) and tools.strip() else tools
-        except ValueError as error:
-            raise Dropped(DropReason.WRONG_TYPE, f"tools: broken JSON ({error})") from None
-        if tools:
-            variables = variables | {"tools": tools}
-    return variables
+    variables, tools = (row.value(name) if row.has(name) else None for name in ("chat_template_kwargs", "tools"))
+    return read_variables(variables, tools)
 
 
 def as_answer(side: list[Message] | str) -> list[Message]:
@@ -94,52 +79,67 @@ def as_answer(side: list[Message] | str) -> list[Message]:
     return [{"role": "assistant", "content": side}] if isinstance(side, str) else side
 
 
-def _read_prompt(row: Row, read: Callable[[Any], Message]) -> list[Message] | str | None:
-    if "prompt" not in row.names and not any(name in row.values for name in ("prompt", *_PROMPT_NAMES)):
+def as_prompt(prompt: list[Message] | str | None) -> list[Message]:
+    """Returns a prompt as messages: a text is the user's."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
+
+
+def _read_prompt(row: Row, forms: MessageForms, *sides: list[Message] | str) -> list[Message] | str | None:
+    """Reads the prompt; another column is it only where the sides are no whole conversations, or hold its turns."""
+    name = next((name for name in ("prompt", *_PROMPT_NAMES) if name in row.values), None)
+    if name is None and "prompt" not in row.names:
         return None
     value = row.value("prompt", instead=_PROMPT_NAMES)
-    return None if value is None else _read_side("the prompt", value, read)
+    prompt = None if value is None else read_turns("the prompt", value, forms)
+    is_named = name == "prompt" or "prompt" in row.names
+    whole = [side for side in sides if isinstance(side, list) and _begins(side)]
+    if is_named or len(whole) < len(sides) or all(_turns_in(prompt, side) is not None for side in whole):
+        return prompt
+    return None
 
 
-def _read_side(name: str, value: Any, read: Callable[[Any], Message]) -> list[Message] | str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        return [read(value)]
-    if isinstance(value, list):
-        return [read(message) for message in value]
-    raise Dropped(DropReason.WRONG_TYPE, f"{name} is {kind_of(value)}, not a list of messages")
+def _whole(prompt: list[Message] | str | None, side: list[Message], name: str) -> list[Message]:
+    """Returns the whole conversation of a side, which stands in it already or is what follows the prompt.
 
-
-def _whole(prompt: list[Message] | str | None, side: list[Message]) -> list[Message]:
-    if prompt is None or (isinstance(prompt, list) and prompt and side[: len(prompt)] == prompt):
-        return side
-    if isinstance(prompt, str):
-        is_whole = len(side) > 1 and side[0]["role"] != "assistant"
-        return side if is_whole else [{"role": "user", "content": prompt}, *side]
-    return [*prompt, *side]
-
-
-def read_content(content: Any) -> str:
-    """Reads the text of a content, which may be a list of parts.
+    A side that begins with a turn of the user or the system is whole, and the prompt's turns stand in it: by roles and
+    by what a template shows, not by equal values. System turns that the prompt alone has go before it.
 
     Raises:
-      Dropped: a part is not a text: an image, a sound, a video.
+      Dropped: a whole side lacks the prompt's turns.
     """
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise Dropped(DropReason.WRONG_TYPE, f"the content of a message is {kind_of(content)}, not a string")
-    texts = []
-    for part in content:
-        if isinstance(part, dict) and part.get("type", "text") == "text":
-            part = part["text"] if part.get("text") is not None else part.get("value")
-        if isinstance(part, str):
-            texts.append(part)
-            continue
-        name = part.get("type") if isinstance(part, dict) else kind_of(part)
-        raise Dropped(DropReason.UNSUPPORTED_CONTENT, f"a message holds a part {name!r}; only text parts are read")
-    return "".join(texts)
+    turns = as_prompt(prompt)
+    if not _begins(side) or (isinstance(prompt, str) and len(side) == 1):
+        return side if turns and are_same_turns(side[: len(turns)], turns) else [*turns, *side]
+    if isinstance(prompt, str) or all(map(_is_blank, turns)):
+        return side  # that a prompt of text is one of the turns is looked at where both sides are known
+    systems = _turns_in(turns, side)
+    if systems is not None:
+        return [*systems, *side]
+    if turns[-1]["role"] == "assistant":  # the prompt is what was said before, and the side goes on
+        return [*turns, *side]
+    raise Dropped(DropReason.NO_COMMON_PROMPT, f"{name} is a whole conversation, and the prompt is no part of it")
+
+
+def _turns_in(prompt: list[Message] | str | None, side: list[Message]) -> list[Message] | None:
+    """Returns the system turns that a whole conversation lacks of a prompt; None where it lacks other turns, too.
+
+    The last turn of the prompt may be an answer: some sets have a conversation beside two versions of it.
+    """
+    wanted = [turn for turn in as_prompt(prompt) if turn["role"] not in SYSTEM_ROLES]
+    systems = [turn for turn in as_prompt(prompt) if turn["role"] in SYSTEM_ROLES]
+    own_systems = [turn for turn in side if turn["role"] in SYSTEM_ROLES]
+    own = [turn for turn in side if turn["role"] not in SYSTEM_ROLES]
+    if systems and own_systems and not are_same_turns(systems, own_systems):
+        return None
+    for turns in (wanted, wanted[:-1] if wanted and wanted[-1]["role"] == "assistant" else wanted):
+        if any(are_same_turns(own[at : at + len(turns)], turns) for at in range(len(own) - len(turns) + 1)):
+            return [] if own_systems else systems
+    return None
+
+
+def _begins(side: list[Message]) -> bool:
+    """Says whether the first turn of a side is that of a whole conversation."""
+    return bool(side) and side[0]["role"] in ("user", *SYSTEM_ROLES)
 
 
 def _text(message: Message) -> str:
@@ -148,8 +148,3 @@ def _text(message: Message) -> str:
 
 def _is_blank(message: Message) -> bool:
     return not _text(message).strip() and not message.get("tool_calls")
-
-
-def shape_of(value: Any) -> str:
-    """Names the kind of a value for a message; of an object, its keys."""
-    return f"an object of {', '.join(map(str, value))}" if isinstance(value, dict) else kind_of(value)

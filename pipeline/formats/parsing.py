@@ -15,8 +15,8 @@ from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 FORMATS = {
     "triple": triple.FORMAT,
     "transcript": transcript.FORMAT,
-    "messages": messages.FORMAT,
     "sharegpt": sharegpt.FORMAT,
+    "messages": messages.FORMAT,
     "ranked": ranked.FORMAT,
     "votes": votes.FORMAT,
 }

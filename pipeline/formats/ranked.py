@@ -6,7 +6,7 @@ from typing import Any
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.ratings import is_absent, make_pair, read_number, read_vote
-from oddsmill.pipeline.formats.rows import Row, RowFormat
+from oddsmill.pipeline.formats.rows import MESSAGE_SETTINGS, Row, RowFormat
 from oddsmill.schemas.drops import Dropped, DropReason
 
 
@@ -32,7 +32,7 @@ def read(row: Row, source: SourceConfig) -> list[Pair]:
     if not better:
         by_more = f" by more than {source.margin:g}" if source.margin else ""
         raise Dropped(DropReason.TIE, f"no two scores differ{by_more}")
-    return [make_pair(row, answers[i], answers[j]) for i, j in better]
+    return [make_pair(row, answers[i], answers[j], source.forms) for i, j in better]
 
 
 def _margins(row: Row, answers: list[Any], source: SourceConfig) -> dict[tuple[int, int], float]:
@@ -62,4 +62,4 @@ def _margins(row: Row, answers: list[Any], source: SourceConfig) -> dict[tuple[i
     return {(i, j): scores[i] - scores[j] for i in scores for j in scores if i != j}
 
 
-FORMAT = RowFormat(read, settings=("ranked_pairs", "margin", "vote_values"), has_scores=False)
+FORMAT = RowFormat(read, settings=("ranked_pairs", "margin", "vote_values", *MESSAGE_SETTINGS), has_scores=False)

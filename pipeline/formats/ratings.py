@@ -9,10 +9,10 @@ from itertools import takewhile
 from typing import Any
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.formats.dialogues import as_answer, split_dialogues
-from oddsmill.pipeline.formats.messages import read_message
-from oddsmill.pipeline.formats.pairs import Message, Pair, PreferencePair
+from oddsmill.pipeline.formats.dialogues import as_answer, read_row_variables, split_dialogues
+from oddsmill.pipeline.formats.pairs import Pair, PreferencePair
 from oddsmill.pipeline.formats.rows import Row, check_encodable, kind_of
+from oddsmill.schemas.chat.messages import KNOWN, MessageForms, read_turns
 from oddsmill.schemas.drops import Dropped, DropReason
 
 _VOTES = (
@@ -42,21 +42,18 @@ def check_scores(row: Row, source: SourceConfig) -> None:
         raise Dropped(DropReason.SWAPPED_SCORES, f"score_chosen is {chosen:g}, score_rejected {rejected:g}")
 
 
-def make_pair(row: Row, chosen: Any, rejected: Any) -> Pair:
+def make_pair(row: Row, chosen: Any, rejected: Any, forms: MessageForms = KNOWN) -> Pair:
     """Makes the pair of a row's prompt and two of its answers, which are texts or messages."""
-    value = row.value("prompt")
-    if isinstance(value, str) and isinstance(chosen, str) and isinstance(rejected, str):
-        texts = [check_encodable("completions", text) for text in (chosen, rejected)]
-        return PreferencePair(row.text("prompt"), *texts)
-    prompt = [read_message(message) for message in value] if isinstance(value, list) else row.text("prompt")
-    sides: list[list[Message]] = []
-    for name, side in (("chosen", chosen), ("rejected", rejected)):
-        if not isinstance(side, str | dict | list):
-            problem = f"the {name} completion is {kind_of(side)}, not a text or messages"
-            raise Dropped(DropReason.WRONG_TYPE, problem)
-        messages = [side] if isinstance(side, dict) else side
-        sides.append(as_answer(messages if isinstance(messages, str) else list(map(read_message, messages))))
-    return split_dialogues(prompt, sides[0], sides[1])
+    prompt = row.value("prompt")
+    prompt = prompt if prompt is None else read_turns("the prompt", prompt, forms)
+    sides = [
+        read_turns(f"the {name} completion", side, forms) for name, side in (("chosen", chosen), ("rejected", rejected))
+    ]
+    if isinstance(prompt, str) and all(isinstance(side, str) for side in sides):
+        return PreferencePair(
+            row.text("prompt"), *(check_encodable("completions", side) for side in (chosen, rejected))
+        )
+    return split_dialogues(prompt, as_answer(sides[0]), as_answer(sides[1]), read_row_variables(row))
 
 
 def is_absent(value: Any) -> bool:

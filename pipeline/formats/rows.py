@@ -11,6 +11,7 @@ from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.schemas.drops import Dropped, DropReason
 
 Names = Mapping[str, str | list[str]]
+MESSAGE_SETTINGS = ("roles", "message_keys")  # of the source; they have an effect on every format of messages
 
 
 class Row:
@@ -116,11 +117,13 @@ class RowFormat(NamedTuple):
       read: makes the pairs of a row, or raises `Dropped`.
       settings: the settings of the source that have an effect on the format, beside `fields`.
       has_scores: rows may hold `score_chosen` and `score_rejected`, which must agree with the pair.
+      is_own: says of a row that reads whether it is of this format, and not of a later one that reads it too.
     """
 
     read: Callable[[Row, SourceConfig], Sequence[Pair]]
     settings: tuple[str, ...] = ("margin",)
     has_scores: bool = True
+    is_own: Callable[[Row], bool] = lambda _: True
 
 
 def kind_of(value: Any) -> str:

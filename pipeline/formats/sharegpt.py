@@ -1,44 +1,14 @@
-"""The format `sharegpt`: dialogues of messages with from and value, whose roles are ours under other names."""
+"""The format `sharegpt`: messages of from and value. They read as those of `messages` do; the name tells them apart."""
 
-from typing import Any
-
-from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.formats.dialogues import ROLES, read_content, read_dialogues, shape_of
-from oddsmill.pipeline.formats.pairs import ChatPair, Message
-from oddsmill.pipeline.formats.rows import Row, RowFormat
-from oddsmill.schemas.drops import Dropped, DropReason
-
-_ROLES_BY_NAME = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "function": "tool",
-} | {role: role for role in ROLES}
+from oddsmill.pipeline.formats import messages
+from oddsmill.pipeline.formats.rows import Row
 
 
-def read(row: Row, _: SourceConfig) -> list[ChatPair]:
-    """Reads a prompt and its answers, or two whole conversations."""
-    return [read_dialogues(row, read_message)]
+def is_sharegpt(row: Row) -> bool:
+    """Says whether the first message of a row's answer names its role by `from`."""
+    side = row.value("chosen")
+    first = side[0] if isinstance(side, list) else side
+    return isinstance(first, dict) and "from" in first
 
 
-def read_message(value: Any) -> Message:
-    """Reads a message.
-
-    Raises:
-      Dropped: it is no message of from and value.
-    """
-    if not isinstance(value, dict) or "from" not in value or "value" not in value:
-        raise Dropped(DropReason.WRONG_TYPE, f"a message is {shape_of(value)}, not an object of from and value")
-    role = _ROLES_BY_NAME.get(value["from"]) if isinstance(value["from"], str) else None
-    if role is None:
-        raise Dropped(DropReason.BAD_ROLES, f"from {value['from']!r} is not one of {', '.join(_ROLES_BY_NAME)}")
-    return {"role": role, "content": read_content(value["value"])}
-
-
-FORMAT = RowFormat(read)
+FORMAT = messages.FORMAT._replace(is_own=is_sharegpt)

@@ -3,11 +3,21 @@
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats.pairs import PreferencePair
 from oddsmill.pipeline.formats.rows import Row, RowFormat
+from oddsmill.schemas.chat.messages import OPENERS, decode_messages
+from oddsmill.schemas.drops import Dropped, DropReason
 
 
 def read(row: Row, _: SourceConfig) -> list[PreferencePair]:
-    """Takes the three texts as they stand."""
-    return [PreferencePair(row.text("prompt"), row.text("chosen"), row.text("rejected"))]
+    """Takes the three texts as they stand.
+
+    Raises:
+      Dropped: one is missing or no text, or is a conversation that somebody stored as text.
+    """
+    pair = PreferencePair(row.text("prompt"), row.text("chosen"), row.text("rejected"))
+    for name, text in zip(pair._fields, pair, strict=True):
+        if text.lstrip()[:1] in OPENERS and decode_messages(name, text) is not None:
+            raise Dropped(DropReason.WRONG_TYPE, f"{name} is messages as JSON text; --source.format=messages reads it")
+    return [pair]
 
 
 FORMAT = RowFormat(read)

@@ -5,7 +5,7 @@ from collections import Counter
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.ratings import is_absent, make_pair, read_vote
-from oddsmill.pipeline.formats.rows import Row, RowFormat
+from oddsmill.pipeline.formats.rows import MESSAGE_SETTINGS, Row, RowFormat
 from oddsmill.schemas.drops import Dropped, DropReason
 
 
@@ -25,7 +25,11 @@ def read(row: Row, source: SourceConfig) -> list[Pair]:
     if winner == "tie" or (others and others[0][1] == count):
         raise Dropped(DropReason.TIE, ", ".join(f"{number} for {name}" for name, number in sorted(votes.items())))
     first, second = answers
-    return [make_pair(row, first, second) if winner == "first" else make_pair(row, second, first)]
+    return [
+        make_pair(row, first, second, source.forms)
+        if winner == "first"
+        else make_pair(row, second, first, source.forms)
+    ]
 
 
-FORMAT = RowFormat(read, settings=("vote_values",), has_scores=False)
+FORMAT = RowFormat(read, settings=("vote_values", *MESSAGE_SETTINGS), has_scores=False)

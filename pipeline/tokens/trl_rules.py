@@ -97,7 +97,7 @@ def render_chat(pair: ChatPair, template: ChatTemplate, config: DatasetSettings)
       Dropped: TRL raises on these messages, or the template does.
     """
     prompt, chosen, rejected = pair.messages()
-    options = template_options(pair, config)
+    options = template_options(pair, config) | {"as_given": True}
     last = prompt[-1].get("role")
     if last in ("user", "tool"):
         start = template.render(prompt, generation_prompt=True, **options)

@@ -7,6 +7,8 @@ import datetime
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +56,19 @@ class ChatTemplate:
         generation_prompt: bool = False,
         date: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        as_given: bool = False,
     ) -> str:
         """Renders a dialogue.
+
+        Templates differ in the forms that they can write. What one cannot write it gets in another form: the arguments
+        of calls as JSON text and not as objects, bare functions in the wrapper of a tool, the null content of a call
+        as an empty text, a turn of the developer as the system's.
 
         Args:
           generation_prompt: the template is to open the assistant's next turn.
           date: the day that `strftime_now` tells, YYYY-MM-DD.
           variables: what else the template sees; `tools` selects the template `tool_use`, if there is one.
+          as_given: the template gets the messages and tools in their own forms alone, as in transformers.
 
         Raises:
           TemplateFailed: the template raises.
@@ -68,16 +76,32 @@ class ChatTemplate:
         """
         variables = {"tools": None, "documents": None} | self._special_tokens | dict(variables or {})
         template = self._select(with_tools=variables["tools"] is not None)
+
+        def write(messages: list[Message], **other: Any) -> str:
+            try:
+                return template.render(
+                    messages=[_with_reasoning(message) for message in messages],
+                    add_generation_prompt=generation_prompt,
+                    **{"strftime_now": _clock(date)} | variables | other,
+                )
+            except Refused:
+                raise
+            except Exception as error:  # a template is a program of its author's, and may raise anything
+                raise TemplateFailed(one_line(error)) from error
+
+        if as_given:
+            return write(messages)
+        if any(message.get("role") == "developer" for message in messages) and not self._writes_developer:
+            messages = [m | {"role": "system"} if m.get("role") == "developer" else m for m in messages]
+        has_calls = any("tool_calls" in message for message in messages)
         try:
-            return template.render(
-                messages=[_with_reasoning(message) for message in messages],
-                add_generation_prompt=generation_prompt,
-                **{"strftime_now": _clock(date)} | variables,
-            )
-        except Refused:
-            raise
-        except Exception as error:  # a template is a program of its author's, and may raise anything
-            raise TemplateFailed(one_line(error)) from error
+            return _write_calls(messages, write) if has_calls else write(messages)
+        except TemplateFailed:
+            tools = variables["tools"]
+            wrapped = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools or []]
+            if not tools or wrapped == tools:
+                raise
+            return _write_calls(messages, partial(write, tools=wrapped))
 
     def render_open(self, messages: list[Message], **options: Any) -> str:
         """Renders a dialogue up to the end of its last message's content (transformers' `continue_final_message`).
@@ -95,6 +119,14 @@ class ChatTemplate:
         if text[at : at + len(_OPEN_END)] == _OPEN_END:
             return text[:at]
         return text[:at].rstrip()  # the template trims the content
+
+    @cached_property
+    def _writes_developer(self) -> bool:
+        """True where the template writes a turn of the developer."""
+        turns = [{"role": "developer", "content": "a wish"}, {"role": "user", "content": "q"}]
+        with suppress(TemplateFailed):
+            return "a wish" in self.render(turns, date="2000-01-01", as_given=True)
+        return False
 
     def _select(self, *, with_tools: bool) -> "jinja2.Template":
         name = "tool_use" if with_tools and "tool_use" in self._templates else "default"
@@ -159,6 +191,55 @@ def _clock(date: str | None) -> Callable[[str], str]:
         return datetime.datetime.fromisoformat(date).strftime(form)
 
     return strftime_now
+
+
+def _write_calls(messages: list[Message], write: Callable[[list[Message]], str]) -> str:
+    """Writes a dialogue with calls of tools in the first form that the template can write.
+
+    Raises:
+      TemplateFailed: it can write none; the message is that of the first.
+    """
+    calls = [call for message in messages for call in message.get("tool_calls") or []]
+    objects = [arguments for call in calls if isinstance(arguments := _arguments(call), dict)]
+    text, failure = _try(write, messages)
+    if text is None or any(arguments and str(arguments) in text for arguments in objects):
+        with_texts = [_with_argument_texts(message) for message in messages]
+        other, _ = _try(write, with_texts)
+        if other is not None:
+            text, messages = other, with_texts
+    with_contents = [m | {"content": ""} if m.get("content") is None else m for m in messages]
+    if with_contents != messages and (text is None or "None" in text):
+        other, _ = _try(write, with_contents)
+        if other is not None and (text is None or other.count("None") < text.count("None")):
+            text = other
+    if text is None:
+        assert failure is not None
+        raise failure
+    return text
+
+
+def _try(write: Callable[[list[Message]], str], messages: list[Message]) -> tuple[str | None, TemplateFailed | None]:
+    try:
+        return write(messages), None
+    except TemplateFailed as failure:
+        return None, failure
+
+
+def _arguments(call: Any) -> Any:
+    """Returns the arguments of a call; None where it has none."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    return function.get("arguments") if isinstance(function, dict) else None
+
+
+def _with_argument_texts(message: Message) -> Message:
+    """Returns a message whose calls have their arguments as JSON text."""
+    calls = [
+        call | {"function": call["function"] | {"arguments": json.dumps(arguments, ensure_ascii=False)}}
+        if isinstance(arguments := _arguments(call), dict) and "function" in call
+        else call
+        for call in message.get("tool_calls") or []
+    ]
+    return message | {"tool_calls": calls} if calls else message
 
 
 def _with_reasoning(message: Message) -> Message:

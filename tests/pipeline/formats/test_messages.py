@@ -1,28 +1,79 @@
+"""The format `messages` reads every form of messages, by names that a source has for roles and keys."""
+
 from typing import Any
 
 import pytest
 
-from oddsmill.pipeline.formats.messages import read_message
+from oddsmill.pipeline import SourceConfig
+from oddsmill.pipeline.formats import messages, triple
+from oddsmill.pipeline.formats.rows import Row
 from oddsmill.schemas.drops import Dropped
 
+USER, YES, NO = (
+    {"role": role, "content": content} for role, content in (("user", "q"), ("assistant", "yes"), ("assistant", "no"))
+)
+PAIR = ([USER], [YES], [NO])
 
-def test_a_message_keeps_what_it_has_but_nulls():
-    message = {"role": "tool", "content": "42", "name": "f", "tool_calls": None}
-    assert read_message(message) == {"role": "tool", "content": "42", "name": "f"}
-    call = {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}
-    assert read_message(call) == call
+
+def parse(row: dict[str, Any], **source: Any) -> tuple[list, list, list]:
+    (pair,) = messages.read(Row(row, {}), SourceConfig(path="a", **source))
+    return pair.messages()
+
+
+def test_a_source_has_its_own_names_for_roles_and_keys():
+    row = {
+        "prompt": [{"who": "pupil", "said": "q"}],
+        "chosen": [{"who": "Tutor", "said": "yes"}],
+        "rejected": [{"who": "tutor", "said": "no"}],
+    }
+    roles, keys = {"tutor": "assistant", "pupil": "user"}, {"role": "who", "content": "said"}
+    assert parse(row, roles=roles, message_keys=keys) == PAIR
+    with pytest.raises(Dropped, match=r"""bad_roles: who 'Tutor' .*--source\.roles='{"Tutor": "assistant"}'"""):
+        parse(row, roles={"pupil": "user"}, message_keys=keys)
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"),
+    ("prompt", "chosen", "rejected"),
     [
-        ("hello", "wrong_type: a message is str, not an object of role and content"),
-        ({"content": "q"}, "wrong_type: a message is an object of content, not"),
-        ({"role": "narrator", "content": "q"}, "bad_roles: role 'narrator' is not one of system, developer, user"),
-        ({"role": "user", "content": None}, "wrong_type: the content of a message is null"),
-        ({"role": "user", "content": [{"type": "image"}]}, "unsupported_content: a message holds a part 'image'"),
+        (
+            "q",
+            '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "yes"}]',
+            '{"from":"gpt","value":"no"}',
+        ),
+        ('[{"role": "user", "content": "q"}]', "yes", "no"),
     ],
 )
-def test_a_message_that_cannot_be_read_says_why(value: Any, reason: str):
-    with pytest.raises(Dropped, match=reason):
-        read_message(value)
+def test_a_conversation_that_is_stored_as_json_text_is_messages_and_no_text(prompt: str, chosen: str, rejected: str):
+    row = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    assert parse(row) == PAIR
+    with pytest.raises(Dropped, match=r"wrong_type: .* is messages as JSON text; --source.format=messages reads it"):
+        triple.read(Row(row, {}), SourceConfig(path="a"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2]",
+        "[see below]",
+        "{}",
+        '[{"role": "x"}]',
+        '{"name": "a", "from": "b"}',
+        "[{'a': 1}]",
+        '[{"role": "user", "content',
+        "[",
+    ],
+)
+def test_a_text_that_begins_like_json_stays_a_text(text: str):
+    row = {"prompt": text, "chosen": text + " ", "rejected": "no"}
+    (pair,) = triple.read(Row(row, {}), SourceConfig(path="a"))
+    assert pair.prompt == text
+
+
+def test_a_python_repr_of_messages_is_refused_by_name():
+    text = repr([USER, YES])
+    for row in ({"prompt": "q", "chosen": text, "rejected": repr([USER, NO])}, {"chosen": text, "rejected": text}):
+        for read in (triple.read, messages.read):
+            with pytest.raises(
+                Dropped, match=r"wrong_type: chosen is messages as a Python repr; write JSON|missing_field"
+            ):
+                read(Row(row, {}), SourceConfig(path="a"))

@@ -11,7 +11,7 @@ YES, NO = {"role": "assistant", "content": "yes"}, {"role": "assistant", "conten
 
 
 def sharegpt(**row: object) -> ChatPair:
-    (pair,) = sharegpt_format.read(Row(row, {}), SourceConfig(path="a"))
+    (pair,) = sharegpt_format.FORMAT.read(Row(row, {}), SourceConfig(path="a"))
     return pair
 
 
@@ -26,7 +26,11 @@ def test_sharegpt_is_messages_under_other_names():
     assert sharegpt(conversations=turns, **answers).messages() == expected
     whole = {side: [*turns, answer] for side, answer in answers.items()}
     assert sharegpt(**whole).messages() == expected
-    with_tool = [said("human", "q"), said("function_call", "{}"), said("observation", "42")]
+    with_tool = [
+        said("human", "q"),
+        said("function_call", '{"name": "f", "arguments": "{}"}'),
+        said("observation", "42"),
+    ]
     prompt = sharegpt(conversations=with_tool, **answers).messages()[0]
     assert [turn["role"] for turn in prompt] == ["user", "assistant", "tool"]
 
