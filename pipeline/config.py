@@ -129,6 +129,11 @@ class InputSettings:
         "The day, YYYY-MM-DD, that a template is told which writes the date.",
         default=None,
     )
+    answer_loss: Literal["assistant", "all"] | None = setting(
+        "The turns of an answer that have loss, where it has several: those of the assistant, or all, so that the "
+        "model learns to write the turns of tools and users too. null: assistant; with compat=trl all, as TRL does.",
+        default=None,
+    )
 
     def check(self) -> None:
         require(bool(self.tokenizer), "tokenizer", self.tokenizer, "give a folder or a hub id")
@@ -277,6 +282,15 @@ class ExecutionSettings:
 @settings()
 class DatasetSettings(ExecutionSettings, SplitSettings, LengthSettings, OutputSettings, InputSettings):
     """All that decides what a dataset holds."""
+
+    def check(self) -> None:
+        problem = "TRL gives loss to all turns of an answer; leave this out, or --compat"
+        require(self.compat is None or self.answer_loss != "assistant", "answer_loss", self.answer_loss, problem)
+
+    @property
+    def scores_all_turns(self) -> bool:
+        """True where all tokens of an answer of several turns have loss: `answer_loss`, resolved."""
+        return self.answer_loss == "all" or self.compat == "trl"
 
 
 @settings()

@@ -86,6 +86,7 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_IN_MANIFEST}
     settings["source"] = _plain(resolved.of_inputs)
     settings["row_length"] = config.slots
+    settings["answer_loss"] = "all" if config.scores_all_turns else "assistant"
     if rules.cuts_prompts:
         settings["max_prompt_length"] = config.prompt_floor
     settings["num_shards"] = num_shards

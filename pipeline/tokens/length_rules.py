@@ -9,6 +9,7 @@ from collections.abc import Callable
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.dialogues import SYSTEM_ROLES
 from oddsmill.pipeline.formats.pairs import Message, Notes, PairIds
+from oddsmill.pipeline.tokens.answer_turns import cut_unscored
 from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.record import Truncated
 
@@ -51,7 +52,8 @@ def fit(ids: PairIds, config: DatasetSettings, *, bos_id: int | None) -> PairIds
     1. An answer longer than `max_completion_length` is cut at its end.
     2. If prompt + longer answer exceed `max_length`, the prompt is cut to what is left, but not below
        `max_prompt_length`: a short answer leaves room to a long prompt.
-    3. What still exceeds `max_length` is cut from the answers' ends, each side alone.
+    3. What still exceeds `max_length` is cut from the answers' ends, each side alone, and unscored tokens that are
+      then at an end with it.
 
     Raises:
       Dropped: the prompt leaves no room for an answer, a cut is needed and `overlong` is `drop`, or the
@@ -67,6 +69,10 @@ def fit(ids: PairIds, config: DatasetSettings, *, bos_id: int | None) -> PairIds
             f"{len(prompt)} tokens of prompt leave no room for an answer in max_length {config.max_length}",
         )
     chosen, rejected = chosen[:room], rejected[:room]
+    if ids.unscored_chosen or ids.unscored_rejected:
+        chosen, unscored_chosen = cut_unscored(chosen, ids.unscored_chosen)
+        rejected, unscored_rejected = cut_unscored(rejected, ids.unscored_rejected)
+        ids = ids._replace(unscored_chosen=unscored_chosen, unscored_rejected=unscored_rejected)
     cuts = {
         flag: f"{flag.names()[0]} has {len(before)} tokens, {len(after)} fit"
         for flag, before, after in (
@@ -80,6 +86,9 @@ def fit(ids: PairIds, config: DatasetSettings, *, bos_id: int | None) -> PairIds
         # An answer that no prompt of its length could make room for is to blame, whatever the prompt's own length.
         is_prompt = cuts.keys() == {Truncated.PROMPT}
         raise Dropped(DropReason.PROMPT_TOO_LONG if is_prompt else DropReason.ANSWER_TOO_LONG, "; ".join(cuts.values()))
+    if not chosen or not rejected:
+        problem = f"no token of the assistant's own is left of {'rejected' if chosen else 'chosen'}"
+        raise Dropped(DropReason.ANSWER_TOO_LONG, f"{problem} in what fits: {'; '.join(cuts.values())}")
     slots = len(prompt) + len(chosen) + len(rejected)
     if slots > config.slots:
         raise Dropped(DropReason.PAIR_TOO_LONG, f"{slots} tokens, a row has {config.slots}")
@@ -124,8 +133,10 @@ def _cut_longest_text(
     token_starts: Callable[[str], list[int]],
     config: DatasetSettings,
 ) -> PairIds:
-    """Takes tokens from the longest text of a turn that is not the system's, until the rendered prompt fits."""
-    texts = ["" if message["role"] in SYSTEM_ROLES else message.get("content") or "" for message in prompt]
+    """Takes tokens from the longest text of a turn, neither the system's nor an opened one, until the prompt fits."""
+    kept = [message["role"] in SYSTEM_ROLES for message in prompt]
+    kept[-1] |= prompt[-1]["role"] == "assistant"  # an opened turn, which the answers continue
+    texts = ["" if keeps else message.get("content") or "" for keeps, message in zip(kept, prompt, strict=True)]
     longest = max(range(len(texts)), key=lambda index: len(texts[index]))
     text, message = texts[longest], prompt[longest]
     starts = token_starts(text)

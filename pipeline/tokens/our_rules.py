@@ -8,6 +8,7 @@ from itertools import takewhile
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, PairIds
+from oddsmill.pipeline.tokens.answer_turns import token_ends, unscored_spans
 from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep, encode_sides
 from oddsmill.pipeline.tokens.length_rules import fit, shorten_dialogue
 from oddsmill.pipeline.tokens.rendering import Rendered, needed, render_messages, template_options
@@ -115,7 +116,7 @@ def _shorten(pair: ChatPair, ids: PairIds, tokenizer: Tokenizer, config: Dataset
     template, options = needed(tokenizer.chat_template), template_options(pair, config)
 
     def encode(messages: list[Message]) -> PairIds:
-        rendered = render_messages(messages, chosen, rejected, template, options)
+        rendered = render_messages(messages, chosen, rejected, template, options, score_all=config.scores_all_turns)
         return _split(next(encode_sides([rendered.texts], tokenizer)), rendered, tokenizer)
 
     return shorten_dialogue(prompt, ids, encode, tokenizer.token_starts, config)
@@ -125,7 +126,23 @@ def _split(encoded: tuple[list[int], ...], rendered: Rendered, tokenizer: Tokeni
     ids = split_at_boundary(*encoded, has_bos=tokenizer.bos_id is not None)
     if rendered.notes:
         ids = ids._replace(notes=rendered.notes | ids.notes)
+    if rendered.own:
+        ids = _with_unscored(ids, rendered, tokenizer)
     return add_special_tokens(ids, tokenizer)
+
+
+def _with_unscored(ids: PairIds, rendered: Rendered, tokenizer: Tokenizer) -> PairIds:
+    """Adds which tokens of the answers no loss counts.
+
+    Raises:
+      Dropped: all tokens of an answer.
+    """
+    prompt, *answers = rendered.texts
+    spans = []
+    for answer, of_answer, own in zip(answers, (ids.chosen, ids.rejected), rendered.own, strict=True):
+        ends = token_ends(prompt + answer, len(prompt), len(of_answer), tokenizer)
+        spans.append(unscored_spans(of_answer, ends, own, tokenizer))
+    return ids._replace(unscored_chosen=spans[0], unscored_rejected=spans[1])
 
 
 def _say_since_when(before: PairIds, size: int, config: DatasetSettings) -> str:

@@ -7,16 +7,22 @@ from typing import Any, NamedTuple
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, Pair, PreferencePair
+from oddsmill.pipeline.tokens.answer_turns import OwnText, own_texts
 from oddsmill.schemas.chat.template import ChatTemplate, TemplateFailed
 from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 from oddsmill.schemas.errors import Refused
 
 
 class Rendered(NamedTuple):
-    """The texts of a pair, and the notes on how they were made."""
+    """The texts of a pair, and the notes on how they were made.
+
+    Attributes:
+      own: what the assistant writes itself of chosen and of rejected; empty where that is all of both.
+    """
 
     texts: PreferencePair
     notes: Notes = NOTHING
+    own: tuple[list[OwnText], ...] = ()
 
 
 Render = Callable[[Pair, ChatTemplate | None, DatasetSettings], Rendered]
@@ -44,7 +50,7 @@ def render_pair(pair: Pair, template: ChatTemplate | None, config: DatasetSettin
         return Rendered(pair)
     prompt, chosen, rejected = pair.messages()
     options = template_options(pair, config)
-    return render_messages(prompt, chosen, rejected, needed(template), options)
+    return render_messages(prompt, chosen, rejected, needed(template), options, score_all=config.scores_all_turns)
 
 
 @dropping_failed_templates()
@@ -54,28 +60,60 @@ def render_messages(
     rejected: list[Message],
     template: ChatTemplate,
     options: Mapping[str, Any],
+    *,
+    score_all: bool = False,
 ) -> Rendered:
     """Renders the prompt with the generation prompt; an answer is what the whole dialogue adds to that.
+
+    A prompt that ends in a turn of the assistant is left open there, and the answers continue that turn.
 
     Where that is no prefix of both sides (a template that opens a `<think>` it does not write afterwards), the
     prompt ends at the turn before: the answers then begin with the header of their turn.
 
+    Args:
+      score_all: no text of an answer of several turns is told apart from what the assistant writes itself.
+
     Raises:
       Dropped: as `render_pair`.
     """
-    whole = [template.render([*prompt, *side], **options) for side in (chosen, rejected)]
-    for generation_prompt in (True, False):
-        start = template.render(prompt, generation_prompt=generation_prompt, **options)
-        if all(text.startswith(start) for text in whole):
-            break
-    else:
+    sides, before = [chosen, rejected], prompt
+    is_open = bool(prompt) and all(turn["role"] == "assistant" for turn in (prompt[-1], chosen[0], rejected[0]))
+    if is_open:
+        before, sides = prompt[:-1], [[_continued(prompt[-1], side[0]), *side[1:]] for side in sides]
+    whole = [template.render([*before, *side], **options) for side in sides]
+    starts = _starts(prompt, template, options, is_open=is_open)
+    start, notes = next((pair for pair in starts if all(text.startswith(pair[0]) for text in whole)), (None, NOTHING))
+    if start is None:
         raise Dropped(DropReason.TEMPLATE_NOT_PREFIX, "no rendering of the prompt begins the rendering of both sides")
     texts = PreferencePair(start, *(text[len(start) :] for text in whole))
     if texts.chosen == texts.rejected:
         raise Dropped(DropReason.IDENTICAL_ANSWERS, "the template renders chosen and rejected alike")
     if not start or not texts.chosen or not texts.rejected:
         raise Dropped(DropReason.TEMPLATE_ERROR, "the template leaves the prompt or an answer out")
-    return Rendered(texts, NOTHING if generation_prompt else Notes.SPLIT_AT_TURN)
+    if score_all or all(len(side) == 1 for side in sides):
+        return Rendered(texts, notes)
+
+    def render(messages: list[Message], generation_prompt: bool) -> str:
+        return template.render(messages, generation_prompt=generation_prompt, **options)
+
+    own = [own_texts(before, side, text, len(start), render) for side, text in zip(sides, whole, strict=True)]
+    return Rendered(texts, notes, tuple(own))
+
+
+def _starts(
+    prompt: list[Message], template: ChatTemplate, options: Mapping[str, Any], *, is_open: bool
+) -> Iterator[tuple[str, Notes]]:
+    """Yields renderings of the prompt, the first of which that begins both sides is taken."""
+    if is_open:
+        yield template.render_open(prompt, **options), NOTHING
+        return
+    yield template.render(prompt, generation_prompt=True, **options), NOTHING
+    yield template.render(prompt, generation_prompt=False, **options), Notes.SPLIT_AT_TURN
+
+
+def _continued(opened: Message, answer: Message) -> Message:
+    """Returns the turn that an answer makes of the one that the prompt opened."""
+    return opened | answer | {"content": (opened.get("content") or "") + (answer.get("content") or "")}
 
 
 def check_rendering(
@@ -93,7 +131,7 @@ def check_rendering(
     for chat in chats:
         with suppress(Dropped):
             render(chat, template, config)
-    for name in ("chat_template", "chat_template_kwargs", "chat_date"):
+    for name in ("chat_template", "chat_template_kwargs", "chat_date", "answer_loss"):
         if pairs and not chats and getattr(config, name):
             raise Refused(f"--{name}={getattr(config, name)}: has no effect, since the rows are texts, not messages")
     if config.chat_date and template and not template.uses_date:

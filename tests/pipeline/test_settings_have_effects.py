@@ -47,6 +47,7 @@ ELSEWHERE = {
     "source.revision": "input/test_hub.py::test_what_the_hub_does_not_have_is_refused_and_what_it_has_is_named",
     "tokenizer_revision": "tokens/test_tokenizer.py::test_a_model_or_a_revision_that_the_hub_lacks_is_refused",
     "output": "test_run.py::test_a_second_run_does_nothing",
+    "answer_loss": "tokens/test_answer_turns.py::test_all_turns_have_loss_where_that_is_asked_for_and_as_trl_does",
     "max_drop_share": "test_run.py::test_too_many_drops_refuse_the_run_and_leave_the_rejects",
     "overwrite": "test_run.py::test_a_dataset_of_other_settings_input_or_tokenizer_is_not_overwritten",
     "beam_options": "test_command_line.py::test_options_of_beam_in_the_settings_are_obeyed_and_the_command_line_wins",

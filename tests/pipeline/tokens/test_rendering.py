@@ -44,7 +44,7 @@ def render(template: str, pair: ChatPair | None = None, **changes: Any) -> Any:
 
 
 def test_the_prompt_holds_the_generation_prompt_and_the_answers_what_follows():
-    texts, notes = render(CHAT, pair_of(("system", "be brief"), ("user", "q")))
+    texts, notes = render(CHAT, pair_of(("system", "be brief"), ("user", "q")))[:2]
     assert texts == ("[system]be brief</s>\n[user]q</s>\n[assistant]", "yes</s>\n", "no</s>\n")
     assert not notes
 
@@ -55,7 +55,7 @@ def test_answers_that_begin_alike_lose_nothing_to_the_prompt():
 
 
 def test_a_generation_prompt_that_the_dialogue_does_not_repeat_ends_the_prompt_at_the_turn():
-    texts, notes = render(THINKING)
+    texts, notes = render(THINKING)[:2]
     assert texts == ("[user]q</s>\n", "[assistant]yes</s>\n", "[assistant]no</s>\n")
     assert notes is Notes.SPLIT_AT_TURN
 

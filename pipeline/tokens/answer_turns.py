@@ -1,0 +1,173 @@
+"""Answers of several turns: which of their text the assistant writes itself, and which of their tokens no loss counts.
+
+    rendered   <user>Weather?<end><assistant>call(Oslo)<end><tool>4 C<end><assistant>It is 4 C.<end>
+    answer                                   call(Oslo)<end><tool>4 C<end><assistant>It is 4 C.<end>
+    own                                      ~~~~~~~~~~~~~~~                         ~~~~~~~~~~~~~~~
+
+A turn's own text is what the template adds for it after the generation prompt, its end of turn with it. What stands
+between, turns of others and headers, the model reads and does not write.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import accumulate, pairwise, takewhile
+from typing import NamedTuple
+
+from oddsmill.pipeline.formats.pairs import Message
+from oddsmill.schemas.chat.template import TemplateFailed
+from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped, DropReason
+from oddsmill.schemas.record import Spans
+
+Render = Callable[[list[Message], bool], str]
+# An answer that takes the place of a turn's: no template writes it, and no text begins or ends with it.
+_STAND_IN = "\ufffc"
+
+
+class OwnText(NamedTuple):
+    """The text of one of the assistant's turns: its characters, counted from the beginning of the answer."""
+
+    begin: int
+    end: int
+
+
+def own_texts(prompt: list[Message], answer: list[Message], text: str, begin: int, render: Render) -> list[OwnText]:
+    """Finds what the assistant writes itself in an answer of several turns.
+
+    Args:
+      text: the rendering of prompt and answer.
+      begin: where the answer begins in it.
+      render: renders a dialogue; true adds the generation prompt.
+
+    Raises:
+      Dropped: where the template writes a turn cannot be told.
+    """
+    turns, found = [*prompt, *answer], [begin]
+    for index in range(len(prompt), len(turns)):
+        if turns[index]["role"] == "assistant":
+            is_first, is_last = index == len(prompt), index == len(turns) - 1
+            found.append(begin if is_first else _begin_of(turns, index, text, render))
+            found.append(len(text) if is_last else _end_of(turns, index, text, render))
+    if any(after < before for before, after in pairwise(found)):
+        raise _unclear(len(prompt))
+    return [OwnText(first - begin, end - begin) for first, end in zip(found[1::2], found[2::2], strict=True)]
+
+
+def unscored_spans(ids: Sequence[int], ends: Sequence[int], own: Sequence[OwnText], tokenizer: Tokenizer) -> Spans:
+    """Returns the tokens of an answer that the assistant does not write.
+
+    A token belongs to the text that its last character is of. The token that ends a turn is the assistant's own.
+
+    Args:
+      ids: of the answer's text.
+      ends: the character after each token, ascending.
+      own: ascending.
+
+    Raises:
+      Dropped: no token is left.
+    """
+    spans, last = [], 0
+    for number, (begin, end) in enumerate(own):
+        first, after = bisect_right(ends, begin), bisect_right(ends, end)
+        bound = bisect_right(ends, own[number + 1].begin) if number + 1 < len(own) else len(ids)
+        after = _after_end_of_turn(ids[first:bound], after - first, tokenizer) + first
+        if last < first < after:
+            spans.append((last, first))
+        last = max(last, after)
+    if last < len(ids):
+        spans.append((last, len(ids)))
+    if sum(end - first for first, end in spans) == len(ids):
+        raise Dropped(DropReason.EMPTY_ANSWER, "no token of an answer is the assistant's own")
+    return spans
+
+
+def token_ends(text: str, begin: int, count: int, tokenizer: Tokenizer) -> list[int]:
+    """Returns where the last `count` tokens of a text end, in characters counted from `begin`."""
+    # Offsets leave out white space, and of the tokens of one character each has the whole.
+    ends = accumulate((end for _, end in tokenizer.core.encode(text, add_special_tokens=False).offsets), max)
+    return [end - begin for end in list(ends)[-count:]]
+
+
+def cut_unscored(answer: list[int], spans: Spans) -> tuple[list[int], Spans]:
+    """Fits the spans to an answer that was cut, and leaves out unscored tokens at its end, which nothing follows.
+
+    Returns: the answer, without a token where none is scored, and its unscored spans.
+    """
+    spans = [(first, min(end, len(answer))) for first, end in spans if first < len(answer)]
+    if spans and spans[-1][1] == len(answer):
+        first, _ = spans.pop()
+        answer = answer[:first]
+    return answer, spans
+
+
+def _begin_of(turns: list[Message], index: int, text: str, render: Render) -> int:
+    """Finds where the text of a turn begins: after the generation prompt, or where another answer would part."""
+    before, header = _tried(render, turns[:index], True), _tried(render, turns[:index], False)
+    if before is not None and text.startswith(before):
+        return len(before)
+    other = _with_stand_in(turns, index, render)
+    alike = _alike(text, other)
+    is_in_turn = header is not None and text.startswith(header) and alike >= len(header)
+    if not is_in_turn and other[alike : len(other) - _alike_at_end(text, other, alike)] != _STAND_IN:
+        raise _unclear(index)
+    return alike
+
+
+def _end_of(turns: list[Message], index: int, text: str, render: Render) -> int:
+    """Finds where the text of a turn ends: where its rendering as the last turn does, or another answer would.
+
+    A template may write a last turn otherwise than the same turn before others (it opens a reasoning, say).
+    """
+    through = _tried(render, turns[: index + 1], False)
+    if through is not None and text.startswith(through):
+        return len(through)
+    other = _with_stand_in(turns, index, render)
+    alike_at_end = _alike_at_end(text, other, _alike(text, other))
+    if not other[: len(other) - alike_at_end].endswith(_STAND_IN):
+        raise _unclear(index)
+    return len(text) - alike_at_end
+
+
+def _with_stand_in(turns: list[Message], index: int, render: Render) -> str:
+    """Renders the dialogue with another answer in the place of a turn: the whole differs there alone."""
+    other = _tried(render, [*turns[:index], {"role": "assistant", "content": _STAND_IN}, *turns[index + 1 :]], False)
+    if other is None:
+        raise _unclear(index)
+    return other
+
+
+def _tried(render: Render, turns: list[Message], generation_prompt: bool) -> str | None:
+    """Renders a part of a dialogue, which the template may not take; None where it does not."""
+    with suppress(TemplateFailed):
+        return render(turns, generation_prompt)
+    return None
+
+
+def _alike(first: str, second: str) -> int:
+    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(first, second, strict=False)))
+
+
+def _alike_at_end(first: str, second: str, alike: int) -> int:
+    return min(_alike(first[::-1], second[::-1]), min(len(first), len(second)) - alike)
+
+
+def _after_end_of_turn(ids: Sequence[int], size: int, tokenizer: Tokenizer) -> int:
+    """Returns the number of a turn's tokens where its text has `size`: the token that ends it may follow."""
+    if any(token in tokenizer.answer_ends for token in _without_space(ids[:size], tokenizer)[-1:]):
+        return size
+    rest = ids[size:]
+    spaces = sum(1 for _ in takewhile(tokenizer.is_space, rest))
+    if rest[spaces : spaces + 1] and rest[spaces] in tokenizer.answer_ends:
+        end = size + spaces + 1
+        return end + sum(1 for _ in takewhile(tokenizer.is_space, ids[end:]))
+    return size
+
+
+def _without_space(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    return [token for token in ids if not tokenizer.is_space(token)]
+
+
+def _unclear(index: int) -> Dropped:
+    problem = f"where the template writes turn {index + 1} of the dialogue, the assistant's, cannot be told"
+    return Dropped(DropReason.TEMPLATE_NOT_PREFIX, f"{problem}; --answer_loss=all needs no such place")
