@@ -60,8 +60,6 @@ def _data_files(path: str, builder: "DatasetBuilder", kind: str) -> dict[str, li
     archived = next((file for names in files.values() for file in names if "::" in file), None)
     if archived:
         raise Refused(f"{path}: {archived} is in an archive, which is not read; give its files")
-    if kind == "json" and builder.config.field:
-        raise Refused(f"{path}: its rows lie under the field {builder.config.field!r} of one JSON object: not read")
     if kind == "csv":
         separators = {"\t" if file.lower().endswith(".tsv") else "," for names in files.values() for file in names}
         if {builder.config.sep} != separators or builder.config.names or builder.config.header != "infer":

@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from oddsmill.pipeline.input.kinds.kind import UNBOUNDED, NumberedPart
-from oddsmill.pipeline.input.parts import Input, count_rows, numbered_parts, read_batches
+from oddsmill.pipeline.input.parts import (
+    Input,
+    count_part,
+    count_rows,
+    divide,
+    number_parts,
+    numbered_parts,
+    read_batches,
+)
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.schemas.errors import Refused
 
@@ -69,8 +77,8 @@ def find_row(inputs: list[Input], wanted: str, file: int | None) -> RawRow:
         index = file or 0
         if not 0 <= index < len(inputs):
             raise Refused(f"--file={index}: there are {files}")
-    for part in numbered_parts(inputs):
-        if part.part.input != index or number not in part.wanted:
+    for part in number_parts(inputs[index], map(count_part, divide(index, inputs[index]))):
+        if number not in part.wanted:
             continue
         for batch in read_batches(part):
             for row in batch:

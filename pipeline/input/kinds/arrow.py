@@ -3,10 +3,21 @@
 import contextlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 
-from oddsmill.pipeline.input.kinds.kind import BATCH_ROWS, DataFile, FileKind, FoundRow, Part, Span, whole_file
+from oddsmill.pipeline.input.kinds.arrow_values import as_plain, is_plain, with_text_times
+from oddsmill.pipeline.input.kinds.kind import (
+    BATCH_ROWS,
+    BrokenFile,
+    DataFile,
+    FileKind,
+    FoundRow,
+    Part,
+    Span,
+    whole_file,
+)
 from oddsmill.pipeline.input.kinds.streams import DAMAGE
 from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.stores import is_remote, open_file, size_of
@@ -21,7 +32,10 @@ def number_rows(batches: Iterator[pa.RecordBatch], first_row: int, wanted: range
     """
     number = first_row
     for batch in batches:
+        if len(set(batch.schema.names)) != batch.num_columns:
+            raise BrokenFile("two of its columns have one name")
         begin, end = max(wanted.start - number, 0), min(wanted.stop - number, batch.num_rows)
+        batch = with_text_times(batch)
         for offset in range(begin, end, BATCH_ROWS):
             few = batch.slice(offset, min(BATCH_ROWS, end - offset))
             for index, (content, problem) in enumerate(_batch_rows(few)):
@@ -85,23 +99,29 @@ def _read_stream(part: Part, first_row: int, wanted: range) -> Iterator[FoundRow
     return number_rows(_stream_batches(part), first_row, wanted)
 
 
-def _batch_rows(batch: pa.RecordBatch) -> Iterator[tuple[bytes | dict[str, object], str | None]]:
-    """Yields the records of a batch; of one whose text is not UTF-8 the bytes that are not, and the problem."""
+def _batch_rows(batch: pa.RecordBatch) -> Iterator[tuple[bytes | dict[str, Any], str | None]]:
+    """Yields the records of a batch; of one that cannot be read the bytes that are wrong, and the problem."""
     try:
         batch.validate(full=True)  # a damaged one would be read past its end
     except pa.ArrowInvalid as error:
         if "UTF8" not in str(error):
             raise
     try:
-        rows = batch.to_pylist()
-    except UnicodeDecodeError as error:
+        rows = batch.to_pylist(maps_as_pydicts="lossy")
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
         if batch.num_rows == 1:
-            yield bytes(error.object), f"byte {error.start} of a text is not UTF-8"
+            if isinstance(error, UnicodeDecodeError):
+                yield bytes(error.object), f"byte {error.start} of a text is not UTF-8"
+            else:
+                yield str(batch.columns).encode(), f"a value that Python cannot hold: {one_line(error)}"
             return
         for index in range(batch.num_rows):
             yield from _batch_rows(batch.slice(index, 1))
         return
+    mixed = [column.name for column in batch.schema if not is_plain(column.type)]
     for row in rows:
+        for name in mixed:
+            row[name] = as_plain(row[name])
         yield row, None
 
 

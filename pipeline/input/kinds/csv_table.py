@@ -8,6 +8,8 @@ from typing import BinaryIO
 from oddsmill.pipeline.input.kinds.kind import BrokenFile, FileKind, FoundRow, Part, count_by_reading, whole_file
 from oddsmill.pipeline.input.kinds.streams import BYTE_ORDER_MARK, LONGEST_ROW, open_stream, read_line
 
+_SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
+
 
 def read_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[bytes | dict[str, str], str | None]]:
     """Yields the records of a file under the names of its header, without blank lines.
@@ -20,7 +22,7 @@ def read_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[bytes | dict[
     csv.field_size_limit(LONGEST_ROW)
     lines = _Lines(file)
     records = csv.reader(lines, delimiter=delimiter, strict=True)
-    names = _header(records)
+    names = _header(records, delimiter)
     while True:
         lines.consumed.clear()
         problem, fields = None, []
@@ -41,34 +43,49 @@ def read_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[bytes | dict[
             problem = f"byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8"
         if problem is None and len(fields) != len(names):
             problem = f"{len(fields)} fields where the header has {len(names)}"
-        yield (raw, problem) if problem else (dict(zip(names, fields, strict=True)), None)
+        elif fields == names:
+            problem = "the header once more: files were joined"
+        if problem:
+            yield raw, problem
+            continue
+        record = dict(zip(names, fields, strict=True))
+        record.pop("", None)  # a column without a name, as the index of a table has it
+        yield record, None
 
 
 class _Lines(Iterator[str]):
     """Iterates over the lines of a file as text; keeps the bytes of the record that is being read in `consumed`."""
 
     def __init__(self, file: BinaryIO):
-        self._file, self._begun = file, False
+        self._file = file
         self.consumed: list[bytes] = []
 
     def __next__(self) -> str:
         line = read_line(self._file)
         if not line:
             raise StopIteration
-        line = line if self._begun else line.removeprefix(BYTE_ORDER_MARK)
-        self._begun = True
+        if not self.consumed:
+            line = line.removeprefix(BYTE_ORDER_MARK)  # also in the middle, where files were joined
         self.consumed.append(line)
         return line.decode("utf-8", "surrogateescape")
 
 
-def _header(records: Iterator[list[str]]) -> list[str]:
+def _header(records: Iterator[list[str]], delimiter: str) -> list[str]:
     try:
-        names = next(records, [])
+        names = [name.strip() for name in next(filter(None, records), [])]
     except csv.Error as error:
         raise BrokenFile(f"broken header: {error}") from error
-    repeated = {name for name in names if names.count(name) > 1}
+    repeated = {name for name in names if name and names.count(name) > 1}
     if repeated:
         raise BrokenFile(f"the header has {', '.join(sorted(map(repr, repeated)))} more than once")
+    other = next((each for each in _SEPARATORS if len(names) == 1 and each != delimiter and each in names[0]), None)
+    if other:
+        raise BrokenFile(
+            f"the header is one field, {names[0]!r}: fields are separated by {_SEPARATORS[delimiter]} here (by a comma "
+            f"in .csv, a tab in .tsv), and it looks as if yours were by {_SEPARATORS[other]}; write them so"
+        )
+    if any(name.startswith('"') for name in names):
+        raise BrokenFile("a space before a quote in the header: what it quotes would not be read as one field")
     return names
 
 

@@ -45,8 +45,8 @@ def _read(part: Part, first_row: int, wanted: range) -> Iterator[FoundRow]:
             line = read_line(file)
             if not line:
                 return
-            is_first, position = position == 0, position + len(line)
-            line = line.removeprefix(BYTE_ORDER_MARK) if is_first else line
+            position += len(line)
+            line = line.removeprefix(BYTE_ORDER_MARK)  # also in the middle, where files were joined
             if line.strip():
                 yield FoundRow(number, line.rstrip(b"\r\n"))
             elif not part.blank_lines_count:
@@ -56,8 +56,7 @@ def _read(part: Part, first_row: int, wanted: range) -> Iterator[FoundRow]:
 
 JSON_LINES = FileKind(
     name="JSON lines",
-    endings=(".jsonl", ".ndjson"),  # such a file may begin with a row that is a list
-    opening=b"",
+    endings=(".jsonl", ".ndjson"),
     divide=_divide,
     count=_count,
     read=_read,

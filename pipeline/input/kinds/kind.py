@@ -58,8 +58,6 @@ class FileKind:
       magic: The first bytes of every file of the kind; empty for text, which may also be compressed.
       endings: The ends of the names of text files of the kind. A file whose name ends as those of a kind with
         magic bytes do, and that does not begin with them, is refused as damaged.
-      opening: The first character of a text of the kind, where neither magic bytes nor name tell; None if it is told
-        by its name alone.
       inflation: About how many bytes of text a byte of the file holds, for the number of shards.
       is_counted_fast: Counting its rows reads little of the file.
       divide: Takes a file and the number of bytes that a part should have at most; returns the spans, in order.
@@ -71,7 +69,6 @@ class FileKind:
     name: str
     magic: bytes = b""
     endings: tuple[str, ...] = ()
-    opening: bytes | None = None
     inflation: int = 1
     is_counted_fast: bool = False
     divide: Callable[["DataFile", int], list[Span]]

@@ -1,29 +1,39 @@
 """Telling the kind of a file: from its first bytes, and from its name where these say nothing."""
 
 import contextlib
+import json
+import re
 
 from oddsmill.pipeline.input.kinds.arrow import ARROW_FILE, ARROW_STREAM
 from oddsmill.pipeline.input.kinds.csv_table import CSV, TSV
-from oddsmill.pipeline.input.kinds.json_array import JSON_ARRAY
+from oddsmill.pipeline.input.kinds.foreign import describe_foreign
+from oddsmill.pipeline.input.kinds.json_array import JSON_ARRAY, JSON_OBJECTS, JSON_WRAPPED
+from oddsmill.pipeline.input.kinds.json_layout import HEAD_BYTES, Layout, layout_of
 from oddsmill.pipeline.input.kinds.json_lines import JSON_LINES
-from oddsmill.pipeline.input.kinds.kind import Compression, DataFile
+from oddsmill.pipeline.input.kinds.kind import Compression, DataFile, FileKind
 from oddsmill.pipeline.input.kinds.parquet import PARQUET
 from oddsmill.pipeline.input.kinds.streams import BYTE_ORDER_MARK, DAMAGE, open_stream
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.stores import open_file
 
-# The first kind that fits is taken; JSON lines fit every text.
-KINDS = (PARQUET, ARROW_FILE, ARROW_STREAM, CSV, TSV, JSON_ARRAY, JSON_LINES)
-
-_HEAD_BYTES = 4096
-_COMPRESSIONS: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_NOT_READ = {
-    b"BZh": "is compressed by bzip2; give it as .gz or .zst",
-    b"\xfd7zXZ": "is compressed by xz; give it as .gz or .zst",
-    b"PK\x03\x04": "is a zip archive; unpack it",
-    b"\xff\xfe": "is UTF-16; give it as UTF-8",
-    b"\xfe\xff": "is UTF-16; give it as UTF-8",
+BINARY_KINDS = (PARQUET, ARROW_FILE, ARROW_STREAM)
+TEXT_KINDS = {
+    Layout.LINES: JSON_LINES,
+    Layout.ARRAY: JSON_ARRAY,
+    Layout.OBJECTS: JSON_OBJECTS,
+    Layout.WRAPPED: JSON_WRAPPED,
 }
+KINDS = (*BINARY_KINDS, CSV, TSV, *TEXT_KINDS.values())
+
+# A frame that is to be skipped may come first; its magic number has 16 values.
+_COMPRESSIONS: dict[re.Pattern[bytes], Compression] = {
+    re.compile(rb"\x1f\x8b"): "gzip",
+    re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"): "zstd",
+}
+_ZSTD_WITH_DICTIONARY = re.compile(
+    rb"\x28\xb5\x2f\xfd[" + re.escape(bytes(byte for byte in range(256) if byte & 3)) + rb"]"
+)
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
 def recognize(path: str) -> DataFile:
@@ -33,28 +43,47 @@ def recognize(path: str) -> DataFile:
       Refused: The file cannot be read, or is of a kind that is not read here.
     """
     with open_file(path) as file:
-        head = file.read(_HEAD_BYTES)
-    compression = next((name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), None)
-    name = path.lower()
+        head = file.read(HEAD_BYTES)
+    compression = next((name for magic, name in _COMPRESSIONS.items() if magic.match(head)), None)
+    name, place = path.lower(), path
     if compression:
+        if _ZSTD_WITH_DICTIONARY.match(head):
+            raise Refused(f"{path} is compressed by zstd with a dictionary, which it does not hold; decompress it")
+        head, place = b"", f"{path}, decompressed,"
         # A broken file is refused when it is read, with the row that it breaks at.
         with open_stream(path, compression) as file, contextlib.suppress(*DAMAGE):
-            head = file.read(_HEAD_BYTES)
+            head = file.read(HEAD_BYTES)
         name = name.removesuffix(".gz").removesuffix(".zst").removesuffix(".zstd")
-    for kind in KINDS:
-        if kind.magic and head.startswith(kind.magic):
+    for kind in BINARY_KINDS:
+        # A text may begin with the same letters.
+        if head.startswith(kind.magic) and (head == kind.magic or _CONTROL.search(head)):
             if compression:
                 raise Refused(f"{path} is a compressed {kind.name} file; unpack it")
             return DataFile(path, kind, None)
-    for magic, problem in _NOT_READ.items():
-        if head.startswith(magic):
-            raise Refused(f"{path} {problem}")
-    for kind in KINDS:
-        if name.endswith(kind.endings):
-            if kind.magic:
-                ending = name.rpartition(".")[2].title()
-                raise Refused(f"{path}: damaged {ending} file (it does not begin like one)")
-            return DataFile(path, kind, compression)
+    if problem := describe_foreign(head):
+        raise Refused(f"{place} {problem}")
+    return DataFile(path, _text_kind(path, name, head), compression)
+
+
+def _text_kind(path: str, name: str, head: bytes) -> FileKind:
+    """Tells the kind of a text, plainly JSON or else by the name of its file."""
     text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
-    kind = next(kind for kind in KINDS if kind.opening is not None and text.startswith(kind.opening))
-    return DataFile(path, kind, compression)
+    named = next((kind for kind in KINDS if kind.endings and name.endswith(kind.endings)), JSON_LINES)
+    layout = Layout.LINES
+    if text[:1] in (b"[", b"{"):
+        layout = layout_of(text, has_lines=name.endswith(JSON_LINES.endings))
+        if named is JSON_LINES or _is_json(text, layout):
+            return TEXT_KINDS[layout]
+    if named.magic:
+        ending = name.rpartition(".")[2].title()
+        raise Refused(f"{path}: damaged {ending} file (it does not begin like one)")
+    return named
+
+
+def _is_json(text: bytes, layout: Layout) -> bool:
+    """Tells whether a text is plainly JSON, whatever the name of its file."""
+    if layout is not Layout.LINES:
+        return bool(re.match(rb"[\[{]\s*[{\"]", text))
+    with contextlib.suppress(ValueError, RecursionError):
+        return isinstance(json.loads(text.partition(b"\n")[0]), dict)
+    return False

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.input.sampling import sample_rows
+from oddsmill.pipeline.input.sampling import find_row, sample_rows
 from oddsmill.pipeline.input.sources import find_inputs
 
 
@@ -42,3 +42,11 @@ def test_of_many_parts_some_are_read_and_the_total_is_that_of_all(parquet: Path)
     origins, total = take(parquet, size=8, parts_read=4)
     assert total == 100
     assert [row // 5 for _, row in origins] == [0, 0, 5, 5, 10, 10, 15, 15]
+
+
+def test_a_row_is_found_without_a_look_at_the_other_inputs(write_rows: Callable, triples: Callable):
+    paths = [write_rows(name, triples(3)) for name in ("a.jsonl", "b.jsonl", "c.jsonl")]
+    inputs = find_inputs(SourceConfig(path=[str(path) for path in paths]))
+    paths[0].unlink()
+    row = find_row(inputs, "b.jsonl:2", None)
+    assert row.origin == (1, 2) and row.values() == triples(3)[2]

@@ -55,3 +55,25 @@ def test_a_text_that_lies_outside_of_an_arrow_file_is_refused(tmp_path: Path, na
     (tmp_path / name).write_bytes(content.replace(offsets, moved))
     with pytest.raises(Refused, match=rf"{name}, before the first row: the file is damaged"):
         read(tmp_path / name)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path):
+    table = pa.table([pa.array(["x"]), pa.array(["y"])], names=["a", "a"])
+    with pa.ipc.new_file(tmp_path / "rows.arrow", table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(Refused, match="two of its columns have one name"):
+        read(tmp_path / "rows.arrow")
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "file.arrow"])
+def test_a_column_of_bytes_is_one_of_texts_where_it_holds_texts(tmp_path: Path, name: str):
+    table = pa.table({"prompt": pa.array(["é".encode(), b"\xff"]), "image": pa.array([b"\x89PNG", b"\x89PNG"])})
+    if name == "rows.parquet":
+        pq.write_table(table, tmp_path / name)
+    else:
+        with pa.ipc.new_file(tmp_path / name, table.schema) as writer:
+            writer.write_table(table)
+    assert [row.values() for row in read(tmp_path / name)] == [
+        {"prompt": "é", "image": b"\x89PNG"},
+        {"prompt": b"\xff", "image": b"\x89PNG"},
+    ]

@@ -53,3 +53,46 @@ def test_a_header_that_names_a_field_twice_is_refused(tmp_path: Path):
     (tmp_path / "rows.csv").write_bytes(b"a,b,a\n1,2,3\n")
     with pytest.raises(Refused, match=r"the header has 'a' more than once"):
         read(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("index.csv", b",a,b\n0,1,2\n1,3,4\n"),
+        ("spaces.csv", b"a , b\n1,2\n3,4\n"),
+        ("blank.csv", b"\n\na,b\n1,2\n3,4"),
+        ("dos.csv", b"\xef\xbb\xbfa,b\r\n1,2\r\n3,4\r\n"),
+        ("tabs.tsv", b"a\tb\n1\t2\n3\t4\n"),
+        ("two unnamed.csv", b",a,b,\n0,1,2,x\n1,3,4,y\n"),
+    ],
+)
+def test_headers_of_every_kind(tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    assert [row.values() for row in read(tmp_path / name)] == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+
+
+def test_the_header_of_a_joined_file_is_no_row(tmp_path: Path):
+    (tmp_path / "rows.csv").write_bytes(b'\xef\xbb\xbfa,b\n1,"\xef\xbb\xbf\n\xef\xbb\xbf"\n\xef\xbb\xbfa,b\n3,4\n')
+    first, header, last = read(tmp_path / "rows.csv")
+    assert first.values() == {"a": "1", "b": "\ufeff\n\ufeff"} and last.values() == {"a": "3", "b": "4"}
+    assert header.problem == "the header once more: files were joined"
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("rows.csv", b"a;b", r"the header is one field, 'a;b'.*by a comma.*yours were by a semicolon"),
+        ("rows.csv", b"a\tb", "yours were by a tab"),
+        ("rows.tsv", b"a,b", "by a tab here.*yours were by a comma"),
+        ("rows.csv", b'"a", "b"', "a space before a quote in the header"),
+    ],
+)
+def test_another_separator_is_refused_by_name(tmp_path: Path, name: str, header: bytes, message: str):
+    (tmp_path / name).write_bytes(header + b"\n1;2\n")
+    with pytest.raises(Refused, match=message):
+        read(tmp_path / name)
+
+
+def test_a_header_alone_has_no_rows(tmp_path: Path):
+    (tmp_path / "rows.csv").write_bytes(b"a,b\n")
+    assert read(tmp_path / "rows.csv") == []

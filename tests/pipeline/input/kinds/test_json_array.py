@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oddsmill.pipeline.input.kinds import json_array
-from oddsmill.pipeline.input.kinds.json_array import iterate_array
+from oddsmill.pipeline.input.kinds.json_array import iterate_array, iterate_objects, iterate_wrapped
 from oddsmill.pipeline.input.kinds.kind import BrokenFile
 
 TEXT = st.text(st.sampled_from('a"\\[]{},é\n\U0001f600'), max_size=8)
@@ -87,3 +87,54 @@ def test_a_long_array_is_not_held():
     found = iterate_array(file, chunk_bytes=900)  # type: ignore[arg-type]
     assert [json.loads(next(found)) for _ in range(500)] == [{"a": 1}] * 500
     assert file.given < 900 * 10
+
+
+@pytest.mark.properties
+@given(
+    values=st.lists(st.dictionaries(TEXT, VALUES, max_size=3), min_size=1, max_size=5),
+    indent=st.sampled_from([None, 0, 2]),
+    between=st.sampled_from(["", "\n", ",\r\n", " "]),
+    chunk_bytes=st.integers(1, 50),
+)
+def test_objects_one_after_another_are_found_in_chunks_of_any_size(
+    values: list[Any], indent: int | None, between: str, chunk_bytes: int
+):
+    text = "\ufeff" + between.join(json.dumps(value, indent=indent) for value in values) + between
+    found = list(iterate_objects(io.BytesIO(text.encode()), chunk_bytes=chunk_bytes))
+    assert [json.loads(element) for element in found] == values
+
+
+@pytest.mark.properties
+@given(
+    values=st.lists(st.dictionaries(TEXT, VALUES, max_size=3), min_size=1, max_size=5), chunk_bytes=st.integers(1, 50)
+)
+def test_the_list_in_an_object_is_found_in_chunks_of_any_size(values: list[Any], chunk_bytes: int):
+    text = json.dumps({"version": {"data": 1}, "data": [{"prompt": 1}, *values], "n": [1, {"}": "]"}]}, indent=1)
+    found = list(iterate_wrapped(io.BytesIO(text.encode()), chunk_bytes=chunk_bytes))
+    assert [json.loads(element) for element in found[1:]] == values
+
+
+def test_what_stands_between_objects_is_not_lost():
+    assert list(iterate_objects(io.BytesIO(b'{"a": 1} oops {"a": 2}'))) == [b'{"a": 1}', b'oops {"a": 2}']
+
+
+@pytest.mark.parametrize(
+    ("iterate", "text", "message"),
+    [
+        (iterate_objects, '{"a": 1}\n{"b": ', "it ends before an object does"),
+        (iterate_objects, '{"a": 1} oops', "it ends before an object does"),
+        (iterate_objects, '{"a": 1]', "a ] that closes nothing"),
+        (iterate_wrapped, '{"data": [{"a": 1}', "it ends before the array does"),
+        (iterate_wrapped, '{"data": [{"a": 1}]', "it ends before the object around its list of rows does"),
+        (iterate_wrapped, '{"train": [{"a": 1}], "test": [{"a": 2}]}', r"several lists of rows \(train, test\)"),
+    ],
+)
+def test_where_objects_cannot_be_followed_it_says_why(iterate: Any, text: str, message: str):
+    with pytest.raises(BrokenFile, match=message):
+        list(iterate(io.BytesIO(text.encode())))
+
+
+def test_a_second_list_of_rows_far_behind_the_first_is_found():
+    text = '{"train": [' + ", ".join(['{"prompt": "p"}'] * 10_000) + '], "test": [{"prompt": "q"}]}'
+    with pytest.raises(BrokenFile, match=r"several lists of rows \(train, test\)"):
+        list(iterate_wrapped(io.BytesIO(text.encode())))

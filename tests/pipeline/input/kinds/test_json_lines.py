@@ -44,3 +44,12 @@ def test_lines_end_with_a_newline_and_with_nothing_else(tmp_path: Path):
 def test_a_file_of_lines_may_begin_with_a_row_that_is_a_list(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_bytes(b'[1, 2]\n{"a": 3}\n')
     assert [row.values() for row in read(tmp_path / "rows.jsonl")] == [[1, 2], {"a": 3}]
+
+
+def test_the_mark_of_utf8_begins_any_line_where_files_were_joined(tmp_path: Path):
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "rows.jsonl").write_bytes(
+        mark + b'{"a": 1}\n' + mark + b'{"a": 2}\n' + mark + b'\n{"a": "\xef\xbb\xbf"}'
+    )
+    rows = read(tmp_path / "rows.jsonl")
+    assert [(row.origin.row, row.values()["a"]) for row in rows] == [(0, 1), (1, 2), (3, "\ufeff")]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from oddsmill.pipeline.input.kinds.json_layout import Layout
 from oddsmill.pipeline.input.kinds.kind import DataFile, NumberedPart, Part
-from oddsmill.pipeline.input.kinds.recognition import KINDS, recognize
+from oddsmill.pipeline.input.kinds.recognition import KINDS, TEXT_KINDS, recognize
 from oddsmill.pipeline.input.parts import read_batches
 from tests.pipeline.input import files
 
@@ -29,8 +30,9 @@ def test_every_kind_in_the_table_can_be_told_from_the_others():
     assert len({kind.magic for kind in KINDS if kind.magic}) == sum(bool(kind.magic) for kind in KINDS)
     endings = [ending for kind in KINDS for ending in kind.endings]
     assert len(set(endings)) == len(endings)
-    assert KINDS[-1].opening == b""  # a text that nothing else tells is JSON lines
-    assert all(kind.magic or kind.endings or kind.opening for kind in KINDS)
+    assert {kind.name for kind in KINDS if not kind.magic and not kind.endings} == {
+        kind.name for layout, kind in TEXT_KINDS.items() if layout is not Layout.LINES
+    }
 
 
 @pytest.mark.parametrize("name", files.KINDS)

@@ -1,6 +1,8 @@
 """Telling the kind of a file."""
 
 import gzip
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,14 +14,27 @@ from oddsmill.schemas.errors import Refused
 from tests.pipeline.input.files import zstd
 
 
+def tar() -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as file:
+        file.addfile(tarfile.TarInfo("rows.jsonl"), io.BytesIO())
+    return archive.getvalue()
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12345\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.bz2", b"BZh91AY", "compressed by bzip2; give it as .gz or .zst"),
         ("rows.zip", b"PK\x03\x04", "zip archive; unpack it"),
-        ("rows.csv", "a,b".encode("utf-16"), "is UTF-16; give it as UTF-8"),
+        ("rows.csv", "a,b".encode("utf-16"), "is UTF-16 or UTF-32; give it as UTF-8"),
+        ("rows.tar.gz", gzip.compress(tar(), mtime=0), ", decompressed, is a tar archive; unpack it"),
+        ("rows.jsonl.gz", gzip.compress(gzip.compress(b"{}")), "decompressed, is compressed once more; decompress it"),
+        ("rows.zst", b"\x28\xb5\x2f\xfd\x01\x00\x00", "compressed by zstd with a dictionary, which it does not hold"),
+        ("rows.parquet", LFS, "is a git-lfs pointer.*git lfs pull"),
         ("rows.parquet", b"", "damaged Parquet file"),
-        ("rows.parquet.gz", gzip.compress(b"PAR1...", mtime=0), "is a compressed Parquet file; unpack it"),
+        ("rows.parquet.gz", gzip.compress(b"PAR1\x15\x04", mtime=0), "is a compressed Parquet file; unpack it"),
     ],
 )
 def test_a_file_that_is_not_read_is_refused_by_kind(tmp_path: Path, name: str, content: bytes, message: str):
@@ -36,6 +51,11 @@ def test_a_file_that_is_not_read_is_refused_by_kind(tmp_path: Path, name: str, c
         ("rows", b"\xef\xbb\xbf \n[1]", "JSON array"),
         ("rows.json", b"[1]", "JSON array"),
         ("rows.JSONL", b"[1]", "JSON lines"),
+        ("rows.jsonl", b'[{"a": 1}]', "JSON array"),
+        ("rows.csv", b'{"a": 1}\n{"a": 2}', "JSON lines"),
+        ("rows.parquet", b'[{"a": 1}]', "JSON array"),
+        ("rows.csv", b"{a},b\n1,2", "CSV"),
+        ("rows.csv", b"ARROW1,b\n1,2", "CSV"),
         ("rows.ndjson.gz", gzip.compress(b"[1]", mtime=0), "JSON lines"),
         ("rows.json.zst", zstd(b"[1]"), "JSON array"),
         ("rows.csv.gz", gzip.compress(b"[1]", mtime=0), "CSV"),
@@ -45,8 +65,6 @@ def test_a_file_that_is_not_read_is_refused_by_kind(tmp_path: Path, name: str, c
         ("rows.arrow", b"\xff\xff\xff\xff", "Arrow"),
     ],
 )
-def test_magic_bytes_come_before_names_and_names_before_what_a_text_begins_with(
-    tmp_path: Path, name: str, content: bytes, kind: str
-):
+def test_what_a_file_holds_comes_before_its_name(tmp_path: Path, name: str, content: bytes, kind: str):
     (tmp_path / name).write_bytes(content)
     assert recognize(str(tmp_path / name)).kind.name == kind

@@ -1,0 +1,73 @@
+"""Values of Arrow's types as JSON has them: texts, numbers, lists, objects."""
+
+import decimal
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.types as types
+
+_PLAIN = (
+    types.is_string,
+    types.is_large_string,
+    types.is_string_view,
+    types.is_integer,
+    types.is_float32,
+    types.is_float64,
+    types.is_boolean,
+    types.is_null,
+)
+_LISTS = (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view, types.is_fixed_size_list)
+_TIMES = (types.is_timestamp, types.is_date, types.is_time)
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Tells whether all values of a type are such as JSON has when Arrow makes Python values of them."""
+    if any(check(kind) for check in _LISTS) or types.is_dictionary(kind):
+        return is_plain(kind.value_type)
+    if types.is_struct(kind):
+        return all(is_plain(kind.field(index).type) for index in range(kind.num_fields))
+    return any(check(kind) for check in _PLAIN)
+
+
+def with_text_times(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Returns a batch whose times are texts: Python's own times end at microseconds and the year 9999."""
+    for index, column in enumerate(batch.schema):
+        kind = _with_texts(column.type)
+        if kind != column.type:
+            batch = batch.set_column(index, column.name, batch.column(index).cast(kind))
+    return batch
+
+
+def _with_texts(kind: pa.DataType) -> pa.DataType:
+    """Returns a type with texts where it has times; numbers where it has durations."""
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_with_texts(field.type)) for field in kind])
+    if types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_with_texts(kind.value_type)))
+    if types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_with_texts(kind.value_type)))
+    if types.is_duration(kind):
+        return pa.int64()
+    return pa.string() if any(check(kind) for check in _TIMES) else kind
+
+
+def as_plain(value: Any) -> Any:
+    """Returns a value as JSON has it: bytes that are UTF-8 as a text, a decimal as a number, a time as a text.
+
+    Bytes that are no text stay bytes: a picture beside a text costs nothing, and a format that wants a text says so.
+    """
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value
+    if isinstance(value, Mapping):
+        return {str(as_plain(key)): as_plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(part) for part in value]
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return str(value)
