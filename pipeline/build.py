@@ -3,6 +3,7 @@
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
+from oddsmill.pipeline.output.seen import add_seen
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.transforms import (
     BlockRejects,
@@ -16,7 +17,6 @@ from oddsmill.pipeline.transforms import (
     WriteManifest,
     WriteRejects,
     WriteShard,
-    add_seen,
 )
 
 

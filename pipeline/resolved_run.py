@@ -35,6 +35,8 @@ class ResolvedRun:
       settings: the settings as the manifest gives them.
       rules: the functions that take a row to ids, as `compat` asks for them.
       sources: the source of each input, with its format; `sources[row.origin.file]` is that of a row.
+      rows_looked_at: the number of rows with pairs that were looked at to tell the formats.
+      not_read: in how many of these a column holds something that is not read.
       num_shards: the number of shards of each split that the dataset has.
       libraries: the versions of the libraries that make the bytes.
     """
@@ -43,6 +45,8 @@ class ResolvedRun:
     rules: TextRules
     inputs: list[Input]
     sources: list[SourceConfig]
+    rows_looked_at: int
+    not_read: dict[str, int]
     tokenizer_folder: str
     tokenizer: TokenizerSummary
     settings: dict[str, Any]
@@ -95,6 +99,8 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
         rules=rules,
         inputs=inputs,
         sources=resolved.of_inputs,
+        rows_looked_at=resolved.rows,
+        not_read=dict(resolved.not_read),
         tokenizer_folder=str(folder),
         tokenizer=summarize_tokenizer(tokenizer),
         settings=settings,

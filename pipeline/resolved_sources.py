@@ -22,7 +22,6 @@ from oddsmill.schemas.errors import Refused
 FILES_LOOKED_AT = 256
 _ROWS_LOOKED_AT = 2048
 _ROWS_OF_A_FILE = range(8, 65)
-# A file so small beside the others is laid out as they are where its own rows do not say how.
 _NEGLIGIBLE_SHARE = 0.01
 
 
@@ -48,6 +47,11 @@ class _Look(NamedTuple):
     rows: list[RawRow]
     source: SourceConfig | None
     problem: Refused | None = None
+
+
+def is_negligible(rows: int, part: int, whole: int) -> bool:
+    """Tells whether a file is so small, by itself and beside the others, that a few bad rows may be all of it."""
+    return rows < _ROWS_OF_A_FILE[0] and part < _NEGLIGIBLE_SHARE * whole
 
 
 def find_all_inputs(sources: Sequence[SourceConfig]) -> list[Input]:
@@ -129,9 +133,9 @@ def _look_at_files(
     if len(_kinds(looks)) != 1:
         looks |= _look_at([number for number in numbers if number not in looks], source, own, rules)
     kinds = _kinds(looks)
-    negligible = _NEGLIGIBLE_SHARE * sum(each.bytes for each in own.values())
+    total = sum(each.bytes for each in own.values())
     for number, look in looks.items():
-        if look.problem and not (kinds and own[number].bytes < negligible):
+        if look.problem and not (kinds and is_negligible(len(look.rows), own[number].bytes, total)):
             raise look.problem
     if not kinds:
         raise Refused(f"--source.path={source.path}: the input has no rows")

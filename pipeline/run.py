@@ -13,6 +13,8 @@ from typing import Any
 from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.dataflow import check_launch, names_dataflow
 from oddsmill.pipeline.output import checks, folder
+from oddsmill.pipeline.output.accounts import FileAccount, describe_accounts, take_accounts
+from oddsmill.pipeline.output.seen import describe_not_read
 from oddsmill.pipeline.resolved_run import ResolvedRun, differences, flat, resolve_run
 from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
 from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_tokenizer
@@ -59,13 +61,17 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
             copy_tokenizer(tokenizer, Path(copy))
             folder.put_folder(copy, os.path.join(config.output, TOKENIZER_FOLDER))
         run_graph(p, resolved)
-        manifest = folder.load_manifest(config.output)
+        manifest, accounts = folder.load_manifest(config.output), take_accounts(config.output)
         seconds = time.monotonic() - started
+        record["inputs"] = [
+            each | {name: value for name, value in account._asdict().items() if name != "path"}
+            for each, account in zip(record["inputs"], accounts, strict=True)
+        ]
         folder.finish(config.output, record | {"seconds": round(seconds, 3), "manifest_sha256": manifest.sha256})
     except BaseException:
         folder.abandon(config.output)
         raise
-    _summarize(manifest, config, seconds)
+    _summarize(manifest, accounts, config, seconds)
     return manifest
 
 
@@ -113,6 +119,8 @@ def _announce(resolved: ResolvedRun) -> None:
     log.info(f"input      {', '.join(resolved.paths[:3])}{' …' if len(resolved.paths) > 3 else ''} ({size:,} bytes)")
     for number, line in enumerate(resolved.formats):
         log.info(f"{'' if number else 'format':<10} {line}")
+    if resolved.not_read:
+        log.info(f"not read   {describe_not_read(resolved.not_read, of=resolved.rows_looked_at)}: no part of a pair")
     log.info(f"tokenizer  {config.tokenizer} ({resolved.tokenizer.vocab_size:,} ids)")
     settings = [f"{name}={value}" for name, value in flat(resolved.settings).items() if name != "source.format"]
     log.info(textwrap.fill("  ".join(settings), 110, initial_indent="settings   ", subsequent_indent=" " * 11))
@@ -123,7 +131,7 @@ def _announce(resolved: ResolvedRun) -> None:
         )
 
 
-def _summarize(manifest: Manifest, config: PreprocessConfig, seconds: float) -> None:
+def _summarize(manifest: Manifest, accounts: Sequence[FileAccount], config: PreprocessConfig, seconds: float) -> None:
     ledger = manifest.ledger
     log.info("")
     log.info(f"{ledger.rows_in:>12,} rows in")
@@ -131,6 +139,10 @@ def _summarize(manifest: Manifest, config: PreprocessConfig, seconds: float) -> 
         log.info(f"{-count:>12,} {reason:<18} {DropReason(reason).meaning}")
     log.info(f"{ledger.pairs_out:>12,} pairs out")
     log.info("")
+    for line in describe_accounts(accounts):
+        log.info(f"drops in   {line}")
+    if manifest.not_read:
+        log.info(f"not read   {describe_not_read(manifest.not_read)}")
     for name, split in sorted(manifest.splits.items(), reverse=True):
         tokens = sum(split.tokens.values())
         cut = ", ".join(f"{count:,} {side}" for side, count in split.truncated.items() if count)

@@ -1,7 +1,7 @@
 """The transforms of the graph: each loads what it needs in `setup` and calls a pure function; drops go to `rejects`."""
 
 import os
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -18,9 +18,11 @@ from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.kinds.kind import CountedPart, NumberedPart, Part
 from oddsmill.pipeline.input.parts import Input, count_part, divide, number_parts, read_batches
 from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.pipeline.output.accounts import FileDrops, make_accounts, publish_accounts
 from oddsmill.pipeline.output.folder import publishing, shard_name
-from oddsmill.pipeline.output.manifest import Seen, make_manifest
+from oddsmill.pipeline.output.manifest import make_manifest
 from oddsmill.pipeline.output.rejects import RejectBlocks, write_rejects
+from oddsmill.pipeline.output.seen import Seen, see_columns
 from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, encode_placed_pairs, write_shard
 from oddsmill.pipeline.output.spill import BlockRef, read_block, write_block
 from oddsmill.pipeline.resolved_run import ResolvedRun
@@ -69,35 +71,29 @@ class ReadRows(beam.DoFn):
             progress.count(rows_read=len(batch))
             digest = sum(keys.fingerprint(row.as_bytes()) for row in batch)  # before a user's function alters the rows
             yield batch
-            yield TaggedOutput("seen", Seen(len(batch), digest))
-
-
-def add_seen(parts: Iterable[Seen]) -> Seen:
-    """Adds up what the readers and parsers have seen."""
-    rows = digest = extra_pairs = 0
-    for part in parts:
-        rows, digest = rows + part.rows, (digest + part.digest) % keys.FINGERPRINT_MODULUS
-        extra_pairs += part.extra_pairs
-    return Seen(rows, digest, extra_pairs)
+            yield TaggedOutput("seen", Seen({part.part.input: len(batch)}, digest))
 
 
 class ParseRows(beam.DoFn):
-    """A batch of rows -> their pairs; tags `rejects`, and `seen`: the pairs of a row beyond its first."""
+    """A batch of rows -> their pairs; tags `rejects`, and `seen`: pairs of a row beyond its first, columns not read."""
 
     def __init__(self, resolved: ResolvedRun):
         self._rules, self._sources = resolved.rules, resolved.sources
 
     def process(self, batch: list[RawRow]) -> Iterator[Any]:
         parsed: Parsed = []
+        extra_pairs, not_read = Counter[int](), Counter[str]()
         for row in batch:
             try:
-                pairs = self._rules.parse_row(row, source=self._sources[row.origin.file])
+                pairs = self._rules.parse_row(row, source=self._sources[row.origin.file], not_read=not_read)
             except Dropped as dropped:
                 yield _reject(row, dropped)
                 continue
             parsed += [(row, pair) for pair in pairs]
             if len(pairs) > 1:
-                yield TaggedOutput("seen", Seen(0, 0, len(pairs) - 1))
+                extra_pairs[row.origin.file] += len(pairs) - 1
+        if extra_pairs or not_read:
+            yield TaggedOutput("seen", Seen(extra_pairs=dict(extra_pairs), not_read=see_columns(not_read)))
         if parsed:
             yield parsed
 
@@ -258,19 +254,21 @@ class WriteRejects(beam.DoFn):
     def __init__(self, resolved: ResolvedRun):
         self._output, self._paths = resolved.output, resolved.paths
 
-    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[dict[str, int]]:
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[FileDrops]:
         file, blocks = element
-        yield write_rejects(blocks, output=self._output, number=file, path=self._paths[file])
+        yield FileDrops(file, write_rejects(blocks, output=self._output, number=file, path=self._paths[file]))
 
 
 class WriteManifest(beam.DoFn):
-    """The reports of all other steps -> manifest.json."""
+    """The reports of all other steps -> manifest.json; the account of each file is left for the launcher."""
 
     def __init__(self, resolved: ResolvedRun):
         self._resolved = resolved
 
-    def process(self, _: None, seen: Seen, reports: list[ShardReport], drops: list[dict[str, int]]) -> Iterator[None]:
-        manifest = make_manifest(self._resolved, seen, reports, drops)
+    def process(self, _: None, seen: Seen, reports: list[ShardReport], drops: list[FileDrops]) -> Iterator[None]:
+        accounts = make_accounts(self._resolved.paths, seen, drops)
+        manifest = make_manifest(self._resolved, seen, reports, accounts)
+        publish_accounts(self._resolved.output, accounts)
         target = os.path.join(self._resolved.output, MANIFEST_NAME)
         with publishing(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(manifest.to_json())

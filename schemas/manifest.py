@@ -115,6 +115,8 @@ class Manifest:
       settings: every resolved setting of the pipeline that has a part in the bytes.
       source_fingerprint: of the rows read, as a set: it does not depend on their order or files.
       counts: pairs with a property worth knowing (boundary merged, exact duplicate), by name.
+      not_read: the number of rows with pairs in which a column holds something that is not read, by column; None where
+        an earlier version did not say.
       writer_options: the ArrayRecord options, as the writer reports them.
       libraries: versions of what makes the bytes.
     """
@@ -128,12 +130,15 @@ class Manifest:
     splits: dict[str, SplitSummary]
     ledger: Ledger
     counts: dict[str, int]
+    not_read: dict[str, int] | None = None
     writer_options: str
     libraries: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Returns the text of manifest.json; equal manifests give equal text."""
         fields = dataclasses.asdict(self)
+        if self.not_read is None:
+            del fields["not_read"]  # the text, and so the fingerprint, of an earlier version's manifest stays the same
         for split in fields["splits"].values():
             if not split["unscored"]:  # so that the manifest of a dataset without them is the one it always was
                 del split["unscored"]

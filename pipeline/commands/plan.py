@@ -13,6 +13,7 @@ from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sampling import sample_rows
+from oddsmill.pipeline.output.seen import describe_not_read
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
 from oddsmill.pipeline.tokens.encoding import Encoded
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
@@ -39,10 +40,15 @@ class PlanConfig(DatasetSettings):
 
 
 class Prepared(NamedTuple):
-    """A sample up to the length rules: the pairs that reach them, and the number of the others by reason."""
+    """A sample up to the length rules: the pairs that reach them, the number of the others by reason, columns not read.
+
+    Attributes:
+      not_read: in how many rows with pairs a column holds something that is not read.
+    """
 
     pairs: list[Encoded]
     drops: Counter[str]
+    not_read: Counter[str]
 
 
 class Budget(NamedTuple):
@@ -86,7 +92,7 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
     resolved = resolve_run(config)
     tokenizer = load_tokenizer(resolved.tokenizer_folder, chat_template=config.chat_template)
     sample = sample_rows(resolved.inputs, config.sample_rows)
-    pairs, drops = prepare(sample.rows, tokenizer, resolved)
+    pairs, drops, not_read = prepare(sample.rows, tokenizer, resolved)
     if not pairs:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in drops.items()) or "there are none"
         raise Refused(f"none of the {len(sample.rows):,} sampled rows becomes a pair ({reasons})")
@@ -106,6 +112,10 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
         console.print(f"{'' if number else 'format':<10} {line}", soft_wrap=True)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(drops.items())) or "none"
     console.print(f"sample     {len(pairs):,} pairs; dropped before the length rules: {dropped}", soft_wrap=True)
+    if not_read:
+        console.print(
+            f"not read   {describe_not_read(not_read, of=len(sample.rows))}: no part of a pair", soft_wrap=True
+        )
     console.print(_length_table(budgets, config, scale))
     console.print(_row_table(candidates, config, scale))
     best = suggest(candidates)
@@ -120,15 +130,15 @@ def prepare(rows: Iterable[RawRow], tokenizer: Tokenizer, resolved: ResolvedRun)
     """Parses and encodes rows, once for all lengths."""
     rules, config = resolved.rules, resolved.config
     parsed: list[Pair] = []
-    drops = Counter[str]()
+    drops, not_read = Counter[str](), Counter[str]()
     for row in rows:
         try:
-            parsed += rules.parse_row(row, source=resolved.sources[row.origin.file])
+            parsed += rules.parse_row(row, source=resolved.sources[row.origin.file], not_read=not_read)
         except Dropped as dropped:
             drops[str(dropped.reason)] += 1
     encoded = list(encode_pairs(parsed, tokenizer, rules, config))
     drops.update(str(pair.reason) for pair in encoded if isinstance(pair, Dropped))
-    return Prepared([pair for pair in encoded if not isinstance(pair, Dropped)], drops)
+    return Prepared([pair for pair in encoded if not isinstance(pair, Dropped)], drops, not_read)
 
 
 def scaled(config: DatasetSettings, max_length: int) -> DatasetSettings:

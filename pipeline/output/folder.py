@@ -29,6 +29,7 @@ REPORT_NAME = "report.html"
 UNFINISHED_NAME = "unfinished.json"
 REJECTS_FOLDER = "rejects"
 _TEMPORARY = ".oddsmill-"
+_FROM_WORKERS = f"{_TEMPORARY}inputs.json"
 _SHARD = re.compile(r"(train|eval)-\d{5}-of-\d{5}\.arrayrecord")
 
 
@@ -143,6 +144,19 @@ def begin(folder: str, run: dict[str, Any]) -> None:
         clear(folder)
     except OSError as error:
         raise Refused(f"--output={folder}: cannot write there ({error.strerror}){_advice(error)}") from error
+
+
+def publish_for_launcher(folder: str, values: dict[str, Any]) -> None:
+    """Leaves what a worker has to tell the launcher."""
+    write_json(os.path.join(folder, _FROM_WORKERS), values)
+
+
+def take_from_workers(folder: str) -> dict[str, Any]:
+    """Returns what a worker left, and removes it."""
+    values = read_json(os.path.join(folder, _FROM_WORKERS))
+    assert values is not None  # it is written before the manifest
+    _delete(folder, _FROM_WORKERS)
+    return values
 
 
 def finish(folder: str, run: dict[str, Any]) -> None:

@@ -1,11 +1,12 @@
 """Making the manifest from the reports of the workers, and the rules that a run must pass before there is one."""
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
+from oddsmill.pipeline.output.accounts import FileAccount, check_accounts
 from oddsmill.pipeline.output.checks import STORED
 from oddsmill.pipeline.output.folder import REJECTS_FOLDER
+from oddsmill.pipeline.output.seen import Seen
 from oddsmill.pipeline.output.shards import ShardReport
 from oddsmill.pipeline.output.tally import Tally
 from oddsmill.pipeline.resolved_run import ResolvedRun
@@ -14,27 +15,19 @@ from oddsmill.schemas.manifest import Ledger, Manifest, SplitSummary
 from oddsmill.schemas.record import PLAIN_VERSION, UNSCORED_VERSION
 
 
-class Seen(NamedTuple):
-    """The number of rows read, the sum of their fingerprints, and the number of pairs beyond the first of each row."""
-
-    rows: int
-    digest: int
-    extra_pairs: int = 0
-
-
 def make_manifest(
-    resolved: ResolvedRun, seen: Seen, reports: Iterable[ShardReport], drops: Iterable[dict[str, int]]
+    resolved: ResolvedRun, seen: Seen, reports: Iterable[ShardReport], accounts: Sequence[FileAccount]
 ) -> Manifest:
     """Adds up the reports to the manifest.
 
     Raises:
       RunFailed: the ledger does not balance.
-      Refused: more rows were dropped than `max_drop_share` allows, or no pair is left.
+      Refused: more rows, of all or of one file, were dropped than `max_drop_share` allows, or no pair is left.
     """
     reports = sorted(reports, key=lambda report: report.shard.name)
     dropped: Counter[str] = Counter()
-    for reasons in drops:
-        dropped.update(reasons)
+    for account in accounts:
+        dropped.update(account.drops)
     splits: dict[str, SplitSummary] = {}
     checks = dict.fromkeys(STORED, 0)
     for split in resolved.num_shards:
@@ -46,9 +39,12 @@ def make_manifest(
         splits[split] = tally.summary([report.shard for report in own], row_length=resolved.config.slots)
     pairs = sum(split.pairs for split in splits.values())
     ledger = Ledger(
-        rows_in=seen.rows, extra_pairs=seen.extra_pairs, pairs_out=pairs, drops=dict(sorted(dropped.items()))
+        rows_in=sum(seen.rows.values()),
+        extra_pairs=sum(seen.extra_pairs.values()),
+        pairs_out=pairs,
+        drops=dict(sorted(dropped.items())),
     )
-    _check(ledger, splits, resolved)
+    _check(ledger, splits, resolved, accounts)
     has_unscored = any(split.unscored for split in splits.values())
     return Manifest(
         schema_version=UNSCORED_VERSION if has_unscored else PLAIN_VERSION,
@@ -64,12 +60,15 @@ def make_manifest(
             **{name: sum(report.notes[name] for report in reports) for name in reports[0].notes},
             "exact_duplicates": sum(report.exact_duplicates for report in reports),
         },
+        not_read=dict(sorted(seen.not_read.items())),
         writer_options=reports[0].writer_options,
         libraries=resolved.libraries,
     )
 
 
-def _check(ledger: Ledger, splits: dict[str, SplitSummary], resolved: ResolvedRun) -> None:
+def _check(
+    ledger: Ledger, splits: dict[str, SplitSummary], resolved: ResolvedRun, accounts: Sequence[FileAccount]
+) -> None:
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in ledger.drops.items())
     if not ledger.balances():
         raise RunFailed(
@@ -78,6 +77,7 @@ def _check(ledger: Ledger, splits: dict[str, SplitSummary], resolved: ResolvedRu
         )
     if ledger.rows_in == 0:
         raise Refused("the input has no rows")
+    check_accounts(accounts, resolved)
     dropped = sum(ledger.drops.values())
     where = f"{resolved.output}/{REJECTS_FOLDER}/ holds each row with its reason"
     candidates = ledger.rows_in + ledger.extra_pairs

@@ -9,9 +9,9 @@ from apache_beam.pvalue import TaggedOutput
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.formats import keys
-from oddsmill.pipeline.output.manifest import Seen
+from oddsmill.pipeline.output.seen import Seen, add_seen
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
-from oddsmill.pipeline.transforms import CountRows, DivideInputs, NumberRows, ParseRows, ReadRows, add_seen
+from oddsmill.pipeline.transforms import CountRows, DivideInputs, NumberRows, ParseRows, ReadRows
 from oddsmill.schemas.drops import DropReason
 
 
@@ -53,7 +53,7 @@ def test_rows_are_read_with_their_place_and_fingerprint(resolved: ResolvedRun):
     rows = [row for batch in tagged["main"] for row in batch]
     assert [row.origin.row for row in rows] == [0, 1, 2, 3, 4]
     seen = add_seen(tagged["seen"])
-    assert seen == Seen(5, sum(keys.fingerprint(row.as_bytes()) for row in rows) % keys.FINGERPRINT_MODULUS)
+    assert seen == Seen({0: 5}, sum(keys.fingerprint(row.as_bytes()) for row in rows) % keys.FINGERPRINT_MODULUS)
 
 
 def test_a_row_that_is_no_pair_goes_to_the_rejects(resolved: ResolvedRun):
@@ -66,8 +66,9 @@ def test_a_row_that_is_no_pair_goes_to_the_rejects(resolved: ResolvedRun):
     assert "seen" not in tagged
 
 
-def test_what_was_seen_adds_up_in_any_order():
-    parts = [Seen(2, keys.FINGERPRINT_MODULUS - 1), Seen(3, 5, 1), Seen(0, 0, 2)]
-    assert add_seen(parts) == add_seen(parts[::-1]) == Seen(5, 4, 3)
-    assert add_seen([add_seen(parts[:2]), *parts[2:]]) == add_seen(parts)
-    assert add_seen([]) == Seen(0, 0)
+def test_columns_that_no_one_reads_are_counted_over_all_batches(resolved: ResolvedRun):
+    (batch,) = read(resolved)["main"]
+    rows = [row._replace(parsed=row.parsed | {"system": "s", "id": row.origin.row, "note": ""}) for row in batch]
+    halves = [by_tag(ParseRows(resolved).process(half)) for half in (rows[:2], rows[2:])]
+    # The fourth row is dropped, with all its columns.
+    assert add_seen([seen for half in halves for seen in half["seen"]]) == Seen(not_read={"system": 4, "id": 4})

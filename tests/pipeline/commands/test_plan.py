@@ -50,7 +50,7 @@ def test_the_numbers_of_a_max_length_are_those_of_a_run_with_it(
     base = make_config(path, eval_share=0.0, **changes)
     resolved, tokenizer = resolve_run(base), load_tokenizer(base.tokenizer)
     config = scaled(base, max_length)
-    pairs, drops = prepare(sample_rows(resolved.inputs, 1000).rows, tokenizer, resolved)
+    pairs, drops, _ = prepare(sample_rows(resolved.inputs, 1000).rows, tokenizer, resolved)
     assert drops == {"missing_field": 1, "unreadable": 1}
     budget = measure(pairs, tokenizer, resolved.rules, config)
 
@@ -83,7 +83,7 @@ def test_proportions_are_kept_at_other_lengths(write_rows: Callable, rows: list[
 def test_row_lengths_are_tiles_that_hold_what_they_say(write_rows: Callable, rows: list[Any], make_config: Callable):
     base = make_config(write_rows("rows.jsonl", rows), max_length=250, max_prompt_length=125)
     resolved, tokenizer = resolve_run(base), load_tokenizer(base.tokenizer)
-    pairs, _ = prepare(sample_rows(resolved.inputs, 1000).rows, tokenizer, resolved)
+    pairs, *_ = prepare(sample_rows(resolved.inputs, 1000).rows, tokenizer, resolved)
     candidates = row_lengths(pairs, tokenizer, OURS, base)
     assert [each.row_length for each in candidates] == [256, 384, 512, 768, 1024]
     tokens = measure(pairs, tokenizer, OURS, base).tokens
@@ -105,13 +105,14 @@ def test_the_suggestion_is_short_holds_all_and_is_hardly_padded():
 def test_the_tables_scale_to_the_input_and_mark_the_setting(
     command: Callable, write_rows: Callable, triples: Callable, tokenizer_folder: Path
 ):
-    path = write_rows("rows.jsonl", [*triples(90), *([b"broken"] * 10)])
+    path = write_rows("rows.jsonl", [*(row | {"id": 7} for row in triples(90)), *([b"broken"] * 10)])
     arguments = ("plan", f"--source.path={path}", f"--tokenizer={tokenizer_folder}", "--max_length=100")
     arguments += ("--max_prompt_length=50",)
     code, out, err = command(*arguments)
     assert (code, err) == (0, "")
     assert "100 rows; 100 looked at, all of them" in out
     assert "90 pairs; dropped before the length rules: 10 unreadable" in out
+    assert "\nnot read   id (90 of 100 rows): no part of a pair\n" in out
     lines = {
         found[1]: re.findall(r"[\d,.%]+", line)
         for line in out.splitlines()

@@ -124,11 +124,13 @@ def test_a_prompt_in_both_splits_is_counted(dataset: Path):
 def test_text_of_the_data_stays_text(run: Callable, write_rows: Callable, triples: Callable, report: Callable):
     evil = '</div><script>alert("x")</script><img src="http://example.org/x.png">&amp;'
     rows = [{**row, "chosen": evil + row["chosen"]} for row in triples(9)]
-    rows += [{"prompt": "p", "chosen": [evil], "rejected": "r", evil: 1}]
+    rows[0] |= {evil: 1}
+    rows += [{"prompt": "p", "chosen": [evil], "rejected": "r"}]
     folder = run("evil", write_rows("<img src=x>.jsonl", rows), max_length=512).folder
     page = report(folder, "--num_rows=5")
     assert not {tag for tag, _ in page.tags} & {"s", "script", "img", "link", "iframe", "object"}
     assert evil in "".join(page.texts)
+    assert [evil, "1"] in page.rows
 
 
 def test_the_page_needs_nothing_from_elsewhere(dataset: Path, report: Callable):

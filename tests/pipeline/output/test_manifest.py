@@ -4,7 +4,9 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.output.manifest import Seen, make_manifest
+from oddsmill.pipeline.output.accounts import FileAccount
+from oddsmill.pipeline.output.manifest import make_manifest
+from oddsmill.pipeline.output.seen import Seen
 from oddsmill.pipeline.output.shards import ShardReport
 from oddsmill.pipeline.output.tally import Tally
 from oddsmill.schemas.errors import Refused, RunFailed
@@ -34,7 +36,8 @@ def make(
         config=config, output="out", num_shards={"train": 2, "eval": 1}, tool_version="test", settings={},
         tokenizer=TOKENIZER, libraries={},
     )  # fmt: skip
-    return make_manifest(resolved, Seen(rows, 255, extra_pairs), reports, [drops or {}])
+    seen = Seen({0: rows}, 255, {0: extra_pairs}, {"system": 3})
+    return make_manifest(resolved, seen, reports, [FileAccount("a", rows, extra_pairs, drops or {})])
 
 
 REPORTS = (report("eval", 0, 1), report("train", 1, 2), report("train", 0, 3))
@@ -47,6 +50,7 @@ def test_the_reports_of_all_workers_are_added_up():
     assert (manifest.ledger.rows_in, manifest.ledger.pairs_out, manifest.ledger.drops) == (8, 6, {"tie": 2})
     assert (manifest.counts["turn_cut"], manifest.counts["exact_duplicates"]) == (6, 1)
     assert manifest.source_fingerprint == f"{255:032x}"
+    assert manifest.not_read == {"system": 3}
 
 
 def test_the_order_of_the_reports_does_not_matter():

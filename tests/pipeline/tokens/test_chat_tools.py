@@ -84,7 +84,7 @@ def test_of_a_whole_input_the_plan_is_the_ledger_of_a_run(
     tokenizer = load_tokenizer(base.tokenizer, chat_template=base.chat_template)
     sample = sample_rows(resolved.inputs, len(rows))
     assert sample.total_rows == len(sample.rows) == len(rows)
-    pairs, drops = prepare(sample.rows, tokenizer, resolved)
+    pairs, drops, _ = prepare(sample.rows, tokenizer, resolved)
     budget = measure(pairs, tokenizer, resolved.rules, config)
 
     names = ("max_length", "max_prompt_length", "row_length")
