@@ -30,9 +30,13 @@ def split_dialogues(
     rejected: list[Message],
     variables: dict[str, Any] | None = None,
 ) -> ChatPair:
-    """Splits two sides before their last turn: the turns before it are the prompt, and both sides share them.
+    """Splits two sides where they part: the turns before are the prompt, all that follows is the answer.
 
-    Turns are the same where a template shows them alike: an id or a space at the end makes no other turn.
+    An answer begins and ends with a turn of the assistant. The prompt is as long as that allows; it ends before a turn
+    of the assistant's that both sides go on with, be it the same. Turns are the same where a template shows them alike:
+    an id or a space at the end makes no other turn.
+
+    A prompt of its own that ends in a turn of the assistant opens that turn, and the answers continue it.
 
     Args:
       prompt: None where the sides are whole conversations, which they may be beside a prompt, too. A string is the
@@ -41,27 +45,37 @@ def split_dialogues(
     Raises:
       Dropped: with the reason why these are no pair.
     """
-    sides = {"chosen": chosen, "rejected": rejected}
-    whole = {name: _whole(prompt, side, name) for name, side in sides.items()}
-    for name, dialogue in whole.items():
-        if not dialogue or dialogue[-1]["role"] != "assistant":
+    for name, side in (("chosen", chosen), ("rejected", rejected)):
+        if not side or side[-1]["role"] != "assistant":
             raise Dropped(DropReason.BAD_ROLES, f"{name} does not end with a turn of the assistant")
-        if _is_blank(dialogue[-1]):
+        if _is_blank(side[-1]):
             raise Dropped(DropReason.EMPTY_ANSWER, f"{name} is empty or white space")
-    shared = whole["chosen"][:-1]
-    if not are_same_turns(shared, whole["rejected"][:-1]):
-        raise Dropped(DropReason.NO_COMMON_PROMPT, "the dialogues differ before their last turn")
+    turns, first, second = as_prompt(prompt), _whole(prompt, chosen, "chosen"), _whole(prompt, rejected, "rejected")
+    # No turn of a prompt that both sides follow is a part of the answer.
+    follows = len(first) + len(second) == 2 * len(turns) + len(chosen) + len(rejected)
+    least = len(turns) if follows else 0
+    is_open = least > 0 and _opens(turns[-1]) and chosen[0]["role"] == rejected[0]["role"] == "assistant"
+    if is_open:
+        least -= 1
+        first, second = ([*turns[:-1], continue_turn(turns[-1], side[0]), *side[1:]] for side in (chosen, rejected))
+    size = _prompt_size(first, second, least=least)
+    shared = first[:size]
     if all(map(_is_blank, shared)):
         raise Dropped(DropReason.EMPTY_PROMPT, "no turn before the answer has a text")
-    if shared[-1]["role"] == "assistant":
-        raise Dropped(DropReason.BAD_ROLES, "the turn before the answer is the assistant's too")
     if shared[-1]["role"] in SYSTEM_ROLES:
         raise Dropped(DropReason.BAD_ROLES, "the turn before the answer is the system's")
     if isinstance(prompt, str) and prompt.strip() not in ("", *(_text(message).strip() for message in shared)):
         raise Dropped(DropReason.NO_COMMON_PROMPT, "the prompt is no turn of the dialogues")
-    if whole["chosen"][-1] == whole["rejected"][-1]:
+    if first[size:] == second[size:]:
         raise Dropped(DropReason.IDENTICAL_ANSWERS, "chosen equals rejected")
-    return chat_pair(shared, whole["chosen"][-1:], whole["rejected"][-1:], variables)
+    if is_open and size == least and not _is_blank(turns[-1]):
+        return chat_pair(turns, chosen, rejected, variables)
+    return chat_pair(shared, first[size:], second[size:], variables)
+
+
+def continue_turn(opened: Message, answer: Message) -> Message:
+    """Returns the turn that an answer makes of the one that a prompt has opened."""
+    return opened | answer | {"content": _text(opened) + _text(answer)}
 
 
 def read_row_variables(row: Row) -> dict[str, Any]:
@@ -140,6 +154,30 @@ def _turns_in(prompt: list[Message] | str | None, side: list[Message]) -> list[M
 def _begins(side: list[Message]) -> bool:
     """Says whether the first turn of a side is that of a whole conversation."""
     return bool(side) and side[0]["role"] in ("user", *SYSTEM_ROLES)
+
+
+def _prompt_size(chosen: list[Message], rejected: list[Message], *, least: int) -> int:
+    """Counts the turns of the longest prompt, not below `least`, after which both dialogues have an answer.
+
+    Raises:
+      Dropped: there is none.
+    """
+    alike, most = 0, min(len(chosen), len(rejected)) - 1
+    while alike < most and are_same_turns(chosen[alike : alike + 1], rejected[alike : alike + 1]):
+        alike += 1
+    for size in range(alike, least - 1, -1):
+        roles = {dialogue[size]["role"] for dialogue in (chosen, rejected)}
+        if roles == {"assistant"} and (size == 0 or chosen[size - 1]["role"] != "assistant"):
+            return size
+    parting = " and ".join(sorted({dialogue[alike]["role"] for dialogue in (chosen, rejected)}))
+    if parting == "assistant":
+        raise Dropped(DropReason.BAD_ROLES, "the turn before the answer is the assistant's too")
+    problem = f"the dialogues part at turn {alike + 1}, of {parting}, before any answer of the assistant"
+    raise Dropped(DropReason.NO_COMMON_PROMPT, problem)
+
+
+def _opens(message: Message) -> bool:
+    return bool(message["role"] == "assistant" and not message.get("tool_calls"))
 
 
 def _text(message: Message) -> str:

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from oddsmill.pipeline.config import DatasetSettings
+from oddsmill.pipeline.formats.dialogues import continue_turn
 from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, Pair, PreferencePair
 from oddsmill.pipeline.tokens.answer_turns import OwnText, own_texts
 from oddsmill.schemas.chat.template import ChatTemplate, TemplateFailed
@@ -79,7 +80,7 @@ def render_messages(
     sides, before = [chosen, rejected], prompt
     is_open = bool(prompt) and all(turn["role"] == "assistant" for turn in (prompt[-1], chosen[0], rejected[0]))
     if is_open:
-        before, sides = prompt[:-1], [[_continued(prompt[-1], side[0]), *side[1:]] for side in sides]
+        before, sides = prompt[:-1], [[continue_turn(prompt[-1], side[0]), *side[1:]] for side in sides]
     whole = [template.render([*before, *side], **options) for side in sides]
     starts = _starts(prompt, template, options, is_open=is_open)
     start, notes = next((pair for pair in starts if all(text.startswith(pair[0]) for text in whole)), (None, NOTHING))
@@ -109,11 +110,6 @@ def _starts(
         return
     yield template.render(prompt, generation_prompt=True, **options), NOTHING
     yield template.render(prompt, generation_prompt=False, **options), Notes.SPLIT_AT_TURN
-
-
-def _continued(opened: Message, answer: Message) -> Message:
-    """Returns the turn that an answer makes of the one that the prompt opened."""
-    return opened | answer | {"content": (opened.get("content") or "") + (answer.get("content") or "")}
 
 
 def check_rendering(

@@ -17,6 +17,8 @@ def message(role: str, content: Any, **more: Any) -> dict[str, Any]:
 SYSTEM, USER = message("system", "be brief"), message("user", "q")
 YES, NO = message("assistant", "yes"), message("assistant", "no")
 PAIR = ([USER], [YES], [NO])
+CALL = message("assistant", "", tool_calls=[{"type": "function", "function": {"name": "w", "arguments": {}}}])
+TOOL, MORE = message("tool", "4 C"), message("user", "more")
 
 
 def parse(row: dict[str, Any], names: dict[str, Any] | None = None) -> tuple[list, list, list]:
@@ -81,10 +83,15 @@ def test_parts_that_are_not_text_are_refused_by_name(kind: str):
     [
         (([USER], [YES, USER], [NO]), "bad_roles: chosen does not end with a turn of the assistant"),
         (([USER], [], [NO]), "bad_roles: chosen does not end"),
-        (([USER, YES], [YES], [NO]), "bad_roles: the turn before the answer is the assistant's too"),
+        (([USER, CALL], [YES], [NO]), "bad_roles: the turn before the answer is the assistant's too"),
+        (
+            ([USER, CALL], [TOOL, YES], [message("tool", "5"), NO]),
+            "no_common_prompt: the dialogues part at turn 3, of tool",
+        ),
+        (([USER], [USER, YES], [USER, USER, NO]), "no_common_prompt: .* part at turn 2, of assistant and user"),
         (([SYSTEM], [YES], [NO]), "bad_roles: the turn before the answer is the system's"),
         (([message("narrator", "q")], [YES], [NO]), "bad_roles: role 'narrator'"),
-        (([USER], [YES, USER, YES], [NO]), "no_common_prompt: the dialogues differ before their last turn"),
+        (([USER], [YES, USER, YES], [YES, USER, YES]), "identical_answers"),
         (([USER], [YES], [YES]), "identical_answers"),
         (([USER], [message("assistant", " \n")], [NO]), "empty_answer: chosen"),
         (([message("user", " ")], [YES], [NO]), "empty_prompt"),
@@ -106,12 +113,42 @@ def test_messages_that_are_no_pair_say_why(row: tuple, reason: str):
         explicit(*row)
 
 
-def test_sides_that_differ_before_their_last_turn_are_dropped():
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        # the answer is all that follows the turns in common
+        (([USER], [CALL, TOOL, YES], [NO]), ([USER], [CALL, TOOL, YES], [NO])),
+        (([USER], [YES, MORE, YES], [NO, MORE, NO]), ([USER], [YES, MORE, YES], [NO, MORE, NO])),
+        ((None, [USER, YES, MORE, YES], [USER, NO, MORE, NO]), ([USER], [YES, MORE, YES], [NO, MORE, NO])),
+        ((None, [SYSTEM, USER, CALL, TOOL, YES], [SYSTEM, USER, NO]), ([SYSTEM, USER], [CALL, TOOL, YES], [NO])),
+        ((None, [USER, YES], [USER, YES, MORE, NO]), ([USER], [YES], [YES, MORE, NO])),
+        # turns in common go to the prompt, whether the prompt was given or not
+        (([USER], [CALL, TOOL, YES], [CALL, TOOL, NO]), ([USER, CALL, TOOL], [YES], [NO])),
+        (([USER], [YES, MORE, YES, MORE, YES], [YES, MORE, NO]), ([USER, YES, MORE], [YES, MORE, YES], [NO])),
+        ((None, [USER, CALL, TOOL, YES], [USER, CALL, TOOL, NO]), ([USER, CALL, TOOL], [YES], [NO])),
+        (([USER, CALL], [TOOL, YES], [TOOL, NO]), ([USER, CALL, TOOL], [YES], [NO])),
+        # but an answer begins with a turn of the assistant, and no prompt ends with one
+        ((None, [USER, CALL, TOOL, YES], [USER, CALL, NO]), ([USER], [CALL, TOOL, YES], [CALL, NO])),
+        ((None, [USER, YES, MORE, YES], [USER, YES, USER, NO]), ([USER], [YES, MORE, YES], [YES, USER, NO])),
+        ((None, [USER, YES, YES], [USER, YES, NO]), ([USER], [YES, YES], [YES, NO])),
+        # a prompt that opens a turn of the assistant
+        (([USER, YES], [YES], [NO]), ([USER, YES], [YES], [NO])),
+        (([USER, YES], "yes", "no"), ([USER, YES], [YES], [NO])),
+        (([USER, YES], [YES, MORE, YES], [NO]), ([USER, YES], [YES, MORE, YES], [NO])),
+        (([USER, YES], [NO, MORE, YES], [NO, MORE, NO]), ([USER, message("assistant", "yesno"), MORE], [YES], [NO])),
+        (([USER, message("assistant", "")], [YES], [NO]), PAIR),
+    ],
+)
+def test_the_prompt_is_the_turns_in_common_and_the_answer_all_that_follows(row: tuple, expected: tuple):
+    assert (implicit(*row[1:]) if row[0] is None else explicit(*row)) == expected
+
+
+def test_sides_that_part_before_an_answer_are_dropped():
     other = message("user", "another")
     for chosen, rejected in (
         ([USER, YES], [other, NO]),
         ([SYSTEM, USER, YES], [USER, NO]),
-        ([USER, YES, other, YES], [USER, NO, other, NO]),
+        ([SYSTEM, USER, YES], [SYSTEM, other, NO]),
     ):
         with pytest.raises(Dropped, match="no_common_prompt"):
             implicit(chosen, rejected)
