@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from oddsmill.schemas.chat.messages import MessageForms
 from oddsmill.schemas.chat.special_tokens import read_json_object
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.console import log
@@ -19,7 +20,7 @@ from oddsmill.schemas.files import publish_file
 from oddsmill.train.config.devices import DistributedConfig, MeshConfig
 from oddsmill.train.config.generate import GenerateConfig
 from oddsmill.train.generation.generate import generate
-from oddsmill.train.generation.prompts import Encoded, Prompt, answer_text, encode_prompts, read_prompts
+from oddsmill.train.generation.prompts import Encoded, answer_text, encode_prompts, read_prompt, read_prompts
 from oddsmill.train.model.frozen import join_params
 from oddsmill.train.model.hf_config import DecoderConfig
 from oddsmill.train.model.names import Params
@@ -122,13 +123,15 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
 
 
 def _encoded_prompts(config: GenerateConfig, tokenizer: Tokenizer, decoder: DecoderConfig) -> list[Encoded]:
-    prompts = (
-        [Prompt("--prompt", config.prompt)] if config.prompt is not None else list(read_prompts(str(config.prompts)))
-    )
+    forms = MessageForms(config.roles, config.message_keys, option="")
+    if config.prompt is not None:
+        prompts = [read_prompt({"prompt": config.prompt}, "--prompt", forms)]
+    else:
+        prompts = list(read_prompts(str(config.prompts), forms))
     if not prompts:
         raise Refused(f"--prompts={config.prompts}: there is no prompt in it")
     if config.chat is not True and all(isinstance(prompt.content, str) for prompt in prompts):
-        for name in ("chat_template", "chat_template_kwargs", "chat_date"):
+        for name in ("chat_template", "chat_template_kwargs", "chat_date", "roles", "message_keys"):
             value = getattr(config, name)
             require(not value, name, value, "has no effect: the prompts are texts, not messages (see --chat)")
     template = tokenizer.chat_template

@@ -4,6 +4,7 @@ import datetime
 from dataclasses import fields
 from typing import Any, Literal
 
+from oddsmill.schemas.chat.messages import MessageForms
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.settings import setting, settings
 from oddsmill.train.config.compute import Dtype
@@ -48,6 +49,14 @@ class GenerateConfig(SamplingConfig):
         default_factory=dict,
     )
     chat_date: str | None = setting("The day that the template's clock tells, YYYY-MM-DD; null: today.", default=None)
+    roles: dict[str, str] = setting(
+        'What roles mean that are not known, as source.roles of the pipeline, e.g. {"tutor": "assistant"}.',
+        default_factory=dict,
+    )
+    message_keys: dict[str, str] = setting(
+        'The names of the keys of a message, as source.message_keys, e.g. {"role": "who", "content": "said"}.',
+        default_factory=dict,
+    )
     batch_size: int = setting("How many answers are written at once.", default=8, above=0)
     param_dtype: Dtype | None = setting(
         "The dtype that weights are kept in; null: as in the run, else float32.",
@@ -72,6 +81,7 @@ class GenerateConfig(SamplingConfig):
         require(config is None, "model.config", config, "has no weights; leave it out")
         given = f"give either --prompts (a file) or --prompt (a text; now {self.prompt!r})"
         require((self.prompts is None) != (self.prompt is None), "prompts", self.prompts, given)
+        MessageForms(self.roles, self.message_keys, option="").check()
         if self.chat_date is not None:
             try:
                 datetime.date.fromisoformat(self.chat_date)

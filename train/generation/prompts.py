@@ -6,10 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from oddsmill.schemas.chat.messages import KNOWN, MessageForms, read_turns
 from oddsmill.schemas.chat.template import Message, TemplateFailed
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.chat.tools import read_variables
+from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.config.generate import Chat
+
+_NAMES = ("prompt", "messages", "conversations")
 
 
 class Prompt(NamedTuple):
@@ -33,11 +38,14 @@ class Encoded(NamedTuple):
     ids: list[int]
 
 
-def read_prompts(path: str | Path) -> Iterator[Prompt]:
+def read_prompts(path: str | Path, forms: MessageForms = KNOWN) -> Iterator[Prompt]:
     """Reads prompts from a JSONL file: {"prompt": "text"}, {"prompt": [messages]} or {"messages": [messages]} a row.
 
-    Rows may hold `tools` and `chat_template_kwargs` for the template; other fields are ignored, and lines of white
-    space alone are passed over.
+    Messages, and the `tools` and `chat_template_kwargs` that rows may hold for the template, have all forms that the
+    pipeline reads. Other fields are ignored, and lines of white space alone are passed over.
+
+    Args:
+      forms: the names that the rows have for roles and for the keys of messages.
 
     Raises:
       Refused: there is no such file, or a row is none of these; the message names it.
@@ -47,8 +55,37 @@ def read_prompts(path: str | Path) -> Iterator[Prompt]:
     except OSError as error:
         raise Refused(f"--prompts={path}: cannot be read ({error.strerror})") from error
     for number, line in enumerate(lines):
+        origin = f"{path}:{number}"
         if line.strip():
-            yield _read_row(line, f"{path}:{number}")
+            yield read_prompt(_read_row(line, origin), origin, forms)
+
+
+def read_prompt(row: Mapping[str, Any], origin: str, forms: MessageForms = KNOWN) -> Prompt:
+    """Reads the prompt of a row, as the pipeline reads it of the same row.
+
+    Raises:
+      Refused: it has none, several, or one that cannot be read; the message names its origin.
+    """
+    given = [name for name in _NAMES if row.get(name) is not None]
+    if len(given) != 1:
+        found = "several" if given else f"none of them, only {', '.join(row) or 'nothing'}"
+        raise Refused(f'{origin}: a row holds "prompt", "messages" or "conversations"; this one holds {found}')
+    try:
+        content = read_turns(given[0], row[given[0]], forms)
+        variables = read_variables(row.get("chat_template_kwargs"), row.get("tools"))
+    except Dropped as dropped:
+        raise Refused(f"{origin}: {dropped.detail}") from None
+    if isinstance(content, str) and given != ["prompt"]:
+        raise Refused(f"{origin}: {given[0]} is str, not a list of messages")
+    if not content and not isinstance(content, str):
+        raise Refused(f"{origin}: there is no message")
+    if isinstance(content, list) and content[-1]["role"] == "assistant":
+        raise Refused(f"{origin}: the last message is the assistant's; leave out the answer that is to be generated")
+    try:
+        json.dumps([content, variables], ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Refused(f"{origin}: the text holds a lone surrogate, which is no character") from error
+    return Prompt(origin, content, variables)
 
 
 def encode_prompts(
@@ -121,41 +158,11 @@ def _render(
         raise Refused(f"{prompt.origin}: the chat template fails on these messages: {failure}") from failure
 
 
-def _read_row(line: bytes, origin: str) -> Prompt:
+def _read_row(line: bytes, origin: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{origin}: not a row of JSON ({error})") from error
     if not isinstance(row, dict):
         raise Refused(f"{origin}: {type(row).__name__}, a JSON object is needed")
-    given = [name for name in ("prompt", "messages") if row.get(name) is not None]
-    if len(given) != 1:
-        found = "both" if given else f"neither, only {', '.join(row) or 'nothing'}"
-        raise Refused(f'{origin}: a row holds "prompt" or "messages"; this one holds {found}')
-    content = row[given[0]]
-    if isinstance(content, list):
-        _check_messages(content, origin)
-    elif given == ["messages"] or not isinstance(content, str):
-        raise Refused(f"{origin}: {given[0]} is {type(content).__name__}, not a list of messages or a text")
-    try:
-        json.dumps(content, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise Refused(f"{origin}: the text holds a lone surrogate, which is no character") from error
-    return Prompt(origin, content, _read_variables(row, origin))
-
-
-def _check_messages(messages: list[Any], origin: str) -> None:
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise Refused(f"{origin}: message {number} is not an object of role and content")
-    if not messages:
-        raise Refused(f"{origin}: there is no message")
-    if messages[-1]["role"] == "assistant":
-        raise Refused(f"{origin}: the last message is the assistant's; leave out the answer that is to be generated")
-
-
-def _read_variables(row: dict[str, Any], origin: str) -> dict[str, Any]:
-    variables = row.get("chat_template_kwargs") or {}
-    if not isinstance(variables, dict):
-        raise Refused(f"{origin}: chat_template_kwargs is {type(variables).__name__}, not an object")
-    return variables | {"tools": row["tools"]} if row.get("tools") else variables
+    return row

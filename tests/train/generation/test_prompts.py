@@ -1,10 +1,17 @@
 """Prompts of a file become token ids, and the ids of answers their texts."""
 
+import json
+
 import pytest
 
+from oddsmill.pipeline import PreprocessConfig, SourceConfig
+from oddsmill.pipeline.formats.parsing import parse_row
+from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.pipeline.tokens.rendering import render_pair
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.errors import Refused
-from oddsmill.train.generation.prompts import Prompt, answer_text, encode_prompts, read_prompts
+from oddsmill.train.generation.prompts import Prompt, answer_text, encode_prompts, read_prompt, read_prompts
 
 USER = {"role": "user", "content": "How do I bake bread?"}
 TEMPLATE = "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{{ mood }}"
@@ -80,3 +87,52 @@ def test_answers_end_where_real_templates_end_a_turn(shared):
     ends |= {"golden/tokenizers/llama3ish-bos": {1, 4}, "golden/tokenizers/gpt2ish-boseqeos": {0}}
     for name, expected in ends.items():
         assert Tokenizer(shared / name).answer_ends == expected
+
+
+SHOWS_ALL = (
+    "{{ tools | tojson }}{{ effort }}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content or '' }}{{ m.reasoning_content }}"
+    "{% for c in m.tool_calls or [] %}{{ c | tojson }}{% endfor %}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SCHEMA = {"type": "function", "function": {"name": "oven", "parameters": {"type": "object", "properties": {"c": None}}}}
+CALL = {"type": "function", "function": {"name": "oven", "arguments": '{"c": 220, "fan": null}'}}
+TURNS = [
+    {"role": "developer", "content": "Be brief."},
+    {"from": "human", "value": "Heat it.", "id": 7},
+    {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning": "It is cold.", "name": None},
+    {"role": "ipython", "content": [{"type": "text", "text": "220 C"}]},
+]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [USER]},
+        {"prompt": USER},
+        {"prompt": json.dumps([USER])},
+        {"prompt": TURNS},
+        {"messages": TURNS, "tools": [SCHEMA]},
+        {"conversations": TURNS, "tools": json.dumps([SCHEMA]), "chat_template_kwargs": {"effort": None}},
+        {"prompt": [{"from": "human", "value": "q"}], "tools": [json.dumps(SCHEMA)]},
+        {"prompt": [{"role": "user", "content": [{"type": "text", "text": "q"}, "!"]}], "tools": SCHEMA},
+        {"prompt": [USER], "tools": [SCHEMA["function"]], "chat_template_kwargs": '{"effort": "high"}'},
+        {
+            "prompt": [
+                {"from": "human", "value": "q"},
+                {"from": "function_call", "value": '{"name": "oven", "arguments": {}}'},
+                {"from": "observation", "value": "220 C"},
+            ],
+        },
+    ],
+)
+def test_generation_reads_the_very_prompt_that_the_pipeline_made_of_the_row(folder, row):
+    tokenizer = Tokenizer(folder, chat_template=SHOWS_ALL)
+    answers = {"chosen": [{"role": "assistant", "content": "yes"}], "rejected": [{"from": "gpt", "value": "no"}]}
+    raw = RawRow(Origin(0, 0), json.dumps(row | answers).encode())
+    (pair,) = parse_row(raw, source=SourceConfig(path="a", format="messages"))
+    config = PreprocessConfig(source=SourceConfig(path="a"), tokenizer="t", output="o")
+    trained = render_pair(pair, tokenizer.chat_template, config).texts.prompt
+    assert trained.endswith("<|assistant|>") and "None" not in trained and "null" not in trained.partition("<|")[2]
+    (prompt,) = encoded(tokenizer, [read_prompt(row, "f:0")])
+    assert prompt.text == trained
