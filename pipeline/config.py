@@ -135,6 +135,12 @@ class InputSettings:
         default=None,
     )
 
+    require_rendered: bool = setting(
+        "A pair is dropped if its messages, tools or documents hold a text that the template does not write. false: "
+        "it stays, and is counted.",
+        default=False,
+    )
+
     def check(self) -> None:
         require(bool(self.tokenizer), "tokenizer", self.tokenizer, "give a folder or a hub id")
         require(self.chat_template != "", "chat_template", "''", "give a file or a template, or leave it out")

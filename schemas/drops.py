@@ -42,6 +42,7 @@ class DropReason(enum.StrEnum):
     UNSUPPORTED_CONTENT = "unsupported_content", "a message holds an image, a sound or another part that is not text"
     TEMPLATE_ERROR = "template_error", "the chat template fails on the messages"
     TEMPLATE_NOT_PREFIX = "template_not_prefix", "no rendering of the prompt begins the rendering of both sides"
+    NOT_RENDERED = "not_rendered", "require_rendered: the chat template does not write a text of the messages"
     TRL_ERROR = "trl_error", "compat trl: TRL raises on this row"
     USER_FUNCTION = "user_function", "the user's function raised, or gave None"
     PROMPT_TOO_LONG = "prompt_too_long", "the prompt does not fit beside the answers"

@@ -100,6 +100,8 @@ class Explainer:
             self._head("rendered by the chat template")
             for side in BRANCH_STYLES:
                 self._say(side, repr(getattr(encoded.rendered.texts, side)))
+            for part in encoded.rendered.left_out:
+                self._say("left out", f"the {part}: the chat template does not write it")
         self._head("tokens")
         prompt, with_chosen, with_rejected = encoded.sides
         self._say(

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.formats.pairs import NOTE_MEANINGS, Pair
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sampling import sample_rows
 from oddsmill.pipeline.output.seen import describe_not_read
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
 from oddsmill.pipeline.tokens.encoding import Encoded
+from oddsmill.pipeline.tokens.left_out import KINDS
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.pipeline.tokens.text_rules import TextRules
 from oddsmill.pipeline.tokens.tokenization import encode_pairs
@@ -116,6 +117,9 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
         console.print(
             f"not read   {describe_not_read(not_read, of=len(sample.rows))}: no part of a pair", soft_wrap=True
         )
+    for note in KINDS:
+        if count := sum(note in pair.rendered.notes for pair in pairs):
+            console.print(f"check      {count:,} {NOTE_MEANINGS[note]}", soft_wrap=True)
     console.print(_length_table(budgets, config, scale))
     console.print(_row_table(candidates, config, scale))
     best = suggest(candidates)

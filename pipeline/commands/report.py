@@ -10,10 +10,12 @@ import numpy as np
 
 from oddsmill.pipeline.commands.charts import bar_shares, histogram, length_bias
 from oddsmill.pipeline.commands.inspect import BRANCH_STYLES
+from oddsmill.pipeline.formats.pairs import Notes
 from oddsmill.pipeline.output.checks import MEANINGS, STORED
 from oddsmill.pipeline.output.folder import REPORT_NAME, load_manifest, publishing
 from oddsmill.pipeline.output.reading import Provenance, Rejected, read_provenance, read_rejects, read_shard
 from oddsmill.pipeline.resolved_run import flat
+from oddsmill.pipeline.tokens.left_out import KINDS
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.console import log
@@ -27,7 +29,11 @@ from oddsmill.schemas.stores import fetch_folder, is_remote
 SIDES = tuple(BRANCH_STYLES)
 _EXAMPLES_OF_A_REASON = 2
 # These should be 0, or are worth a second look.
-_SUSPICIOUS = ("bos_not_once", "eos_inside_answer", "exact_duplicates", "identical_ids", "prompts_differ")
+_SUSPICIOUS = (
+    *("bos_not_once", "eos_inside_answer", "exact_duplicates", "identical_ids", "prompts_differ"),
+    *("white_space_alone", "case_alone"),
+    *(note.label for note in KINDS if note is not Notes.PAST_REASONING_NOT_RENDERED),
+)
 
 
 @settings()

@@ -19,6 +19,17 @@ class Notes(enum.IntFlag):
     TURNS_DROPPED = 4
     TURN_CUT = 8
     PROMPTS_DIFFER = 16
+    SYSTEM_NOT_RENDERED = 32
+    TURNS_NOT_RENDERED = 64
+    ANSWERS_NOT_RENDERED = 128
+    REASONING_NOT_RENDERED = 256
+    PAST_REASONING_NOT_RENDERED = 512
+    TOOLS_NOT_RENDERED = 1024
+    TOOL_CALLS_NOT_RENDERED = 2048
+    DOCUMENTS_NOT_RENDERED = 4096
+    NAMES_NOT_RENDERED = 8192
+    WHITE_SPACE_ALONE = 16384
+    CASE_ALONE = 32768
 
     @property
     def label(self) -> str:
@@ -33,6 +44,19 @@ NOTE_MEANINGS = {
     Notes.TURNS_DROPPED: "pairs whose oldest turns gave way to the length rules",
     Notes.TURN_CUT: "pairs that lost a part of the text of a turn to the length rules",
     Notes.PROMPTS_DIFFER: "compat trl: pairs whose sides had different prompts; they share what is common",
+    Notes.SYSTEM_NOT_RENDERED: "pairs with a system turn that the chat template does not write",
+    Notes.TURNS_NOT_RENDERED: "pairs with a text of an earlier turn that the chat template does not write",
+    Notes.ANSWERS_NOT_RENDERED: "pairs with a text of an answer that the chat template does not write",
+    Notes.REASONING_NOT_RENDERED: "pairs with reasoning of an answer that the chat template does not write: the model "
+    "learns the answer without it",
+    Notes.PAST_REASONING_NOT_RENDERED: "pairs with reasoning of an earlier turn that the chat template does not write, "
+    "which many templates leave out on purpose",
+    Notes.TOOLS_NOT_RENDERED: "pairs with tools that the chat template does not write",
+    Notes.TOOL_CALLS_NOT_RENDERED: "pairs with a call of a tool that the chat template does not write",
+    Notes.DOCUMENTS_NOT_RENDERED: "pairs with documents that the chat template does not write",
+    Notes.NAMES_NOT_RENDERED: "pairs with the name of a speaker that the chat template does not write",
+    Notes.WHITE_SPACE_ALONE: "pairs whose sides differ in white space alone",
+    Notes.CASE_ALONE: "pairs whose sides differ in upper and lower case alone, or in it and white space",
 }
 NOTHING = Notes(0)
 

@@ -7,6 +7,7 @@ order of the work, so they stand in the manifest under `counts`, beside what onl
 import numpy as np
 
 from oddsmill.pipeline.formats.pairs import NOTE_MEANINGS
+from oddsmill.pipeline.tokens.left_out import KINDS
 from oddsmill.schemas.manifest import TokenizerSummary
 from oddsmill.schemas.record import Row
 
@@ -30,8 +31,14 @@ MEANINGS = (
 _ADVICE = {
     "exact_duplicates": "; --dedup=exact drops them",
     "identical_ids": "; they teach no preference",
+    "white_space_alone": "; a model learns spaces and line breaks of them. Is that what the preferences are about?",
+    "case_alone": "; a model learns capitals of them. Is that what the preferences are about?",
     "boundary_merged": "; that token is the answer's. prompts that end in a line break seldom have one",
-}
+} | dict.fromkeys(
+    (note.label for note in KINDS),
+    "; oddsmill pipeline explain shows the texts, another --chat_template may write them, "
+    "--require_rendered=true drops such pairs",
+)
 
 
 def count_stored(row: Row, tokenizer: TokenizerSummary) -> dict[str, int]:

@@ -9,6 +9,7 @@ from itertools import takewhile
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, PairIds
 from oddsmill.pipeline.tokens.answer_turns import token_ends, unscored_spans
+from oddsmill.pipeline.tokens.differences import are_written_alike
 from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep, encode_sides
 from oddsmill.pipeline.tokens.length_rules import fit, shorten_dialogue
 from oddsmill.pipeline.tokens.rendering import Rendered, needed, render_messages, template_options
@@ -20,11 +21,13 @@ from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 def make_ids(encoded: Encoded, tokenizer: Tokenizer, config: DatasetSettings) -> PairIds:
     """Makes the ids of a pair.
 
-    Answers whose ids are equal give no preference, whatever their texts; the pair is dropped.
+    Answers whose ids are equal, or whose texts are in all but their form of Unicode, give no preference: a drop.
 
     Raises:
       Dropped: with the reason why there are none.
     """
+    if are_written_alike(encoded.rendered.texts):
+        raise Dropped(DropReason.IDENTICAL_ANSWERS, "chosen and rejected are the same text in two forms of Unicode")
     ids = _split(encoded.sides, encoded.rendered, tokenizer)
     if isinstance(encoded.pair, ChatPair):
         ids = _shorten(encoded.pair, ids, tokenizer, config)
@@ -124,8 +127,6 @@ def _shorten(pair: ChatPair, ids: PairIds, tokenizer: Tokenizer, config: Dataset
 
 def _split(encoded: tuple[list[int], ...], rendered: Rendered, tokenizer: Tokenizer) -> PairIds:
     ids = split_at_boundary(*encoded, has_bos=tokenizer.bos_id is not None)
-    if rendered.notes:
-        ids = ids._replace(notes=rendered.notes | ids.notes)
     if rendered.own:
         ids = _with_unscored(ids, rendered, tokenizer)
     return add_special_tokens(ids, tokenizer)

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import reduce
+from operator import or_
 from typing import Any, NamedTuple
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.dialogues import continue_turn
 from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, Pair, PreferencePair
 from oddsmill.pipeline.tokens.answer_turns import OwnText, own_texts
+from oddsmill.pipeline.tokens.left_out import LeftOut, find_left_out
 from oddsmill.schemas.chat.template import ChatTemplate, TemplateFailed
 from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 from oddsmill.schemas.errors import Refused
@@ -19,11 +22,13 @@ class Rendered(NamedTuple):
 
     Attributes:
       own: what the assistant writes itself of chosen and of rejected; empty where that is all of both.
+      left_out: the texts of its messages that the template did not write.
     """
 
     texts: PreferencePair
     notes: Notes = NOTHING
     own: tuple[list[OwnText], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 Render = Callable[[Pair, ChatTemplate | None, DatasetSettings], Rendered]
@@ -44,14 +49,30 @@ def render_pair(pair: Pair, template: ChatTemplate | None, config: DatasetSettin
     """Renders the texts that the model reads of a pair; those of a `PreferencePair` are its own.
 
     Raises:
-      Dropped: the template fails on these messages, or gives no prompt that both sides begin with.
+      Dropped: the template fails on these messages, gives no prompt that both sides begin with, or leaves out a text
+        that `require_rendered` asks for.
       Refused: there are messages and no template.
     """
     if isinstance(pair, PreferencePair):
         return Rendered(pair)
     prompt, chosen, rejected = pair.messages()
     options = template_options(pair, config)
-    return render_messages(prompt, chosen, rejected, needed(template), options, score_all=config.scores_all_turns)
+    rendered = render_messages(prompt, chosen, rejected, needed(template), options, score_all=config.scores_all_turns)
+    left_out = find_left_out(prompt, chosen, rejected, options["variables"], rendered.texts)
+    return note_left_out(rendered, left_out, config) if left_out else rendered
+
+
+def note_left_out(rendered: Rendered, left_out: Sequence[LeftOut], config: DatasetSettings) -> Rendered:
+    """Notes the texts that the template left out.
+
+    Raises:
+      Dropped: `require_rendered` is on.
+    """
+    if config.require_rendered:
+        more = f" and {len(left_out) - 1} more" if left_out[1:] else ""
+        raise Dropped(DropReason.NOT_RENDERED, f"the chat template does not write the {left_out[0]}{more}")
+    notes = reduce(or_, (part.note for part in left_out), rendered.notes)
+    return rendered._replace(notes=notes, left_out=tuple(left_out))
 
 
 @dropping_failed_templates()
@@ -127,7 +148,7 @@ def check_rendering(
     for chat in chats:
         with suppress(Dropped):
             render(chat, template, config)
-    for name in ("chat_template", "chat_template_kwargs", "chat_date", "answer_loss"):
+    for name in ("chat_template", "chat_template_kwargs", "chat_date", "require_rendered", "answer_loss"):
         if pairs and not chats and getattr(config, name):
             raise Refused(f"--{name}={getattr(config, name)}: has no effect, since the rows are texts, not messages")
     if config.chat_date and template and not template.uses_date:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import ChatPair, Pair, PairIds, PreferencePair
 from oddsmill.pipeline.formats.rows import check_encodable
+from oddsmill.pipeline.tokens.differences import note_differences
 from oddsmill.pipeline.tokens.encoding import Encoded, encode_sides
 from oddsmill.pipeline.tokens.rendering import Rendered
 from oddsmill.pipeline.tokens.text_rules import TextRules
@@ -21,10 +22,16 @@ def tokenize_batch(
       Refused: a pair holds messages and the tokenizer has no chat template.
     """
     for encoded in encode_pairs(pairs, tokenizer, rules, config):
+        if isinstance(encoded, Dropped):
+            yield encoded
+            continue
         try:
-            yield encoded if isinstance(encoded, Dropped) else rules.make_ids(encoded, tokenizer, config)
+            ids = rules.make_ids(encoded, tokenizer, config)
         except Dropped as dropped:
             yield dropped
+            continue
+        notes = encoded.rendered.notes | note_differences(encoded.rendered.texts)
+        yield ids._replace(notes=ids.notes | notes) if notes else ids
 
 
 def encode_pairs(

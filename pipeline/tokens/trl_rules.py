@@ -5,18 +5,25 @@ TRL does not have are refused with it.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
 from oddsmill.pipeline.formats import detection, parsing
-from oddsmill.pipeline.formats.pairs import ChatPair, Notes, Pair, PairIds, PreferencePair, chat_pair
+from oddsmill.pipeline.formats.pairs import Message, Notes, Pair, PairIds, PreferencePair, chat_pair
 from oddsmill.pipeline.formats.parsing import as_row
 from oddsmill.pipeline.formats.rows import Row, check_encodable, kind_of
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep
-from oddsmill.pipeline.tokens.rendering import Rendered, dropping_failed_templates, needed, template_options
+from oddsmill.pipeline.tokens.left_out import find_left_out
+from oddsmill.pipeline.tokens.rendering import (
+    Rendered,
+    dropping_failed_templates,
+    needed,
+    note_left_out,
+    template_options,
+)
 from oddsmill.schemas.chat.template import ChatTemplate
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
@@ -86,18 +93,28 @@ def render(pair: Pair, template: ChatTemplate | None, config: DatasetSettings) -
       Dropped: TRL raises on these messages, or the template does.
       Refused: there are messages and no template.
     """
-    return Rendered(pair if isinstance(pair, PreferencePair) else render_chat(pair, needed(template), config))
+    if isinstance(pair, PreferencePair):
+        return Rendered(pair)
+    prompt, chosen, rejected = pair.messages()
+    options = template_options(pair, config) | {"as_given": True}
+    rendered = Rendered(render_messages(prompt, chosen, rejected, needed(template), options))
+    left_out = find_left_out(prompt, chosen, rejected, options["variables"], rendered.texts)
+    return note_left_out(rendered, left_out, config) if left_out else rendered
 
 
 @dropping_failed_templates()
-def render_chat(pair: ChatPair, template: ChatTemplate, config: DatasetSettings) -> PreferencePair:
+def render_messages(
+    prompt: list[Message],
+    chosen: list[Message],
+    rejected: list[Message],
+    template: ChatTemplate,
+    options: Mapping[str, Any],
+) -> PreferencePair:
     """Renders a dialogue; the prompt is the characters that three renderings have in common.
 
     Raises:
       Dropped: TRL raises on these messages, or the template does.
     """
-    prompt, chosen, rejected = pair.messages()
-    options = template_options(pair, config) | {"as_given": True}
     last = prompt[-1].get("role")
     if last in ("user", "tool"):
         start = template.render(prompt, generation_prompt=True, **options)

@@ -29,6 +29,7 @@ BAD = {
     "chat_template": ["", "nowhere.jinja", "{{ messages }}"],
     "chat_template_kwargs": ["1", "[1]", '{"enable_thinking": true}'],
     "chat_date": ["", "today", "2026-13-01", "2026-01-31"],
+    "require_rendered": ["maybe", "true"],
     "output": ["", "/proc/out"],
     "max_length": ["0", "1", "-5", "1e3", "many", "", "null"],
     "max_prompt_length": ["0", "-1", "2.5"],

@@ -11,6 +11,7 @@ from oddsmill.schemas.settings import setting_types
 
 FOLDER = Path(__file__).parent
 CHAT = "{% for message in messages %}[{{ message.role }}] {{ message.content }}{% endfor %}"
+LOSING = CHAT.replace("message.content", "'Which?' if 'Which of 1' in message.content else message.content")
 DATED = "{{ strftime_now('%Y-%m-%d') }}" + CHAT
 RANKED, VOTED = {"format": "ranked"}, {"format": "votes"}
 
@@ -25,6 +26,7 @@ EFFECTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "chat_template": (CHAT.replace("[", "<"), "messages", {"chat_template": CHAT}),
     "chat_template_kwargs": ({"tone": "kind"}, "messages", {"chat_template": "{{ tone }}" + CHAT}),
     "chat_date": ("2020-01-31", "messages", {"chat_template": DATED, "chat_date": "2026-01-31"}),
+    "require_rendered": (True, "messages", {"chat_template": LOSING}),
     "max_length": (48, "triples", {"row_length": 200}),
     "max_prompt_length": (8, "triples", {"row_length": 200, "max_length": 40}),
     "max_completion_length": (8, "triples", {}),

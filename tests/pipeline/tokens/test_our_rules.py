@@ -125,10 +125,19 @@ def test_answers_that_are_cut_to_the_same_tokens_are_dropped(
         assert re.search(expected, str(found))
 
 
-def test_texts_that_the_tokenizer_makes_alike_are_dropped_and_trls_rules_keep_what_trl_keeps(shared: Path):
-    folder = shared / "data/tokenizers/qwen2"  # it composes characters (NFC)
-    texts = ("Where? ", "Caf\u00e9.", "Cafe\u0301.")
-    assert tokenized(folder, OURS, *texts) == "the tokenizer makes the same tokens of the two texts"
-    ids = tokenized(folder, TRL, *texts, compat="trl")
+@pytest.mark.parametrize(
+    ("tokenizer", "sides", "expected"),
+    [
+        ("qwen2", ("Caf\u00e9.", "Cafe\u0301."), "chosen and rejected are the same text in two forms of Unicode"),
+        # This tokenizer writes a space as the character U+2581.
+        ("phi-3-mini", ("No way.", "No\u2581way."), "the tokenizer makes the same tokens of the two texts"),
+    ],
+)
+def test_other_texts_of_the_same_tokens_are_dropped_and_trls_rules_keep_what_trl_keeps(
+    shared: Path, tokenizer: str, sides: tuple[str, str], expected: str
+):
+    folder = shared / "data/tokenizers" / tokenizer
+    assert tokenized(folder, OURS, "Where? ", *sides) == expected
+    ids = tokenized(folder, TRL, "Where? ", *sides, compat="trl")
     assert isinstance(ids, PairIds)
     assert ids.chosen == ids.rejected

@@ -105,7 +105,7 @@ def test_every_dialogue_of_the_goldens_is_rendered_and_tokenized_as_trl_does(sha
             pair = parse(row["row"])
             if isinstance(pair, ChatPair):
                 assert tokenizer.chat_template is not None
-                pair = trl_rules.render_chat(pair, tokenizer.chat_template, config())
+                pair = trl_rules.render(pair, tokenizer.chat_template, config()).texts
             assert pair._asdict() == {side: out["rendered"][side] for side in ("prompt", "chosen", "rejected")}
     assert pairs >= 83
 
