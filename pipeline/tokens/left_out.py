@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from oddsmill.pipeline.formats.dialogues import SYSTEM_ROLES
 from oddsmill.pipeline.formats.pairs import Message, Notes, PreferencePair
+from oddsmill.schemas.chat.messages import SYSTEM_ROLES
+from oddsmill.schemas.chat.template import REASONING_FIELDS
 
 # The names of the texts in messages. Of equal texts of which one is missing, the last in this order is.
 KINDS = {
@@ -27,7 +28,6 @@ KINDS = {
     Notes.NAMES_NOT_RENDERED: "name of a speaker",
 }
 _RANKS = {note: rank for rank, note in enumerate(KINDS)}
-_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _MARKS_OF_REASONING = re.compile(r"(</?(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[/?THINK\])", re.IGNORECASE)
 _SIGNS = re.compile(r"</|\[/|/no_think|/think")
 _SWITCHES = re.compile(r"/no_think|/think")  # a template may obey them and leave them out
@@ -105,7 +105,7 @@ def _parts(messages: Sequence[Message], *, in_answer: bool) -> Iterator[LeftOut]
 
 def _thought(message: Message) -> str:
     """Returns the reasoning that a message holds beside its content."""
-    thought = next((message[key] for key in _REASONING_KEYS if message.get(key) is not None), "")
+    thought = next((message[key] for key in REASONING_FIELDS if message.get(key) is not None), "")
     return thought.strip() if isinstance(thought, str) else ""
 
 

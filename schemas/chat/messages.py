@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from oddsmill.schemas.chat.template import Message
+from oddsmill.schemas.chat.template import REASONING_FIELDS, Message
 from oddsmill.schemas.chat.tools import kind_of, read_calls, without_nulls
 from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.errors import require
@@ -32,7 +32,6 @@ _ROLE_OF = {role: role for role in ROLES} | {
 # Of the first two keys, both are read; of the others, one stands for a missing one.
 _ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
 _CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
-_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _MEDIA_KEYS = ("images", "image", "image_url", "videos", "video", "audios", "audio")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 OPENERS = frozenset("[{")  # JSON text of messages begins with one of them
@@ -137,7 +136,7 @@ def seen(message: Message) -> tuple[Any, ...]:
         (function.get("name"), function.get("arguments"))
         for function in (call.get("function", call) for call in message.get("tool_calls", []))
     ]
-    reasoning = next((message[key] for key in _REASONING_KEYS if message.get(key)), "")
+    reasoning = next((message[key] for key in REASONING_FIELDS if message.get(key)), "")
     name = message.get("name") if message["role"] == "tool" else None
     return message["role"], (message["content"] or "").strip(), calls, str(reasoning).strip(), name
 
