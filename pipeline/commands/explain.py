@@ -153,6 +153,10 @@ class Explainer:
         self._head("layout")
         for side in BRANCH_STYLES:
             self._console.print(side_text(stored, side, self._tokenizer))
+        for side, spans in (("chosen", stored.unscored_chosen), ("rejected", stored.unscored_rejected)):
+            for start, end in spans:
+                text = self._tokenizer.decode(getattr(stored, side)[start:end])
+                self._say("no loss", f"{side}, tokens {start} to {end - 1}: {text!r}")
         self._print_layout(stored, slots)
 
     def _print_layout(self, pair: Pair, slots: int) -> None:

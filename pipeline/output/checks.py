@@ -58,7 +58,7 @@ def count_stored(row: Row, tokenizer: TokenizerSummary) -> dict[str, int]:
         "bos_not_once": _bos_not_once(tokens, starts, tokenizer),
         "chosen_ends_in_eos": ended[:, 1],
         "rejected_ends_in_eos": ended[:, 2],
-        "eos_inside_answer": _eos_inside(tokens, trailing, ends, np.where(ended, last, ends), tokenizer),
+        "eos_inside_answer": _eos_inside(row, trailing, ends, np.where(ended, last, ends), tokenizer),
         "chosen_longer": lengths[:, 1] > lengths[:, 2],
         "rejected_longer": lengths[:, 2] > lengths[:, 1],
         "identical_ids": _identical(tokens, starts, ends),
@@ -91,22 +91,34 @@ def _identical(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.n
 
 
 def _eos_inside(
-    tokens: np.ndarray, trailing: np.ndarray, ends: np.ndarray, last: np.ndarray, tokenizer: TokenizerSummary
+    row: Row, trailing: np.ndarray, ends: np.ndarray, last: np.ndarray, tokenizer: TokenizerSummary
 ) -> np.ndarray:
     """Returns [n] bool: the pairs with EOS inside an answer; `last` is the place of the token that ends a side."""
+    tokens = row.tokens[: len(trailing)]
     places = np.flatnonzero(tokens == tokenizer.eos_id)
     sides = np.searchsorted(ends.ravel(), places, side="right")
     inside = (sides % 3 > 0) & (places < last.ravel()[sides])
-    if tokenizer.turn_start_id is not None and tokenizer.eos_id in tokenizer.turn_end[:1]:
+    starts_turns = tokenizer.turn_start_id is not None and tokenizer.eos_id in tokenizer.turn_end[:1]
+    if starts_turns or len(row.unscored):
         following = places + 1
         bound = len(tokens) - 1
         for _ in tokenizer.turn_end:
             following = following + trailing[np.minimum(following, bound)]
-        begins_turn = tokens[np.minimum(following, bound)] == tokenizer.turn_start_id
+        begins_turn = np.isin(np.minimum(following, bound), row.unscored[:, 0])
+        if starts_turns:
+            begins_turn |= tokens[np.minimum(following, bound)] == tokenizer.turn_start_id
         inside &= ~(begins_turn & (following < ends.ravel()[sides]))
+        inside &= ~_is_unscored(row)[places]
     found = np.zeros(len(ends), bool)
     found[sides[inside] // 3] = True
     return found
+
+
+def _is_unscored(row: Row) -> np.ndarray:
+    """Returns [slots] bool: the tokens that no loss counts."""
+    edges = np.zeros(len(row.tokens) + 1, np.int64)
+    edges[row.unscored[:, 0]], edges[row.unscored[:, 1]] = 1, -1
+    return np.cumsum(edges)[:-1] > 0
 
 
 def describe(counts: dict[str, int], pairs: int, tokenizer: TokenizerSummary) -> list[str]:
