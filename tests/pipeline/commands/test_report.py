@@ -12,6 +12,7 @@ import pytest
 from oddsmill.pipeline.commands.charts import length_bias
 from oddsmill.pipeline.commands.report import ReportConfig, prompts_in_both, read_split
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.drops import DropReason
 from oddsmill.schemas.manifest import read_manifest
 
 
@@ -78,7 +79,7 @@ def test_the_tables_say_what_a_recount_says(dataset: Path, report: Callable, com
             *(f"{share:.1%}" for share in cut),
         ]  # fmt: skip
     assert rows["missing_field", "a field is not there"][2:] == ["1", "1.6%"]
-    assert rows["unreadable", "broken JSON, invalid UTF-8, or a lone surrogate"][2:] == ["1", "1.6%"]
+    assert rows["unreadable", DropReason.UNREADABLE.meaning][2:] == ["1", "1.6%"]
     checks = {row[0]: row[-1] for row in rows.values()}
     for name, number in manifest["counts"].items():
         assert checks[name] == f"{number:,}"

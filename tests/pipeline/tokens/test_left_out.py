@@ -2,6 +2,7 @@
 
 import json
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,38 @@ def test_no_text_vanishes_uncounted_and_none_is_missed_that_stands_there(
         assume(False)
     expected = (present | {Notes.TURNS_NOT_RENDERED}) & dropped
     assert {note for note in KINDS if note in rendered.notes} == expected
+
+
+def test_what_is_left_out_is_said_wherever_somebody_looks(
+    run: Callable, command: Callable, write_rows: Callable, tokenizer_folder: Path
+):
+    row = json.loads((CASES / "sys.jsonl").read_text())
+    without = row | {"prompt": row["prompt"][1:]}
+    hardly = [
+        without | {"rejected": [turn("assistant", text)], "prompt": [turn("user", f"{number}?")]}
+        for number, text in enumerate(["  Quercus.", "QUERCUS.", "Quercus ."])
+    ]
+    path = write_rows("rows.jsonl", [row, without, *hardly])
+    settings: dict[str, Any] = {"chat_template": str(CASES / "nosys.jinja"), "eval_share": 0.0, "max_length": 128}
+    result = run("out", path, **settings)
+    counts = {name: number for name, number in result.manifest["counts"].items() if "rendered" in name and number}
+    assert counts == {"system_not_rendered": 1}
+    said = "1 pairs with a system turn that the chat template does not write"
+    assert [line for line in result.lines if said in line] == [
+        f"check      {said}; oddsmill pipeline explain shows the texts, another --chat_template may write them, "
+        "--require_rendered=true drops such pairs"
+    ]
+    assert any("2 pairs whose sides differ in white space alone; " in line for line in result.lines)
+    assert any("1 pairs whose sides differ in upper and lower case alone" in line for line in result.lines)
+    command("report", result.folder)
+    page = (result.folder / "report.html").read_text()
+    assert '<tr class="warn"><td><code>system_not_rendered</code>' in page
+    flags = [f"--source.path={path}", f"--tokenizer={tokenizer_folder}"]
+    flags += [f"--{name}={value}" for name, value in settings.items()]
+    assert f"check      {said}\n" in command("plan", *flags)[1]
+    left_out = "left out   the system turn 'Always answer in Latin.': the chat template does not write it\n"
+    assert [left_out in command("explain", *flags, f"--row={number}")[1] for number in (0, 1)] == [True, False]
+    strict = run("strict", path, require_rendered=True, **settings)
+    assert strict.manifest["ledger"]["drops"] == {"not_rendered": 1}
+    assert strict.manifest["counts"]["system_not_rendered"] == 0
+    assert "'Always answer in Latin.'" in strict.rejects[0]["detail"]
