@@ -113,7 +113,10 @@ class SourceConfig:
 class InputSettings:
     """Says what is read: rows, and the tokenizer that makes token ids of them."""
 
-    source: SourceConfig = setting("Where the rows come from and how they are read.")
+    source: SourceConfig | list[SourceConfig] = setting(
+        "Where the rows come from and how they are read; or a list of such groups, each with a path, format, fields "
+        'and so on of its own: \'[{"path": "a.jsonl"}, {"path": "b.csv", "format": "votes"}]\'.'
+    )
     tokenizer: str = setting("A local folder with a tokenizer.json, or a model id of the Hugging Face hub.")
     tokenizer_revision: str | None = setting("Branch, tag or commit of that model on the hub.", default=None)
     chat_template: str | None = setting(
@@ -142,6 +145,7 @@ class InputSettings:
     )
 
     def check(self) -> None:
+        require(bool(self.sources), "source", self.source, "give at least one")
         require(bool(self.tokenizer), "tokenizer", self.tokenizer, "give a folder or a hub id")
         require(self.chat_template != "", "chat_template", "''", "give a file or a template, or leave it out")
         if self.chat_date is not None:
@@ -153,7 +157,7 @@ class InputSettings:
     @property
     def sources(self) -> list[SourceConfig]:
         """The sources, also where there is one."""
-        return [self.source]
+        return self.source if isinstance(self.source, list) else [self.source]
 
 
 @settings()

@@ -21,6 +21,7 @@ import yaml
 
 from oddsmill.schemas.console import LogLevel, show_messages
 from oddsmill.schemas.errors import Refused, require
+from oddsmill.schemas.listed_settings import check_elements, listable_groups, take_lists
 
 Settings = TypeVar("Settings")
 _UNIONS = (types.UnionType, typing.Union)
@@ -246,7 +247,16 @@ def load_settings(
         arguments[0] = f"--{positional}={arguments[0]}"
     parser = jsonargparse.ArgumentParser(prog=command, exit_on_error=False, epilog=_LOG_LEVEL_HELP)
     parser.add_argument("--config", action="config", help="A YAML file of settings; the command line wins.")
-    parser.add_class_arguments(settings_class)
+    groups = listable_groups(settings_class)
+    arguments, lists = take_lists(arguments, groups)
+    for name, group in groups.items():
+        if name in lists:
+            parser.add_argument(f"--{name}", type=list[group])  # type: ignore[valid-type]
+            text = check_elements(name, lists[name], group, lambda kind, own: load_settings(kind, own, command=command))
+            arguments.append(f"--{name}={text}")
+        else:
+            parser.add_class_arguments(group, name)
+    parser.add_class_arguments(settings_class, skip=set(groups))
     try:
         namespace = parser.instantiate(parser.parse_args(arguments))
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
