@@ -1,5 +1,6 @@
 """Settings of stage one."""
 
+import dataclasses
 import datetime
 from typing import Any, Literal
 
@@ -107,6 +108,12 @@ class SourceConfig:
     def paths(self) -> list[str]:
         """The files, globs and addresses, also where there is one."""
         return [self.path] if isinstance(self.path, str) else self.path
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """The settings that say what a row means, not where it lies."""
+        place = ("path", "split", "name", "revision")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in place}
 
 
 @settings()

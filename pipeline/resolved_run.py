@@ -59,6 +59,14 @@ class ResolvedRun:
         """The input files, in order."""
         return [file.path for file in self.inputs]
 
+    def input_records(self) -> list[dict[str, Any]]:
+        """Returns what run.json keeps of each input; how it is read only where that differs from file to file."""
+        differ = isinstance(self.settings["source"], list)
+        return [
+            dataclasses.asdict(file) | ({"read_as": source.meaning} if differ else {})
+            for file, source in zip(self.inputs, self.sources, strict=True)
+        ]
+
     @property
     def formats(self) -> list[str]:
         """The formats of the rows, a line each; with their files where there are several."""
@@ -128,6 +136,8 @@ def differences(resolved: ResolvedRun, manifest: Manifest, inputs: list[dict[str
     order = sorted if resolved.config.shuffle else list  # source order is the files' order
     if order(file["digest"] for file in inputs) != order(file.digest for file in resolved.inputs):
         lines.append(f"input: other files, or other contents ({len(inputs)} -> {len(resolved.inputs)} files)")
+    elif order(map(_read_as, inputs)) != order(map(_read_as, resolved.input_records())):
+        lines.append("input: a file is read by another of the sources")
     versions = {"oddsmill": manifest.tool_version} | manifest.libraries
     for name, version in ({"oddsmill": resolved.tool_version} | resolved.libraries).items():
         if versions.get(name) != version:
@@ -135,21 +145,27 @@ def differences(resolved: ResolvedRun, manifest: Manifest, inputs: list[dict[str
     return lines
 
 
+def _read_as(record: dict[str, Any]) -> tuple[str, str]:
+    """Returns the digest of an input and how its rows are read; earlier versions, with one source, did not say."""
+    return record["digest"], json.dumps(record.get("read_as"), sort_keys=True)
+
+
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flattens nested settings to dotted names, as they are given on the command line."""
     names: dict[str, Any] = {}
     for name, value in settings.items():
-        names |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        if isinstance(value, dict):
+            names |= flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            names |= flat({f"{name}[{number}]": each for number, each in enumerate(value)}, prefix)
+        else:
+            names[prefix + name] = value
     return names
 
 
 def _plain(sources: list[SourceConfig]) -> Any:
-    """Returns the settings of the sources that have a part in the pairs; a list where the sources differ.
-
-    What depends on where the rows lie is left out, and the order of the files.
-    """
-    names = ("format", "fields", "ranked_pairs", "margin", "vote_values")
-    kinds = {json.dumps(each, sort_keys=True): each for each in ({n: getattr(s, n) for n in names} for s in sources)}
+    """Returns the settings that say what the rows mean; a list where the sources differ, whatever their order."""
+    kinds = {json.dumps(source.meaning, sort_keys=True): source.meaning for source in sources}
     return next(iter(kinds.values())) if len(kinds) == 1 else [kinds[text] for text in sorted(kinds)]
 
 

@@ -106,13 +106,17 @@ def describe_formats(
 ) -> list[str]:
     """Returns the formats of a run, a line each; with the files where there are several."""
     files: dict[str, list[str]] = {}
+    differ = any(resolved.meaning != of_inputs[0].meaning for resolved in of_inputs)
+    unset = SourceConfig(path=".").meaning
     for resolved, file in zip(of_inputs, inputs, strict=True):
-        detected = "" if sources[file.source].format else " (detected)"
-        files.setdefault(f"{resolved.format}{detected}", []).append(file.path)
+        line = f"{resolved.format}{'' if sources[file.source].format else ' (detected)'}"
+        if differ:
+            set_here = {name: value for name, value in resolved.meaning.items() if value != unset[name]}
+            line += "".join(f" {name}={value}" for name, value in set_here.items() if name != "format")
+        files.setdefault(line, []).append(file.path)
     if len(files) == 1:
         return list(files)
-    width = max(map(len, files))
-    return [f"{name:<{width}}  {_few(paths)}" for name, paths in files.items()]
+    return [f"{line}: {_few(paths)}" for line, paths in files.items()]
 
 
 def _few(paths: list[str]) -> str:

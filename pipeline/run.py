@@ -105,7 +105,7 @@ def _record(resolved: ResolvedRun, beam_arguments: Sequence[str]) -> dict[str, A
     return {
         "settings": dataclasses.asdict(resolved.config) | {"num_shards": resolved.num_shards},
         "beam_arguments": list(beam_arguments),
-        "inputs": [dataclasses.asdict(file) for file in resolved.inputs],
+        "inputs": resolved.input_records(),
         "tokenizer_folder": resolved.tokenizer_folder,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -122,7 +122,9 @@ def _announce(resolved: ResolvedRun) -> None:
     if resolved.not_read:
         log.info(f"not read   {describe_not_read(resolved.not_read, of=resolved.rows_looked_at)}: no part of a pair")
     log.info(f"tokenizer  {config.tokenizer} ({resolved.tokenizer.vocab_size:,} ids)")
-    settings = [f"{name}={value}" for name, value in flat(resolved.settings).items() if name != "source.format"]
+    # The lines above say the format, and where the sources differ all else that they have.
+    others = {name: value for name, value in resolved.settings.items() if not isinstance(value, list)}
+    settings = [f"{name}={value}" for name, value in flat(others).items() if name != "source.format"]
     log.info(textwrap.fill("  ".join(settings), 110, initial_indent="settings   ", subsequent_indent=" " * 11))
     if resolved.rules.cuts_prompts and config.prompt_floor >= config.max_length:
         log.info(

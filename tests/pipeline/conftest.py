@@ -70,10 +70,12 @@ def run(tmp_path: Path, tokenizer_folder: Path) -> Callable[..., Result]:
     """Preprocesses: `run("out", path, max_length=64, beam=["--direct_num_workers=2"])`."""
 
     def call(
-        output: str, *paths: Path, beam: tuple[str, ...] = (), source: dict | None = None, **changes: Any
+        output: str, *paths: Path, beam: tuple[str, ...] = (), source: dict | list | None = None, **changes: Any
     ) -> Result:
         settings = {"tokenizer": str(tokenizer_folder), "output": str(tmp_path / output), "max_length": 64} | changes
-        config = PreprocessConfig(source=SourceConfig(path=[str(path) for path in paths], **(source or {})), **settings)
+        sources = source if isinstance(source, list) else [{"path": [str(path) for path in paths], **(source or {})}]
+        made = [SourceConfig(**each) for each in sources]
+        config = PreprocessConfig(source=made if isinstance(source, list) else made[0], **settings)
         with messages() as lines:
             preprocess(config, beam_arguments=beam)
         return Result(tmp_path / output, lines)

@@ -73,6 +73,7 @@ def test_every_difference_to_a_dataset_is_named(config: Callable, run: Callable,
 
 def test_nested_settings_have_dotted_names():
     assert flat({"a": 1, "b": {"c": {"d": 2}, "e": [3]}}) == {"a": 1, "b.c.d": 2, "b.e": [3]}
+    assert flat({"a": [{"b": 1}, {"b": {"c": 2}}], "d": []}) == {"a[0].b": 1, "a[1].b.c": 2, "d": []}
 
 
 def test_a_margin_of_scores_that_trl_does_not_read_is_refused(config: Callable):

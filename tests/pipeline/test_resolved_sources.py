@@ -50,8 +50,8 @@ def test_31_each_file_has_a_format_of_its_own(resolve: Callable, tmp_path: Path)
     assert formats(found) == ["messages", "triple"]
     assert (len(found.pairs), found.rows) == (10, 10)
     assert resolve.lines == [
-        f"messages (detected)  {tmp_path}/chat.jsonl",
-        f"triple (detected)    {tmp_path}/text.jsonl",
+        f"messages (detected): {tmp_path}/chat.jsonl",
+        f"triple (detected): {tmp_path}/text.jsonl",
     ]
 
 

@@ -112,7 +112,7 @@ def test_the_tables_scale_to_the_input_and_mark_the_setting(
     assert (code, err) == (0, "")
     assert "100 rows; 100 looked at, all of them" in out
     assert "90 pairs; dropped before the length rules: 10 unreadable" in out
-    assert "\nnot read   id (90 of 100 rows): no part of a pair\n" in out
+    assert "\nnot read   id (90 rows), of 100 rows looked at: no part of a pair\n" in out
     lines = {
         found[1]: re.findall(r"[\d,.%]+", line)
         for line in out.splitlines()
