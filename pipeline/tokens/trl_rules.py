@@ -76,6 +76,8 @@ def parse_pair(row: Row) -> Pair:
     elif row.has("chat_template_kwargs"):
         variables = row.value("chat_template_kwargs")
         if not isinstance(variables, dict):
+            raise Dropped(DropReason.WRONG_TYPE, f"chat_template_kwargs is {kind_of(variables)}, not an object")
+        if not isinstance(variables, dict):
             raise Dropped(DropReason.TRL_ERROR, f"chat_template_kwargs is {kind_of(variables)}: TRL raises on this row")
     parts = [prompt, *sides]
     if all(isinstance(part, str) for part in parts):

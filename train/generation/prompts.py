@@ -79,8 +79,11 @@ def read_prompt(row: Mapping[str, Any], origin: str, forms: MessageForms = KNOWN
         raise Refused(f"{origin}: {given[0]} is str, not a list of messages")
     if not content and not isinstance(content, str):
         raise Refused(f"{origin}: there is no message")
-    if isinstance(content, list) and content[-1]["role"] == "assistant":
-        raise Refused(f"{origin}: the last message is the assistant's; leave out the answer that is to be generated")
+    if isinstance(content, list) and content[-1]["role"] == "assistant" and given != ["prompt"]:
+        raise Refused(
+            f"{origin}: the last message is the assistant's; leave out the answer that is to be generated, "
+            'or name the messages "prompt": the answer then goes on from the end of that turn'
+        )
     try:
         json.dumps([content, variables], ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -153,6 +156,8 @@ def _render(
     variables = {**variables, **prompt.variables}
     date = date or datetime.date.today().isoformat()
     try:
+        if messages[-1]["role"] == "assistant":  # the turn is open, and the answer continues it
+            return tokenizer.chat_template.render_open(messages, date=date, variables=variables)
         return tokenizer.chat_template.render(messages, generation_prompt=True, date=date, variables=variables)
     except TemplateFailed as failure:
         raise Refused(f"{prompt.origin}: the chat template fails on these messages: {failure}") from failure

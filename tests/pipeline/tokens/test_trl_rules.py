@@ -134,6 +134,11 @@ def test_a_side_is_cut_after_its_own_prompt_and_then_has_no_eos():
         ({"prompt": "p", "chosen": None, "rejected": "r"}, "wrong_type: field 'chosen' is null"),
         ({"prompt": "p", "chosen": "\ud800", "rejected": "r"}, "unreadable"),
         ({"chosen": "a"}, "missing_field: no field 'rejected'"),
+        (
+            {side: [{"role": "user", "content": side}] for side in ("prompt", "chosen", "rejected")}
+            | {"chat_template_kwargs": 5},
+            "wrong_type: chat_template_kwargs is int, not an object",
+        ),
     ],
 )
 def test_rows_that_trl_cannot_read_are_dropped_with_a_name(row: dict[str, Any], reason: str):

@@ -112,6 +112,7 @@ TURNS = [
         {"prompt": USER},
         {"prompt": json.dumps([USER])},
         {"prompt": TURNS},
+        {"prompt": [USER, {"role": "assistant", "content": "You begin"}]},
         {"messages": TURNS, "tools": [SCHEMA]},
         {"conversations": TURNS, "tools": json.dumps([SCHEMA]), "chat_template_kwargs": {"effort": None}},
         {"prompt": [{"from": "human", "value": "q"}], "tools": [json.dumps(SCHEMA)]},
@@ -133,6 +134,10 @@ def test_generation_reads_the_very_prompt_that_the_pipeline_made_of_the_row(fold
     (pair,) = parse_row(raw, source=SourceConfig(path="a", format="messages"))
     config = PreprocessConfig(source=SourceConfig(path="a"), tokenizer="t", output="o")
     trained = render_pair(pair, tokenizer.chat_template, config).texts.prompt
-    assert trained.endswith("<|assistant|>") and "None" not in trained and "null" not in trained.partition("<|")[2]
+    assert (
+        trained.endswith(("<|assistant|>", "You begin"))
+        and "None" not in trained
+        and "null" not in trained.partition("<|")[2]
+    )
     (prompt,) = encoded(tokenizer, [read_prompt(row, "f:0")])
     assert prompt.text == trained
