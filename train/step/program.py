@@ -164,9 +164,9 @@ def build_program(
     attn_mechanism = choose_mechanism(config.attn_mechanism, _workload(config, decoder_config, mesh, row_lengths))
     param_dtype, compute_dtype = jnp.dtype(config.param_dtype), jnp.dtype(config.compute_dtype)
 
-    def decoder(rngs: nnx.Rngs, **options: Any) -> Decoder:
-        plain = Decoder(decoder_config, rngs=rngs, param_dtype=param_dtype, compute_dtype=compute_dtype, **options)
-        return add_adapters(plain, config.lora, param_dtype=param_dtype, rngs=rngs) if config.lora else plain
+    def decoder(rngs: nnx.Rngs, dtype: jnp.dtype = param_dtype, **options: Any) -> Decoder:
+        plain = Decoder(decoder_config, rngs=rngs, param_dtype=dtype, compute_dtype=compute_dtype, **options)
+        return add_adapters(plain, config.lora, param_dtype=dtype, rngs=rngs) if config.lora else plain
 
     trained = partial(
         decoder,
@@ -187,8 +187,9 @@ def build_program(
         return {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0), "skipped": jnp.int32(0)}
 
     def random_weights(key: jax.Array) -> dict[str, Any]:
-        weights = flatten_dict(nnx.to_pure_dict(nnx.state(decoder(nnx.Rngs(params=key)))))
-        return unflatten_dict({path: leaf.astype(dtypes.get(path, leaf.dtype)) for path, leaf in weights.items()})
+        # Drawn in float32, so that a seed gives the same weights in any dtype, but for their rounding.
+        weights = flatten_dict(nnx.to_pure_dict(nnx.state(decoder(nnx.Rngs(params=key), jnp.dtype("float32")))))
+        return unflatten_dict({path: leaf.astype(dtypes.get(path, param_dtype)) for path, leaf in weights.items()})
 
     state = jax.eval_shape(first_state, split_params(model, frozen)[0])
     return StepProgram(

@@ -66,6 +66,8 @@ def test_random_weights_follow_from_the_seed(model):
     step = program(model, is_random=True)
     first, again, other = (jax.tree.leaves(step.initial_weights(seed, None)[0]) for seed in (3, 3, 4))
     assert all(map(np.array_equal, first, again)) and not all(map(np.array_equal, first, other))
+    narrow = program(model, is_random=True, param_dtype="bfloat16").initial_weights(3, None)[0]
+    assert all(map(np.array_equal, jax.tree.leaves(narrow), [leaf.astype(jnp.bfloat16) for leaf in first]))
 
 
 def test_the_state_of_step_0_is_what_the_step_takes(model):
