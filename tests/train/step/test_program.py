@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -88,12 +90,19 @@ def test_rows_that_are_longer_than_a_window_which_the_mechanism_lacks_are_refuse
         check_row_length(splash, config, windowed, 65, data="rows")
 
 
-def test_moments_are_float32_beside_weights_in_bfloat16():
-    """Bytes of optimizer state a parameter, as `train plan` counts them: adamw has two moments, lion one, sgd none."""
-    found = {}
-    for optim in ("adamw", "adamw_bf16", "lion", "sgd"):
-        state = assembled(TINY, param_dtype="bfloat16", optim=optim).abstract_state
+def test_a_parameter_takes_the_bytes_that_the_docs_say():
+    """Of weight and optimizer state, as `train plan` counts them; moments are float32 beside weights in bfloat16."""
+    model = {
+        **TINY,
+        "vocab_size": 512,
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+    }  # large enough for Adafactor to factor
+    page = (Path(__file__).parents[3] / "docs/howto/plan_a_run.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d) \| (\d) \| (\d) \| (\d+) \|$", page, re.MULTILINE)
+    assert len(rows) == 10
+    for dtype, optim, *documented in rows:
+        state = assembled(model, param_dtype=dtype, optim=optim).abstract_state
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
-        assert shard_bytes(state["params"]) == 2 * parameters
-        found[optim] = shard_bytes(state["opt_state"]) // parameters
-    assert found == {"adamw": 8, "adamw_bf16": 4, "lion": 4, "sgd": 0}
+        weight, moments = (round(shard_bytes(state[part]) / parameters, 1) for part in ("params", "opt_state"))
+        assert [*map(int, documented)] == [weight, moments, weight, 2 * weight + moments], (dtype, optim)
