@@ -75,7 +75,9 @@ class _SourceRows:
                 settings = json.load(file)["settings"]
             names = {field.name for field in dataclasses.fields(PreprocessConfig)}
             settings = {name: value for name, value in settings.items() if name in names}
-            settings["source"] = SourceConfig(**settings["source"])
+            source = settings["source"]
+            several = isinstance(source, list)
+            settings["source"] = [SourceConfig(**each) for each in source] if several else SourceConfig(**source)
             if isinstance(settings["num_shards"], dict):
                 settings["num_shards"] = settings["num_shards"]["train"]
             self._resolved = resolve_run(PreprocessConfig(**settings))

@@ -49,6 +49,22 @@ def test_31_a_mixed_list_of_formats_and_fields(run: Callable, write_rows: Callab
     assert run("again", source=sources, chat_template=CHAT).digests == result.digests
 
 
+def test_explain_and_plan_read_each_file_by_its_own_source(
+    command: Callable, write_rows: Callable, tokenizer_folder: Path
+):
+    own, text = write_rows("own.jsonl", OWN), CASE / "text.jsonl"
+    sources = [{"path": str(text)}, {"path": str(own), "format": "triple", "fields": FIELDS}]
+    code, out, err = command(
+        "explain", f"--source={json.dumps(sources)}", f"--tokenizer={tokenizer_folder}", "--row=own.jsonl:1"
+    )
+    assert (code, err) == (0, "")
+    assert "\nformat     triple\nnot read   system, id\nprompt     '1?'\n" in out
+    code, out, err = command("plan", f"--source={json.dumps(sources)}", f"--tokenizer={tokenizer_folder}")
+    assert (code, err) == (0, "")
+    assert f"\nformat     triple (detected): {text}\n           triple fields={FIELDS}: {own}\n" in out
+    assert "\nnot read   id (3 rows), system (2 rows), of 7 rows looked at: no part of a pair\n" in out
+
+
 def test_31_a_file_that_was_read_as_what_it_is_not_ends_the_run(run: Callable, tmp_path: Path):
     paths = [CASE / "chat.jsonl", CASE / "text.jsonl"]
     with pytest.raises(

@@ -33,6 +33,11 @@ def preprocess_rows(rows: Any, folder: Path, *, name: str, settings: dict[str, A
       RunFailed: the pipeline began and could not end well.
     """
     source = settings.get("source", {})
+    if isinstance(source, list):
+        raise Refused(
+            f"preprocessing: source is a list, and {name} is one source: give the settings of that one; several are "
+            "preprocessed by oddsmill pipeline run, whose output folder may be given here"
+        )
     if not isinstance(source, Mapping):
         raise Refused(f"preprocessing: source={source!r} is no group of settings, such as {{'format': 'triple'}}")
     for key, given in (("source.path", "path" in source), ("output", "output" in settings)):

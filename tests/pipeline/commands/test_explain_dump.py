@@ -9,7 +9,9 @@ import pytest
 @pytest.fixture
 def dataset(run: Callable, write_rows: Callable, triples: Callable, capsys: pytest.CaptureFixture[str]):
     path = write_rows("rows.jsonl", triples(9))
-    result = run("out", path, eval_share=0, num_shards=2)
+    other = write_rows("other.jsonl", [{"question": "q", "chosen": "a", "rejected": "b"}])
+    sources = [{"path": str(path)}, {"path": str(other), "fields": {"prompt": "question"}}]
+    result = run("out", source=sources, eval_share=0, num_shards=2)
     return path, result, result.pairs(capsys)
 
 

@@ -33,6 +33,8 @@ def test_where_rows_are_and_go_is_not_said_twice(tmp_path):
             preprocess_rows([{}], tmp_path / "data", name="train_dataset", settings=settings)
     with pytest.raises(Refused, match=r"preprocessing: source='rows\.jsonl' is no group of settings"):
         preprocess_rows([{}], tmp_path / "data", name="train_dataset", settings={"source": "rows.jsonl"})
+    with pytest.raises(Refused, match="source is a list, and train_dataset is one source"):
+        preprocess_rows([{}], tmp_path / "data", name="train_dataset", settings={"source": [{"format": "triple"}]})
 
 
 def test_how_the_pipeline_ends_is_how_this_ends(tmp_path, monkeypatch):
