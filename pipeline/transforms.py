@@ -14,7 +14,7 @@ from apache_beam.utils.shared import Shared
 from oddsmill.pipeline import progress
 from oddsmill.pipeline.dataflow import check_libraries
 from oddsmill.pipeline.formats import keys
-from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.formats.pairs import Pair, PairIds
 from oddsmill.pipeline.input.kinds.kind import CountedPart, NumberedPart, Part
 from oddsmill.pipeline.input.parts import Input, count_part, divide, number_parts, read_batches
 from oddsmill.pipeline.input.rows import RawRow
@@ -28,7 +28,7 @@ from oddsmill.pipeline.output.spill import BlockRef, read_block, write_block
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
-from oddsmill.schemas.drops import Dropped, Reject
+from oddsmill.schemas.drops import Dropped, Reject, dropping_errors
 from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Split
 from oddsmill.schemas.stores import fetch_folder
 
@@ -146,26 +146,31 @@ class TokenizePairs(beam.DoFn):
         for (row, pair), ids in zip(
             parsed, tokenize_batch(texts, self._tokenizer, self._rules, self._config), strict=True
         ):
-            if isinstance(ids, Dropped):
-                placed.append(_reject(row, ids))
-                continue
-            identity = keys.pair_id(pair)
-            place = keys.place(pair, identity, row.origin, self._config, self._num_shards)
-            stored = PlacedPair(
-                rank=place.rank,
-                id=identity,
-                ids=ids.as_bytes(),
-                lengths=(len(ids.prompt), len(ids.chosen), len(ids.rejected)),
-                truncated=int(ids.truncated),
-                notes=int(ids.notes),
-                prompt_id=keys.prompt_id(pair),
-                origin=row.origin,
-                raw=row.as_text() if self._config.dedup == "exact" else "",
-                unscored=ids.unscored_as_bytes(),
-            )
-            placed.append(((place.split, place.shard), stored))
+            try:
+                placed.append(_reject(row, ids) if isinstance(ids, Dropped) else self._place(row, pair, ids))
+            except Dropped as dropped:
+                placed.append(_reject(row, dropped))
         progress.count(pairs=sum(not isinstance(item, TaggedOutput) for item in placed))
         return placed
+
+    @dropping_errors
+    def _place(self, row: RawRow, pair: Pair, ids: PairIds) -> tuple[ShardKey, PlacedPair]:
+        """Decides where a pair is stored."""
+        identity = keys.pair_id(pair)
+        place = keys.place(pair, identity, row.origin, self._config, self._num_shards)
+        stored = PlacedPair(
+            rank=place.rank,
+            id=identity,
+            ids=ids.as_bytes(),
+            lengths=(len(ids.prompt), len(ids.chosen), len(ids.rejected)),
+            truncated=int(ids.truncated),
+            notes=int(ids.notes),
+            prompt_id=keys.prompt_id(pair),
+            origin=row.origin,
+            raw=row.as_text() if self._config.dedup == "exact" else "",
+            unscored=ids.unscored_as_bytes(),
+        )
+        return (place.split, place.shard), stored
 
     def _gather(self) -> Iterator[Any]:
         """Waits for the oldest batch; yields its rejects, and blocks once they are large enough."""

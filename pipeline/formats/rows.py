@@ -165,6 +165,8 @@ def _follow(value: Any, path: Sequence[str], missing: Any) -> Any:
 
 
 def _check_text(name: str, value: Any) -> str:
+    if isinstance(value, bytes):  # of a table; those that are UTF-8 were read as a text
+        raise Dropped(DropReason.UNREADABLE, f"field {name!r} holds bytes that are not UTF-8")
     if not isinstance(value, str):
         raise Dropped(DropReason.WRONG_TYPE, f"field {name!r} is {kind_of(value)}, not a string")
     return check_encodable(name, value)

@@ -79,3 +79,8 @@ def test_a_part_of_a_joined_text_may_be_absent_as_it_may_be_null():
     assert triple(rest | {"instruction": "p"}, **parts) == ("p", "c", "r")
     with pytest.raises(Dropped, match="missing_field: no field 'instruction' or 'input'"):
         triple(rest, **parts)
+
+
+def test_bytes_that_are_no_text_are_unreadable():
+    with pytest.raises(Dropped, match="unreadable: field 'prompt' holds bytes that are not UTF-8"):
+        Row({"prompt": b"\xff"}, {}).text("prompt")
