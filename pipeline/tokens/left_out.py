@@ -19,8 +19,8 @@ from oddsmill.schemas.chat.template import REASONING_FIELDS
 KINDS = {
     Notes.ANSWERS_NOT_RENDERED: "text of an answer",
     Notes.TURNS_NOT_RENDERED: "text of an earlier turn",
-    Notes.TOOLS_NOT_RENDERED: "tool",
     Notes.TOOL_CALLS_NOT_RENDERED: "name or argument of a call",
+    Notes.TOOLS_NOT_RENDERED: "tool",
     Notes.DOCUMENTS_NOT_RENDERED: "document",
     Notes.SYSTEM_NOT_RENDERED: "system turn",
     Notes.REASONING_NOT_RENDERED: "reasoning of an answer",
@@ -73,7 +73,7 @@ def find_left_out(
     if given or not _stand_in_order([*shared, *first], whole):
         lacking = [*_lacking([*shared, *first], whole), *_lacking([*shared, *second], other)]
     elif not _stand_in_order(second, texts.rejected):
-        lacking = list(_lacking([*shared, *second], other))
+        lacking = _lacking([*shared, *second], other)
     for message in (*prompt, *chosen, *rejected):
         if "name" in message and (name := str(message["name"])) and _find(name, whole) < 0 and _find(name, other) < 0:
             lacking.append(LeftOut(Notes.NAMES_NOT_RENDERED, name))
@@ -185,8 +185,22 @@ def _stand_in_order(parts: Sequence[LeftOut], text: str) -> bool:
     return True
 
 
-def _lacking(parts: Sequence[LeftOut], text: str) -> Iterator[LeftOut]:
-    """Yields the parts that do not stand in the text. Longer ones take their places first, each its own."""
+def _lacking(parts: Sequence[LeftOut], text: str) -> list[LeftOut]:
+    """Lists the parts that do not stand in the text. Longer ones take their places first, each its own."""
+    lacking = list(_without_place(parts, text))
+    tools, calls = (
+        {part.text for part in parts if part.note is note}
+        for note in (Notes.TOOLS_NOT_RENDERED, Notes.TOOL_CALLS_NOT_RENDERED)
+    )
+    of_calls = {part.text for part in lacking if part.note is Notes.TOOL_CALLS_NOT_RENDERED}
+    if not of_calls - tools:
+        return lacking
+    # The arguments of a call are not there: a name that stands there once is the tool's and not the call's.
+    names = tools & calls - of_calls
+    return [part._replace(note=Notes.TOOL_CALLS_NOT_RENDERED) if part.text in names else part for part in lacking]
+
+
+def _without_place(parts: Sequence[LeftOut], text: str) -> Iterator[LeftOut]:
     bare: list[str] = []
     for part in sorted(parts, key=lambda part: (-len(part.text), _RANKS[part.note])):
         at = _find(part.text, text)

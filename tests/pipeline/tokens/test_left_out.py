@@ -177,6 +177,11 @@ CONTENT_OF_USER = all_of("m.content if m.role != 'system' else ''")
         (all_of("m.content or ''"), pair_of(*CALLED), "name or argument of a call"),
         # the name of the tool is that of the call
         (CALLS.replace("CALL", "''"), pair_of(*CALLED, tools=[TOOL]), "name or argument of a call"),
+        (
+            CALLS.replace("CALL", "c.function | tojson").replace("if tools", "if false"),
+            pair_of(*CALLED, tools=[TOOL]),
+            "tool",
+        ),
         (all_of(), pair_of(tools=[TOOL]), "tool"),
         (all_of(), pair_of(turn("user", "please get_weather"), tools=[TOOL]), "tool"),
         (all_of(), pair_of(tools=[{"name": "f", "parameters": {}}]), "tool"),
