@@ -162,3 +162,57 @@ def test_a_row_gives_tools_and_variables_to_its_template():
         messages.read(Row(row | {"tools": "{"}, {}), SOURCE)
     with pytest.raises(Dropped, match="wrong_type: chat_template_kwargs is list"):
         messages.read(Row(row | {"chat_template_kwargs": [1]}, {}), SOURCE)
+
+
+MORE = message("user", "more")
+HELLO = message("assistant", "hello")
+BLANKS = ("", " ", None, [], [message("user", "")])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before", "expected"),
+    [
+        ([message("user", "q ")], [USER], [USER]),  # the space that somebody stripped
+        ([USER], [message("user", "\nq")], [message("user", "\nq")]),
+        ([USER | {"id": "a"}], [USER | {"id": "b"}], [USER | {"id": "b"}]),
+        ([USER], [SYSTEM, USER], [SYSTEM, USER]),  # the system turn stands in the sides alone
+        ([SYSTEM, USER], [USER], [SYSTEM, USER]),  # or in the prompt alone
+        ([SYSTEM, USER], [message("system", "be brief "), USER], [message("system", "be brief "), USER]),
+        ([SYSTEM], [USER], [SYSTEM, USER]),
+        ([MORE], [USER, HELLO, MORE], [USER, HELLO, MORE]),  # the prompt is the last question alone
+        ([USER, HELLO], [USER], [USER]),  # the prompt has an answer, too
+        ([USER, HELLO], [MORE], [USER, HELLO, MORE]),  # the prompt is what was said before
+        ("q ", [USER], [USER]),
+        ("q", [SYSTEM, USER], [SYSTEM, USER]),
+        *((blank, [SYSTEM, USER], [SYSTEM, USER]) for blank in BLANKS),
+    ],
+)
+def test_whole_sides_are_told_by_roles_and_by_what_a_template_shows(prompt: Any, before: list, expected: list):
+    assert explicit(prompt, [*before, YES], [*before, NO]) == (expected, [YES], [NO])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before"), [([USER], [MORE]), ([SYSTEM, USER], [message("system", "be long"), USER]), ("q", [MORE])]
+)
+def test_a_prompt_that_whole_sides_lack_drops_the_row(prompt: Any, before: list):
+    with pytest.raises(Dropped, match="no_common_prompt"):
+        explicit(prompt, [*before, YES], [*before, NO])
+
+
+def test_one_side_may_be_whole_and_the_other_an_answer():
+    assert explicit([USER], [USER | {"id": 1}, YES], "no")[0][0]["content"] == "q"
+    assert explicit("q", "yes", [USER, NO]) == PAIR
+
+
+def test_ids_and_times_make_no_other_turn():
+    chosen, rejected = ([USER | {"id": side, "time": side}, HELLO, MORE] for side in "ab")
+    assert implicit([*chosen, YES], [*rejected, NO]) == (chosen, [YES], [NO])
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_a_column_of_messages_is_the_prompt_where_no_side_is_whole(column: str):
+    whole = {"chosen": [USER, YES], "rejected": [USER, NO]}
+    assert parse({column: [USER], "chosen": YES, "rejected": NO}) == PAIR
+    assert parse({column: [SYSTEM, USER], **whole}) == ([SYSTEM, USER], [YES], [NO])
+    for messages_there in ([USER, YES], [USER, NO], [USER, HELLO], [MORE, HELLO], [SYSTEM, MORE], None):
+        assert parse({column: messages_there, **whole}) == PAIR

@@ -55,3 +55,56 @@ def test_the_last_message_may_be_left_open():
     assert trimming.render_open(turns) == "<|user|>q</s>\n<|assistant|>Well,"
     with pytest.raises(TemplateFailed, match="is not in the rendered text"):
         ChatTemplate("nothing", {}).render_open(turns)
+
+
+CALL = {"type": "function", "function": {"name": "w", "arguments": {"city": "Oslo", "n": [1]}}}
+CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+ARGUMENTS = "{% for c in messages[0].tool_calls %}{{ c.function.arguments WAY }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [
+        ("| tojson", '{"city": "Oslo", "n": [1]}'),  # an object, as transformers documents it
+        ("['city']", "Oslo"),
+        ("", '{"city": "Oslo", "n": [1]}'),  # not Python's
+        ("+ '!'", '{"city": "Oslo", "n": [1]}!'),  # a text, or the template fails
+        ("if c.function.arguments is string else c.function.arguments | tojson", '{"city": "Oslo", "n": [1]}'),
+    ],
+)
+def test_a_template_gets_the_arguments_of_a_call_in_the_form_that_it_writes(way: str, expected: str):
+    assert render(ARGUMENTS.replace("WAY", way), [CALLING]) == expected
+
+
+def test_a_template_that_fails_on_calls_in_every_form_is_told_by_its_first_words():
+    with pytest.raises(TemplateFailed, match="dict object' has no attribute 'other"):
+        render(ARGUMENTS.replace("WAY", ".other.more"), [CALLING])
+    with pytest.raises(TemplateFailed, match="No roles but user"):
+        render("{{ raise_exception('No roles but user') }}", [CALLING])
+
+
+def test_the_null_content_of_a_call_is_no_text():
+    asks = "{% if messages[0].content is none %}calls{% else %}{{ messages[0].content | trim }}{% endif %}"
+    calling = CALLING | {"content": None}
+    assert render("{{ messages[0].content | trim }}|", [calling]) == "|"
+    assert render("{{ messages[0].content + '|' }}", [calling]) == "|"
+    assert render(asks, [calling]) == "calls"
+    assert render("{{ messages[0].content | trim }}|", [calling | {"content": "None"}]) == "None|"
+
+
+def test_a_bare_function_gets_a_wrapper_where_the_template_needs_one():
+    tools = {"tools": [CALL["function"]]}
+    assert render("{{ tools[0].name }}", variables=tools) == "w"
+    assert render("{{ tools[0].function.name }}", variables=tools) == "w"
+    with pytest.raises(TemplateFailed):
+        render("{{ tools[0].function.name }}", variables=tools, as_given=True)
+
+
+def test_a_turn_of_the_developer_is_the_systems_where_the_template_does_not_write_it():
+    turns = [{"role": "developer", "content": "be brief"}, USER]
+    known = "{% for m in messages %}{% if m.role in ROLES %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+    assert render(CHATML, turns).startswith("<|developer|>be brief")
+    assert render(known.replace("ROLES", "['system', 'user']"), turns) == "<system>be brief<user>q"
+    assert render(known.replace("ROLES", "['system', 'user']"), turns, as_given=True) == "<user>q"
+    refuses = "{% if messages[0].role == 'developer' %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    assert render(refuses, turns).startswith("<|system|>be brief")
