@@ -9,6 +9,7 @@ from oddsmill.schemas.chat.tools import read_variables
 from oddsmill.schemas.drops import Dropped, DropReason
 
 _PROMPT_NAMES = ("conversations", "messages")
+_FIRST_ROLES = ("user", *SYSTEM_ROLES)  # of a whole conversation
 
 
 def read_dialogues(row: Row, forms: MessageForms = KNOWN) -> ChatPair:
@@ -85,7 +86,7 @@ def read_row_variables(row: Row) -> dict[str, Any]:
       Dropped: it is not of the kind that templates take.
     """
     variables, tools = (row.value(name) if row.has(name) else None for name in ("chat_template_kwargs", "tools"))
-    return read_variables(variables, tools)
+    return {} if variables is tools is None else read_variables(variables, tools)
 
 
 def as_answer(side: list[Message] | str) -> list[Message]:
@@ -153,7 +154,7 @@ def _turns_in(prompt: list[Message] | str | None, side: list[Message]) -> list[M
 
 def _begins(side: list[Message]) -> bool:
     """Says whether the first turn of a side is that of a whole conversation."""
-    return bool(side) and side[0]["role"] in ("user", *SYSTEM_ROLES)
+    return bool(side) and side[0]["role"] in _FIRST_ROLES
 
 
 def _prompt_size(chosen: list[Message], rejected: list[Message], *, least: int) -> int:

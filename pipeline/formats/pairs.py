@@ -9,6 +9,7 @@ from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.record import WHOLE, Spans, Truncated
 
 Message = dict[str, Any]
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder a call
 
 
 class Notes(enum.IntFlag):
@@ -100,7 +101,7 @@ def chat_pair(
       Dropped: a text that cannot be encoded, or a value that JSON does not have.
     """
     try:
-        texts = [json.dumps(part, ensure_ascii=False) for part in (prompt, chosen, rejected, variables or {})]
+        texts = [_to_json(part) for part in (prompt, chosen, rejected, variables or {})]
         for text in texts:
             text.encode()
     except UnicodeEncodeError:

@@ -14,9 +14,11 @@ def read(row: Row, _: SourceConfig) -> list[PreferencePair]:
       Dropped: one is missing or no text, or is a conversation that somebody stored as text.
     """
     pair = PreferencePair(row.text("prompt"), row.text("chosen"), row.text("rejected"))
-    for name, text in zip(pair._fields, pair, strict=True):
-        if text.lstrip()[:1] in OPENERS and decode_messages(name, text) is not None:
-            raise Dropped(DropReason.WRONG_TYPE, f"{name} is messages as JSON text; --source.format=messages reads it")
+    if not OPENERS.isdisjoint([text.lstrip()[:1] for text in pair]):
+        for name, text in pair._asdict().items():
+            if decode_messages(name, text) is not None:
+                problem = f"{name} is messages as JSON text; --source.format=messages reads it"
+                raise Dropped(DropReason.WRONG_TYPE, problem)
     return [pair]
 
 

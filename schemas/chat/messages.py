@@ -89,6 +89,9 @@ def read_turns(name: str, value: Any, forms: MessageForms = KNOWN) -> list[Messa
         raise Dropped(DropReason.WRONG_TYPE, f"{name} is {kind_of(value)}, not a list of messages")
     turns: list[Message] = []
     for member in value:
+        if forms is KNOWN and (plain := _plain(member)):
+            turns.append(plain)
+            continue
         message, has_calls_alone = _read(member, forms)
         if has_calls_alone and turns and turns[-1]["role"] == "assistant":
             calls = [*turns[-1].get("tool_calls", []), *message["tool_calls"]]
@@ -175,12 +178,17 @@ def read_content(content: Any) -> str:
     return "".join(texts)
 
 
-def _read(value: Any, forms: MessageForms) -> tuple[Message, bool]:
-    """Reads a message; True beside it where its turn is of calls alone."""
-    if forms is KNOWN and isinstance(value, dict) and len(value) == 2:
+def _plain(value: Any) -> Message | None:
+    """Reads a message of role and content alone, which most are; None of any other."""
+    if isinstance(value, dict) and len(value) == 2:
         role, content = value.get("role"), value.get("content")
         if role in ROLES and isinstance(content, str):
-            return {"role": role, "content": content}, False
+            return {"role": role, "content": content}
+    return None
+
+
+def _read(value: Any, forms: MessageForms) -> tuple[Message, bool]:
+    """Reads a message; True beside it where its turn is of calls alone."""
     if isinstance(value, str) and (decoded := decode_messages("a message", value)) is not None:
         value = decoded
     if not isinstance(value, dict):
