@@ -19,9 +19,14 @@ FIELDS = (
     "votes",
     "score_chosen",
     "score_rejected",
+    "system",
+    "history",
+    "images",
     "tools",
     "chat_template_kwargs",
 )
+# Fields that are found beside the pair, and may be left out by naming no column.
+_MAY_BE_LEFT_OUT = ("system", "history", "images")
 
 
 @settings(group="source.")
@@ -49,8 +54,10 @@ class SourceConfig:
         default=None,
     )
     fields: dict[str, str | list[str]] = setting(
-        'The source\'s names of the fields, e.g. {"prompt": "question"}. input.messages is a field in a field; a list '
-        "of names joins several: texts with a blank line between, completions, scores, votes to a list.",
+        'The source\'s names of the fields, e.g. {"prompt": "question"}. input.messages is a field in a field, and '
+        "answers.text the texts of a list of answers; a list of names joins several: texts with a blank line between, "
+        "completions, scores, votes to a list. {} means: found in the first rows, as those of known datasets. system, "
+        "history and images are found beside any pair; [] leaves one out.",
         default_factory=dict,
     )
     roles: dict[str, str] = setting(
@@ -90,7 +97,8 @@ class SourceConfig:
                 self.fields,
                 f"{name!r} is not one of ours: {', '.join(FIELDS)} (the source's name stands on the right)",
             )
-            require(bool(names), "source.fields", self.fields, f"{name!r} needs a name of the source's")
+            is_given = bool(names) or (names == [] and name in _MAY_BE_LEFT_OUT)
+            require(is_given, "source.fields", self.fields, f"{name!r} needs a name of the source's")
         self.forms.check()
         require(
             set(self.vote_values.values()) <= {"first", "second", "tie"},
@@ -134,6 +142,12 @@ class InputSettings:
     chat_template_kwargs: dict[str, Any] = setting(
         'What the template sees beside the messages, e.g. {"enable_thinking": false}.',
         default_factory=dict,
+    )
+    chat: bool = setting(
+        "Rows of texts are read as dialogues for the chat template: the prompt is the user's turn (of a transcript, "
+        "the turns), each answer the assistant's, and a system column the system's. false: texts stay as they are.",
+        default=False,
+        only_with={"compat": (None,)},
     )
     chat_date: str | None = setting(
         "The day, YYYY-MM-DD, that a template is told which writes the date.",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
+from oddsmill.pipeline.formats.pairs import PreferencePair
 from oddsmill.pipeline.input.parts import Input
 from oddsmill.pipeline.resolved_sources import describe_formats, find_all_inputs, resolve_sources
 from oddsmill.pipeline.tokens.rendering import check_rendering
@@ -34,6 +35,7 @@ class ResolvedRun:
     Attributes:
       settings: the settings as the manifest gives them.
       rules: the functions that take a row to ids, as `compat` asks for them.
+      has_texts: rows looked at are texts, which no chat template renders.
       sources: the source of each input, with its format; `sources[row.origin.file]` is that of a row.
       rows_looked_at: the number of rows with pairs that were looked at to tell the formats.
       not_read: in how many of these a column holds something that is not read.
@@ -47,6 +49,7 @@ class ResolvedRun:
     sources: list[SourceConfig]
     rows_looked_at: int
     not_read: dict[str, int]
+    has_texts: bool
     tokenizer_folder: str
     tokenizer: TokenizerSummary
     settings: dict[str, Any]
@@ -71,6 +74,23 @@ class ResolvedRun:
     def formats(self) -> list[str]:
         """The formats of the rows, a line each; with their files where there are several."""
         return describe_formats(self.sources, self.inputs, self.config.sources)
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know before a run begins, a line each."""
+        config, notes = self.config, []
+        if self.has_texts and self.tokenizer.chat_template_sha256 and config.compat is None:
+            notes.append(
+                "the rows are texts, and the tokenizer has a chat template that is not used: right for a base model, "
+                "and for texts that are rendered already; --chat=true makes each prompt the user's turn and each "
+                "answer the assistant's"
+            )
+        if self.rules.cuts_prompts and config.prompt_floor >= config.max_length:
+            notes.append(
+                f"prompts are not cut below max_prompt_length={config.prompt_floor}, so one that long leaves no room "
+                f"for an answer within max_length={config.max_length} and is dropped"
+            )
+        return notes
 
     @property
     def output(self) -> str:
@@ -109,6 +129,7 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
         sources=resolved.of_inputs,
         rows_looked_at=resolved.rows,
         not_read=dict(resolved.not_read),
+        has_texts=any(isinstance(pair, PreferencePair) for pair in resolved.pairs),
         tokenizer_folder=str(folder),
         tokenizer=summarize_tokenizer(tokenizer),
         settings=settings,

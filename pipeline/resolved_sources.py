@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats.detection import resolve_source
+from oddsmill.pipeline.formats.layouts import describe_source
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.parts import Input, read_in_order
 from oddsmill.pipeline.input.rows import RawRow
@@ -109,10 +110,10 @@ def describe_formats(
     differ = any(resolved.meaning != of_inputs[0].meaning for resolved in of_inputs)
     unset = SourceConfig(path=".").meaning
     for resolved, file in zip(of_inputs, inputs, strict=True):
-        line = f"{resolved.format}{'' if sources[file.source].format else ' (detected)'}"
+        given = sources[file.source]
+        line = describe_source(resolved, given)
         if differ:
-            set_here = {name: value for name, value in resolved.meaning.items() if value != unset[name]}
-            line += "".join(f" {name}={value}" for name, value in set_here.items() if name != "format")
+            line += "".join(f" {n}={v}" for n, v in given.meaning.items() if v != unset[n] and n != "format")
         files.setdefault(line, []).append(file.path)
     if len(files) == 1:
         return list(files)

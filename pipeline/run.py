@@ -126,11 +126,8 @@ def _announce(resolved: ResolvedRun) -> None:
     others = {name: value for name, value in resolved.settings.items() if not isinstance(value, list)}
     settings = [f"{name}={value}" for name, value in flat(others).items() if name != "source.format"]
     log.info(textwrap.fill("  ".join(settings), 110, initial_indent="settings   ", subsequent_indent=" " * 11))
-    if resolved.rules.cuts_prompts and config.prompt_floor >= config.max_length:
-        log.info(
-            f"note       prompts are not cut below max_prompt_length={config.prompt_floor}, so one that long "
-            f"leaves no room for an answer within max_length={config.max_length} and is dropped"
-        )
+    for note in resolved.notes:
+        log.info(f"note       {note}")
 
 
 def _summarize(manifest: Manifest, accounts: Sequence[FileAccount], config: PreprocessConfig, seconds: float) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, side_text
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats import keys
+from oddsmill.pipeline.formats.layouts import describe_source
 from oddsmill.pipeline.formats.pairs import ChatPair, PairIds
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sampling import find_row
@@ -75,8 +76,8 @@ class Explainer:
         text = raw.as_text()
         self._say("raw", text[:_RAW_CHARACTERS] + (f" … ({len(text):,} characters)" if text[_RAW_CHARACTERS:] else ""))
         source = self._resolved.sources[raw.origin.file]
-        detected = "" if self._config.sources[self._resolved.inputs[raw.origin.file].source].format else " (detected)"
-        self._say("format", f"{source.format}{detected}")
+        given = self._config.sources[self._resolved.inputs[raw.origin.file].source]
+        self._say("format", describe_source(source, given))
         not_read = Counter[str]()
         try:
             pairs = self._resolved.rules.parse_row(raw, source=source, not_read=not_read)

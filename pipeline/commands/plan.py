@@ -111,6 +111,8 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
     console.print(f"input      {sample.total_rows:,} rows; {len(sample.rows):,} looked at, {size}", soft_wrap=True)
     for number, line in enumerate(resolved.formats):
         console.print(f"{'' if number else 'format':<10} {line}", soft_wrap=True)
+    for line in resolved.notes:
+        console.print(f"note       {line}", soft_wrap=True)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(drops.items())) or "none"
     console.print(f"sample     {len(pairs):,} pairs; dropped before the length rules: {dropped}", soft_wrap=True)
     if not_read:

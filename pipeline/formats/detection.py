@@ -7,6 +7,8 @@ from contextlib import suppress
 from typing import Protocol
 
 from oddsmill.pipeline.config import SourceConfig
+from oddsmill.pipeline.formats import votes
+from oddsmill.pipeline.formats.layouts import Layout, find_layouts
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.parsing import FORMATS, as_row, parse_row
 from oddsmill.pipeline.formats.rows import MESSAGE_SETTINGS
@@ -33,45 +35,86 @@ def resolve_source(rows: Iterable[RawRow], *, source: SourceConfig, parse: Parse
     Raises:
       Refused: there are no rows, or none becomes a pair under any format.
     """
-    if source.format is not None:
-        return source
-    return dataclasses.replace(source, format=detect_format(rows, source=source, parse=parse))
-
-
-def detect_format(rows: Iterable[RawRow], *, source: SourceConfig, parse: ParseRow = parse_row) -> str:
-    """Returns the name of the format under which most of the rows become pairs.
-
-    Args:
-      parse: reads rows of a known format, as the run will.
-
-    Raises:
-      Refused: there are no rows, or none becomes a pair under any format.
-    """
     sample = list(rows)
+    if source.format is not None and source.format not in FORMATS:
+        return source  # a function of the user's, or a mistake, which `check_source` names
     if not sample:
         raise Refused(f"--source.path={source.path}: the input has no rows")
     for read in dict.fromkeys((parse_row, parse)):  # TRL's rules read more, and do not tell formats apart
-        candidates = {name: dataclasses.replace(source, format=name) for name in FORMATS}
-        counts = dict.fromkeys(FORMATS, 0)
-        for name in counts:
-            for raw in sample:
-                with suppress(Dropped):
-                    read(raw, source=candidates[name])
-                    counts[name] += FORMATS[name].is_own(as_row(raw, source))
-        best = max(counts, key=lambda name: counts[name])
-        if counts[best]:
-            return best
+        found = _find_source(sample, source, read)
+        if found is not None:
+            if found.format == "votes":
+                votes.check_votes([as_row(raw, found) for raw in sample if _fields(raw)], found)
+            return found
+    if source.format is not None:
+        return source
+    raise _refusal(sample, source)
+
+
+def _find_source(sample: Sequence[RawRow], source: SourceConfig, read: ParseRow) -> SourceConfig | None:
+    """Finds the settings under which most of the rows become pairs.
+
+    Names of ours are tried first. What other names mean is asked only where most rows are no pairs under these.
+
+    Raises:
+      Refused: the rows are those of a dataset that is not of pairs.
+    """
+    best, most = None, 0
+    for layout in (Layout("", ()), *find_layouts([raw.values() for raw in sample if _fields(raw)], source)):
+        if layout.advice:
+            raise Refused(f"the rows are laid out as those of {layout.name}: {layout.advice}")
+        is_guess = not layout.name and bool(layout.fields)
+        formats = [layout.format or source.format] if layout.format or source.format else [*FORMATS]
+        for name in formats:
+            candidate = dataclasses.replace(
+                source,
+                format=name,
+                fields=dict(layout.fields) | source.fields,
+                vote_values=source.vote_values or dict(layout.vote_values),
+            )
+            count = _count_pairs(sample, candidate, read, votes_are_known=is_guess, may_be_another=len(formats) > 1)
+            if count > most:
+                best, most = candidate, count
+        if most > len(sample) / 2:
+            break
+    return best
+
+
+def _count_pairs(
+    sample: Sequence[RawRow], source: SourceConfig, read: ParseRow, *, votes_are_known: bool, may_be_another: bool
+) -> int:
+    """Counts the rows that become pairs.
+
+    Args:
+      may_be_another: rows that read, and that are of another format, do not count.
+      votes_are_known: a vote of unknown meaning says that the column does not hold votes as we read them: none counts.
+    """
+    count = 0
+    for raw in sample:
+        try:
+            read(raw, source=source)
+        except Dropped as dropped:
+            if votes_are_known and dropped.detail.startswith("vote "):
+                return 0
+        else:
+            is_own = FORMATS[source.format or ""].is_own
+            count += not may_be_another or is_own(as_row(raw, source))
+    return count
+
+
+def _refusal(sample: Sequence[RawRow], source: SourceConfig) -> Refused:
+    """Says why no row is a pair."""
     first = next((raw for raw in sample if _fields(raw)), sample[0])
     known = _fields(first)
     fields = "fields: " + ", ".join(map(repr, known[:12]))
     if "label" in known and "rejected" not in known:
-        raise Refused(
+        return Refused(
             f"the rows are unpaired ({fields}): a label says of one answer whether it is good, and ORPO "
             "compares two answers to a prompt. Pair them, for instance with --source.format=module:function"
         )
     problems = [fields] * bool(known) + _problems(first, source)
     names = ", ".join([*FORMATS][:-1]) + f" or {[*FORMATS][-1]}"
-    raise Refused(
+    return Refused(
         f"none of the first {len(sample)} rows reads as {names} ({'; '.join(problems)}); "
         "say --source.format, and --source.fields where the fields have other names"
     )

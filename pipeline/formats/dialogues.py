@@ -20,6 +20,8 @@ def read_dialogues(row: Row, forms: MessageForms = KNOWN) -> ChatPair:
     """
     chosen, rejected = (read_turns(side, row.value(side), forms) for side in ("chosen", "rejected"))
     prompt = _read_prompt(row, forms, chosen, rejected)
+    if prompt is None:
+        prompt = _prompt_of_one(chosen, rejected)
     if isinstance(chosen, str) and isinstance(rejected, str) and not isinstance(prompt, list):
         raise Dropped(DropReason.WRONG_TYPE, "prompt, chosen and rejected are strings, not messages")
     return split_dialogues(prompt, as_answer(chosen), as_answer(rejected), read_row_variables(row))
@@ -101,16 +103,23 @@ def as_prompt(prompt: list[Message] | str | None) -> list[Message]:
 
 def _read_prompt(row: Row, forms: MessageForms, *sides: list[Message] | str) -> list[Message] | str | None:
     """Reads the prompt; another column is it only where the sides are no whole conversations, or hold its turns."""
-    name = next((name for name in ("prompt", *_PROMPT_NAMES) if name in row.values), None)
+    instead = row.free(_PROMPT_NAMES)
+    name = next((name for name in ("prompt", *instead) if name in row.values), None)
     if name is None and "prompt" not in row.names:
         return None
-    value = row.value("prompt", instead=_PROMPT_NAMES)
+    value = row.value("prompt", instead=instead)
     prompt = None if value is None else read_turns("the prompt", value, forms)
     is_named = name == "prompt" or "prompt" in row.names
     whole = [side for side in sides if isinstance(side, list) and _begins(side)]
     if is_named or len(whole) < len(sides) or all(_turns_in(prompt, side) is not None for side in whole):
         return prompt
     return None
+
+
+def _prompt_of_one(*sides: list[Message] | str) -> list[Message] | None:
+    """Returns the turns before the last of the one side that is a whole conversation; the other is an answer."""
+    whole = [side for side in sides if isinstance(side, list) and _begins(side)]
+    return whole[0][:-1] if len(whole) == 1 else None
 
 
 def _whole(prompt: list[Message] | str | None, side: list[Message], name: str) -> list[Message]:

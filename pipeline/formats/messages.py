@@ -1,4 +1,7 @@
-"""The format `messages`: dialogues of messages, in every form that schemas/chat/messages.py reads."""
+"""The formats `messages` and `sharegpt`: dialogues of messages, in every form that schemas/chat/messages.py reads.
+
+Both are read alike; their name says by which key the roles are told.
+"""
 
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats.dialogues import read_dialogues
@@ -11,4 +14,12 @@ def read(row: Row, source: SourceConfig) -> list[ChatPair]:
     return [read_dialogues(row, source.forms)]
 
 
+def is_sharegpt(row: Row) -> bool:
+    """Says whether the first message of a row's answer names its role by `from`."""
+    side = row.value("chosen")
+    first = side[0] if isinstance(side, list) else side
+    return isinstance(first, dict) and "from" in first
+
+
 FORMAT = RowFormat(read, settings=("margin", *MESSAGE_SETTINGS))
+SHAREGPT = FORMAT._replace(is_own=is_sharegpt)

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.formats import messages, ranked, sharegpt, transcript, triple, user_function, votes
+from oddsmill.pipeline.formats import messages, ranked, transcript, triple, user_function, votes
+from oddsmill.pipeline.formats.context import add_context, as_chat, read_context
 from oddsmill.pipeline.formats.pairs import Pair, PreferencePair
 from oddsmill.pipeline.formats.ratings import check_scores
 from oddsmill.pipeline.formats.rows import Row, kind_of
@@ -15,7 +16,7 @@ from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 FORMATS = {
     "triple": triple.FORMAT,
     "transcript": transcript.FORMAT,
-    "sharegpt": sharegpt.FORMAT,
+    "sharegpt": messages.SHAREGPT,
     "messages": messages.FORMAT,
     "ranked": ranked.FORMAT,
     "votes": votes.FORMAT,
@@ -23,20 +24,24 @@ FORMATS = {
 
 
 @dropping_errors
-def parse_row(raw: RawRow, *, source: SourceConfig, not_read: Counter[str] | None = None) -> Sequence[Pair]:
+def parse_row(
+    raw: RawRow, *, source: SourceConfig, not_read: Counter[str] | None = None, chat: bool = False
+) -> Sequence[Pair]:
     """Makes the pairs of a row (one, but of `ranked`) and checks what must hold of every pair.
 
     Args:
       source: its format is known: one of `FORMATS`, or a function of the user's as `module:function`.
+      chat: texts are made dialogues: the prompt is the user's, the answers are the assistant's.
       not_read: counts one more for each column that holds something and that no part of the format looked at.
 
     Raises:
       Dropped: with the reason why it cannot.
     """
-    row = as_row(raw, source)
+    row = given = as_row(raw, source)
     assert source.format is not None
     if ":" in source.format:
-        pairs = user_function.call(source.format, row.whole(), source)
+        row = user_function.call(source.format, given.whole())
+        pairs = user_function.read(row, source)
     else:
         row_format = FORMATS[source.format]
         pairs = row_format.read(row, source)
@@ -45,8 +50,13 @@ def parse_row(raw: RawRow, *, source: SourceConfig, not_read: Counter[str] | Non
     for pair in pairs:
         if isinstance(pair, PreferencePair):
             check_texts(pair)
+    context = read_context(row, source.forms)
+    if chat:
+        pairs = [as_chat(pair, context, row) for pair in pairs]
+    elif context is not None:
+        pairs = [add_context(pair, context) for pair in pairs]
     if not_read is not None:
-        row.count_not_read(not_read)
+        given.count_not_read(not_read)
     return pairs
 
 

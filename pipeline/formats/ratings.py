@@ -44,7 +44,7 @@ def check_scores(row: Row, source: SourceConfig) -> None:
 
 def make_pair(row: Row, chosen: Any, rejected: Any, forms: MessageForms = KNOWN) -> Pair:
     """Makes the pair of a row's prompt and two of its answers, which are texts or messages."""
-    prompt = row.value("prompt")
+    prompt = row.value("prompt") if "prompt" in row.names or "prompt" in row.values else None
     prompt = prompt if prompt is None else read_turns("the prompt", prompt, forms)
     sides = [
         read_turns(f"the {name} completion", side, forms) for name, side in (("chosen", chosen), ("rejected", rejected))
@@ -53,6 +53,8 @@ def make_pair(row: Row, chosen: Any, rejected: Any, forms: MessageForms = KNOWN)
         return PreferencePair(
             row.text("prompt"), *(check_encodable("completions", side) for side in (chosen, rejected))
         )
+    if prompt is None and all(isinstance(side, str) for side in sides):
+        raise Dropped(DropReason.MISSING_FIELD, "no field 'prompt'")
     return split_dialogues(prompt, as_answer(sides[0]), as_answer(sides[1]), read_row_variables(row))
 
 
@@ -93,19 +95,19 @@ def read_vote(vote: Any, source: SourceConfig, names: Sequence[str] = ()) -> str
     Raises:
       Dropped: the vote is not known.
     """
-    key = _vote_key(vote)
+    key = vote_key(vote)
     meaning: str | None
     if source.vote_values:
-        meaning = {_vote_key(value): meaning for value, meaning in source.vote_values.items()}.get(key)
+        meaning = {vote_key(value): meaning for value, meaning in source.vote_values.items()}.get(key)
     else:
-        meaning = _by_column(key, names) or _VOTES.get(key) or _VOTES.get(_VOTED.sub("", key, count=1))
+        meaning = votes_for_column(vote, names) or _VOTES.get(key) or _VOTES.get(_VOTED.sub("", key, count=1))
     if meaning in (None, "unknown"):
         problem = f"vote {quote(vote)} is not known; say what it means by source.vote_values"
         raise Dropped(DropReason.WRONG_TYPE, problem)
     return meaning
 
 
-def _vote_key(vote: Any) -> str:
+def vote_key(vote: Any) -> str:
     """Writes a vote in one way: 1, 1.0, "1" and " 1.0" are the same, and so are true and "True"."""
     if isinstance(vote, float | Decimal) and math.isfinite(vote) and vote == int(vote):
         return str(int(vote))
@@ -113,13 +115,14 @@ def _vote_key(vote: Any) -> str:
     return str(int(float(text))) if _NUMBER.fullmatch(text) and "e" not in text and float(text) % 1 == 0 else text
 
 
-def _by_column(key: str, names: Sequence[str]) -> str | None:
+def votes_for_column(vote: Any, names: Sequence[str]) -> str | None:
     """Returns which of two columns a vote names, if either: response_0 by `response_0`, `0` or `model_0`.
 
     A vote of 2 on columns that are counted from 0 is unknown: it says that the votes count from 1.
     """
     if len(names) != 2:
         return None
+    key = vote_key(vote)
     names = [name.lower() for name in names]
     same = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(*names, strict=False)))
     endings = [name[same:] for name in names]

@@ -61,6 +61,15 @@ class Row:
             names = next((name for name in (field, *instead) if name in self.values), field)
         return self._get(names)
 
+    def free(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Returns those of some columns that are there, and that stand for no field by the settings."""
+        taken = {each for of in self.names.values() for each in ([of] if isinstance(of, str) else of)}
+        return tuple(name for name in names if name in self.values and name not in taken)
+
+    def column(self, name: str) -> Any:
+        """Returns what the source's column or path holds; null where it is not there."""
+        return self._find(name)
+
     def text(self, field: str) -> str:
         """Returns the text of a field.
 

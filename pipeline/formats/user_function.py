@@ -8,7 +8,7 @@ from typing import Any
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats import messages, triple
 from oddsmill.pipeline.formats.pairs import Pair
-from oddsmill.pipeline.formats.rows import Row, check_encodable, kind_of
+from oddsmill.pipeline.formats.rows import Row, kind_of
 from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.errors import Refused
 
@@ -34,11 +34,11 @@ def load_function(name: str) -> Callable[[dict[str, Any]], Any]:
     return found
 
 
-def call(name: str, values: dict[str, Any], source: SourceConfig) -> Sequence[Pair]:
-    """Makes the pair of a row by the user's function, which gives a mapping, three texts, or None.
+def call(name: str, values: dict[str, Any]) -> Row:
+    """Makes another row of a row by the user's function, which gives a mapping, three texts, or None.
 
     Raises:
-      Dropped: the function raised, gave None, or gave something that is no pair.
+      Dropped: the function raised, gave None, or gave something that is no row.
     """
     function = load_function(name)
     try:
@@ -53,9 +53,10 @@ def call(name: str, values: dict[str, Any], source: SourceConfig) -> Sequence[Pa
         made = dict(zip(_SIDES, made, strict=True))
     if not isinstance(made, dict):
         raise Dropped(DropReason.WRONG_TYPE, f"{name} gave {kind_of(made)}, not a mapping, three values or None")
-    row = Row(made, {})
-    if all(isinstance(made.get(field), str) for field in _SIDES):
-        for field in _SIDES:
-            check_encodable(field, made[field])
-        return triple.read(row, source)
-    return messages.read(row, source)
+    return Row(made, {})
+
+
+def read(row: Row, source: SourceConfig) -> Sequence[Pair]:
+    """Makes the pair of a row that the user's function made: of three texts, or of messages."""
+    is_text = all(isinstance(row.values.get(field), str) for field in _SIDES)
+    return (triple if is_text else messages).read(row, source)

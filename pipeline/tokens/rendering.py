@@ -150,7 +150,10 @@ def check_rendering(
             render(chat, template, config)
     for name in ("chat_template", "chat_template_kwargs", "chat_date", "require_rendered", "answer_loss"):
         if pairs and not chats and getattr(config, name):
-            raise Refused(f"--{name}={getattr(config, name)}: has no effect, since the rows are texts, not messages")
+            raise Refused(
+                f"--{name}={getattr(config, name)}: has no effect, since the rows are texts, not messages; "
+                "--chat=true makes messages of them"
+            )
     if config.chat_date and template and not template.uses_date:
         raise Refused(f"--chat_date={config.chat_date}: has no effect, since the chat template writes no date")
 

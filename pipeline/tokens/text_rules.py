@@ -1,6 +1,7 @@
 """The two sets of rules that make token ids of rows, ours and TRL's. Each is a record of functions; a run picks one."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
@@ -57,4 +58,6 @@ TRL = TextRules(
 
 def choose_rules(config: DatasetSettings) -> TextRules:
     """Returns the rules that `compat` asks for."""
-    return TRL if config.compat == "trl" else OURS
+    if config.compat == "trl":
+        return TRL
+    return OURS._replace(parse_row=partial(parsing.parse_row, chat=True)) if config.chat else OURS

@@ -28,6 +28,7 @@ BAD = {
     "tokenizer_revision": ["main"],
     "chat_template": ["", "nowhere.jinja", "{{ messages }}"],
     "chat_template_kwargs": ["1", "[1]", '{"enable_thinking": true}'],
+    "chat": ["maybe", ""],
     "chat_date": ["", "today", "2026-13-01", "2026-01-31"],
     "require_rendered": ["maybe", "true"],
     "output": ["", "/proc/out"],

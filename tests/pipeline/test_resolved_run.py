@@ -82,3 +82,22 @@ def test_a_margin_of_scores_that_trl_does_not_read_is_refused(config: Callable):
     trl = replace(config(compat="trl"), source=source)
     with pytest.raises(Refused, match=r"--source.margin=0.5: has no effect on the format triple with --compat=trl"):
         resolve_run(trl)
+
+
+TEMPLATE = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}"
+
+
+def test_texts_beside_a_chat_template_that_is_not_used_are_named(
+    config: Callable, make_tokenizer: Callable, tmp_path: Path
+):
+    folder = str(make_tokenizer(tmp_path / "chat", chat_template=TEMPLATE))
+    (note,) = resolve_run(config(tokenizer=folder)).notes
+    assert note.startswith("the rows are texts, and the tokenizer has a chat template that is not used")
+    assert "--chat=true" in note
+    assert resolve_run(config(tokenizer=folder, chat=True)).notes == []
+    assert resolve_run(config(tokenizer=folder, compat="trl")).notes == []
+    assert resolve_run(config()).notes == []
+    with pytest.raises(Refused, match="the rows are texts, not messages; --chat=true makes messages of them"):
+        resolve_run(config(tokenizer=folder, chat_template_kwargs={"a": 1}))
+    with pytest.raises(Refused, match="the tokenizer has no chat template"):
+        resolve_run(config(chat=True))

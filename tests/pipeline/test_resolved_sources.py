@@ -107,6 +107,6 @@ def test_several_sources_have_their_own_settings_and_a_refusal_says_which(resolv
 
 def test_columns_that_are_not_read_are_counted_by_row(resolve: Callable):
     rows = [
-        row | {"system": system, "id": 0, "empty": []} for row, system in zip(TEXTS, ["a", "", None, "b"], strict=True)
+        row | {"topic": topic, "id": 0, "empty": []} for row, topic in zip(TEXTS, ["a", "", None, "b"], strict=True)
     ]
-    assert resolve({"text.jsonl": rows}).not_read == {"system": 2, "id": 4}
+    assert resolve({"text.jsonl": rows}).not_read == {"topic": 2, "id": 4}

@@ -48,6 +48,7 @@ ELSEWHERE = {
     "source.name": "input/test_hub.py::test_what_the_hub_does_not_have_is_refused_and_what_it_has_is_named",
     "source.revision": "input/test_hub.py::test_what_the_hub_does_not_have_is_refused_and_what_it_has_is_named",
     "tokenizer_revision": "tokens/test_tokenizer.py::test_a_model_or_a_revision_that_the_hub_lacks_is_refused",
+    "chat": "tokens/test_text_rules.py::test_chat_makes_dialogues_of_texts_also_on_a_worker",
     "output": "test_run.py::test_a_second_run_does_nothing",
     "answer_loss": "tokens/test_answer_turns.py::test_all_turns_have_loss_where_that_is_asked_for_and_as_trl_does",
     "max_drop_share": "test_run.py::test_too_many_drops_refuse_the_run_and_leave_the_rejects",

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import SourceConfig
-from oddsmill.pipeline.formats.detection import check_source, detect_format
+from oddsmill.pipeline.formats.detection import check_source, resolve_source
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.parsing import parse_row
 from oddsmill.pipeline.input.rows import RawRow
@@ -25,7 +25,7 @@ def one(values: Any, format_name: str, **source: Any) -> Pair:
 
 
 def detect(rows: list[Any], **source: Any) -> str:
-    return detect_format(map(raw, rows), source=SourceConfig(path="a", **source))
+    return str(resolve_source(map(raw, rows), source=SourceConfig(path="a", **source)).format)
 
 
 def test_the_format_is_the_one_under_which_rows_become_pairs():
@@ -85,3 +85,57 @@ def test_a_setting_that_a_format_does_not_use_is_refused(format_name: str, sourc
 def test_a_format_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(Refused, match=r"--source\.format=csv: must be one of triple, transcript, .*or module:function"):
         check_source(SourceConfig(path="a", format="csv"))
+
+
+def test_votes_of_0_and_1_alone_are_refused_until_their_meaning_is_said():
+    rows = [raw({"prompt": "p", "completions": ["a", "b"], "votes": vote}) for vote in (0, 1, 1)]
+    for given in (None, "votes"):
+        with pytest.raises(Refused, match=r"votes are 0 and 1.*--source.vote_values='{\"0\": \"first\", \"1\": "):
+            resolve_source(rows, source=SourceConfig(path="a", format=given))
+    resolve_source(rows, source=SourceConfig(path="a", vote_values={"0": "first", "1": "second"}))
+    resolve_source(
+        [*rows, raw({"prompt": "p", "completions": ["a", "b"], "votes": "2"})], source=SourceConfig(path="a")
+    )
+
+
+def test_names_that_the_user_gives_are_left_to_them():
+    row = {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 1}
+
+    def resolve(**settings: Any) -> SourceConfig:
+        return resolve_source([raw(row)], source=SourceConfig(path="a", **settings))
+
+    safer = resolve(fields={"votes": "safer_response_id"})
+    assert parse_row(raw(row), source=safer) == [("p", "b", "a")]
+    own = resolve(fields={"chosen": "response_1", "rejected": "response_0"})
+    assert (own.format, parse_row(raw(row), source=own)) == ("triple", [("p", "b", "a")])
+    assert resolve(format="votes").vote_values == {"0": "first", "1": "second"}
+    assert resolve(vote_values={"0": "second", "1": "first"}).vote_values == {"0": "second", "1": "first"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "fields"),
+    [
+        ("Prompt, Chosen, Rejected", {"prompt": "Prompt", "chosen": "Chosen", "rejected": "Rejected"}),
+        ("query, chosen answer, rejected answer", {"prompt": "query", "chosen": "chosen answer"}),
+        ("question, response-chosen, response-rejected", {"prompt": "question", "chosen": "response-chosen"}),
+        ("prompt, accepted, rejected", {"chosen": "accepted"}),
+        ("prompt, preferred, dispreferred", {"chosen": "preferred", "rejected": "dispreferred"}),
+        ("prompt, better_response, worse_response", {"chosen": "better_response", "rejected": "worse_response"}),
+        ("instruction, input, chosen, rejected", {"prompt": ["instruction", "input"]}),
+        ("problem, chosen, rejected", {"prompt": "problem"}),
+    ],
+)
+def test_names_that_datasets_have_for_our_fields_are_found(columns: str, fields: dict):
+    row = {column: f"text {number}" for number, column in enumerate(columns.split(", "))}
+    source = resolve_source([raw(row)], source=SourceConfig(path="a"))
+    assert source.format == "triple"
+    assert source.fields | fields == source.fields
+    parse_row(raw(row), source=source)
+
+
+def test_other_names_are_looked_for_only_where_most_rows_are_no_pairs_under_ours():
+    # Two of the transcripts do not fit; with the question for a prompt all rows would be texts, and wrong.
+    start = f"{H} a{A}"
+    rows = [{"question": "q", "chosen": f"{start} b", "rejected": f"{start} c"}] * 3
+    rows += [{"question": "q", "chosen": f"{start} b", "rejected": f"{H} x{A} c"}] * 2
+    assert detect(rows) == "transcript"

@@ -6,6 +6,7 @@ import pytest
 
 from oddsmill.pipeline import SourceConfig
 from oddsmill.pipeline.formats import messages, triple
+from oddsmill.pipeline.formats.pairs import ChatPair
 from oddsmill.pipeline.formats.rows import Row
 from oddsmill.schemas.drops import Dropped
 
@@ -77,3 +78,33 @@ def test_a_python_repr_of_messages_is_refused_by_name():
                 Dropped, match=r"wrong_type: chosen is messages as a Python repr; write JSON|missing_field"
             ):
                 read(Row(row, {}), SourceConfig(path="a"))
+
+
+def sharegpt_pair(**row: Any) -> ChatPair:
+    (pair,) = messages.SHAREGPT.read(Row(row, {}), SourceConfig(path="a"))
+    return pair
+
+
+def said(who: str, value: str) -> dict[str, str]:
+    return {"from": who, "value": value}
+
+
+def test_sharegpt_is_messages_under_other_names():
+    turns = [said("system", "be brief"), said("human", "q")]
+    expected = ([{"role": "system", "content": "be brief"}, USER], [YES], [NO])
+    answers = {"chosen": said("gpt", "yes"), "rejected": said("gpt", "no")}
+    assert sharegpt_pair(conversations=turns, **answers).messages() == expected
+    whole = {side: [*turns, answer] for side, answer in answers.items()}
+    assert sharegpt_pair(**whole).messages() == expected
+    with_tool = [
+        said("human", "q"),
+        said("function_call", '{"name": "f", "arguments": "{}"}'),
+        said("observation", "42"),
+    ]
+    prompt = sharegpt_pair(conversations=with_tool, **answers).messages()[0]
+    assert [turn["role"] for turn in prompt] == ["user", "assistant", "tool"]
+
+
+def test_an_unknown_speaker_is_dropped():
+    with pytest.raises(Dropped, match="bad_roles: from 'alien'"):
+        sharegpt_pair(conversations=[said("alien", "q")], chosen=said("gpt", "a"), rejected=said("gpt", "b"))

@@ -6,6 +6,7 @@ import pytest
 from oddsmill.pipeline import SourceConfig
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.parsing import parse_row
+from oddsmill.pipeline.formats.transcript import read_transcript
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.schemas.drops import Dropped, DropReason, Origin
 
@@ -56,3 +57,42 @@ def test_a_transcript_whose_turns_do_not_fit_is_dropped(chosen: str, rejected: s
     with pytest.raises(Dropped) as dropped:
         transcript(chosen, rejected)
     assert dropped.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("start", "gap"),
+    [
+        ("Human:", "\n\n"),
+        ("Human:", "\n"),
+        ("\nHuman:", "\n\n"),
+        ("User:", "\n"),
+        ("### Human:", "\n\n"),
+        ("### Human:", "\n"),
+    ],
+)
+def test_a_transcript_may_begin_without_a_blank_line_and_name_its_turns_otherwise(start: str, gap: str):
+    label = start.strip()
+    answer = label.replace("Human", "Assistant").replace("User", "Assistant")
+    prompt = f"{start} a{gap}{answer} b{gap}{label} c{gap}{answer}"
+    assert transcript(prompt + " yes", prompt + " no") == (prompt, " yes", " no")
+    assert read_transcript(prompt) == [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "turns"),
+    [
+        (f"{H} a{A}", [("user", "a")]),
+        (f"{H} a {A} ", [("user", "a")]),  # as Nectar writes them
+        (f"{H} a", [("user", "a")]),
+        (f"{H} a{A} b{H} Human: c\n\nd{A}", [("user", "a"), ("assistant", "b"), ("user", "Human: c\n\nd")]),
+        ("Human: is it?", None),  # a text that begins so is a transcript only where it opens the answer
+        ("Name a tree.", None),
+        ("", None),
+    ],
+)
+def test_the_turns_of_a_prompt_that_is_a_transcript(text: str, turns: list | None):
+    assert read_transcript(text) == (turns and [{"role": role, "content": content} for role, content in turns])

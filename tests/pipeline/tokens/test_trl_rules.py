@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.formats.detection import detect_format
+from oddsmill.pipeline.formats.detection import resolve_source
 from oddsmill.pipeline.formats.pairs import ChatPair, Notes, Pair, PairIds
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.tokens import trl_rules
@@ -149,9 +149,9 @@ def test_rows_that_trl_cannot_read_are_dropped_with_a_name(row: dict[str, Any], 
 def test_a_format_is_detected_as_what_it_is_and_strings_without_a_prompt_too():
     messages = {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"}
     messages |= {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
-    assert detect_format([RawRow(Origin(0, 0), messages)], source=SOURCE, parse=TRL.parse_row) == "messages"
+    assert resolve_source([RawRow(Origin(0, 0), messages)], source=SOURCE, parse=TRL.parse_row).format == "messages"
     strings = {"chosen": "The color is blue.", "rejected": "The color is green."}
-    assert detect_format([RawRow(Origin(0, 0), strings)], source=SOURCE, parse=TRL.parse_row) == "triple"
+    assert resolve_source([RawRow(Origin(0, 0), strings)], source=SOURCE, parse=TRL.parse_row).format == "triple"
 
 
 @pytest.mark.parametrize(
