@@ -21,7 +21,7 @@ from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.record import Spans
 
 Render = Callable[[list[Message], bool], str]
-# An answer that takes the place of a turn's: no template writes it, and no text begins or ends with it.
+# A text that takes the place of a turn's: no template writes it, and no text begins or ends with it.
 _STAND_IN = "\ufffc"
 
 
@@ -43,15 +43,21 @@ def own_texts(prompt: list[Message], answer: list[Message], text: str, begin: in
     Raises:
       Dropped: where the template writes a turn cannot be told.
     """
-    turns, found = [*prompt, *answer], [begin]
+    turns, bounds = [*prompt, *answer], [begin]
     for index in range(len(prompt), len(turns)):
         if turns[index]["role"] == "assistant":
             is_first, is_last = index == len(prompt), index == len(turns) - 1
-            found.append(begin if is_first else _begin_of(turns, index, text, render))
-            found.append(len(text) if is_last else _end_of(turns, index, text, render))
-    if any(after < before for before, after in pairwise(found)):
+            bounds.append(begin if is_first else _begin_of(turns, index, text, render))
+            bounds.append(len(text) if is_last else _end_of(turns, index, text, render))
+    own = [OwnText(first, end) for first, end in zip(bounds[1::2], bounds[2::2], strict=True)]
+    for index in range(len(prompt), len(turns)):
+        if turns[index]["role"] != "assistant":  # with another content, nothing of what is told may differ
+            alike, end, _ = _compare(text, _with_stand_in(turns, index, render))
+            if any(alike < other.end and other.begin < end for other in own):
+                raise _unclear(index)
+    if any(after < before for before, after in pairwise(bounds)):
         raise _unclear(len(prompt))
-    return [OwnText(first - begin, end - begin) for first, end in zip(found[1::2], found[2::2], strict=True)]
+    return [OwnText(first - begin, end - begin) for first, end in own]
 
 
 def unscored_spans(ids: Sequence[int], ends: Sequence[int], own: Sequence[OwnText], tokenizer: Tokenizer) -> Spans:
@@ -106,10 +112,9 @@ def _begin_of(turns: list[Message], index: int, text: str, render: Render) -> in
     before, header = _tried(render, turns[:index], True), _tried(render, turns[:index], False)
     if before is not None and text.startswith(before):
         return len(before)
-    other = _with_stand_in(turns, index, render)
-    alike = _alike(text, other)
+    alike, _, differing = _compare(text, _with_stand_in(turns, index, render))
     is_in_turn = header is not None and text.startswith(header) and alike >= len(header)
-    if not is_in_turn and other[alike : len(other) - _alike_at_end(text, other, alike)] != _STAND_IN:
+    if not is_in_turn and differing != _STAND_IN:
         raise _unclear(index)
     return alike
 
@@ -122,19 +127,26 @@ def _end_of(turns: list[Message], index: int, text: str, render: Render) -> int:
     through = _tried(render, turns[: index + 1], False)
     if through is not None and text.startswith(through):
         return len(through)
-    other = _with_stand_in(turns, index, render)
-    alike_at_end = _alike_at_end(text, other, _alike(text, other))
-    if not other[: len(other) - alike_at_end].endswith(_STAND_IN):
+    _, end, differing = _compare(text, _with_stand_in(turns, index, render))
+    if not differing.endswith(_STAND_IN):
         raise _unclear(index)
-    return len(text) - alike_at_end
+    return end
 
 
 def _with_stand_in(turns: list[Message], index: int, render: Render) -> str:
-    """Renders the dialogue with another answer in the place of a turn: the whole differs there alone."""
-    other = _tried(render, [*turns[:index], {"role": "assistant", "content": _STAND_IN}, *turns[index + 1 :]], False)
+    """Renders the dialogue with another content of a turn, and without its calls: the whole differs there alone."""
+    turn = {name: value for name, value in turns[index].items() if name in ("role", "name", "tool_call_id")}
+    other = _tried(render, [*turns[:index], turn | {"content": _STAND_IN}, *turns[index + 1 :]], False)
     if other is None:
         raise _unclear(index)
     return other
+
+
+def _compare(text: str, other: str) -> tuple[int, int, str]:
+    """Returns where a text begins and ends to differ from another, and what the other has there."""
+    alike = _alike(text, other)
+    at_end = min(_alike(text[::-1], other[::-1]), min(len(text), len(other)) - alike)
+    return alike, len(text) - at_end, other[alike : len(other) - at_end]
 
 
 def _tried(render: Render, turns: list[Message], generation_prompt: bool) -> str | None:
@@ -146,10 +158,6 @@ def _tried(render: Render, turns: list[Message], generation_prompt: bool) -> str
 
 def _alike(first: str, second: str) -> int:
     return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(first, second, strict=False)))
-
-
-def _alike_at_end(first: str, second: str, alike: int) -> int:
-    return min(_alike(first[::-1], second[::-1]), min(len(first), len(second)) - alike)
 
 
 def _after_end_of_turn(ids: Sequence[int], size: int, tokenizer: Tokenizer) -> int:
@@ -169,5 +177,7 @@ def _without_space(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
 
 
 def _unclear(index: int) -> Dropped:
-    problem = f"where the template writes turn {index + 1} of the dialogue, the assistant's, cannot be told"
-    return Dropped(DropReason.TEMPLATE_NOT_PREFIX, f"{problem}; --answer_loss=all needs no such place")
+    problem = f"what the template writes of turn {index + 1} of the dialogue cannot be told from others"
+    return Dropped(
+        DropReason.TEMPLATE_NOT_PREFIX, f"{problem}, so what has no loss is not known; --answer_loss=all keeps it"
+    )

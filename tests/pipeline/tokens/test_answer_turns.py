@@ -219,12 +219,26 @@ def _is_in(number: int, spans: Any) -> bool:
     return any(first <= number < end for first, end in spans)
 
 
-def test_a_turn_whose_place_cannot_be_told_is_a_drop_and_never_loss_of_others(tokenizers: dict[str, Tokenizer]):
-    """A template that counts the turns that follow: another answer changes more than its own place."""
-    template = "{% for m in messages %}[{{ m.role }}{{ loop.revindex }}]{{ m.content }}{% endfor %}[assistant1]"
-    template = template.replace("[assistant1]", "{% if add_generation_prompt %}[assistant1]{% endif %}")
+COUNTED = "{% for m in messages %}[{{ m.role }}{{ loop.revindex }}]{{ m.content }}{% endfor %}"
+# What a tool says stands where its call does, and nowhere without one.
+WITHIN_CALLS = "{% for m in messages if m.role != 'tool' %}" + TURN.replace(
+    "'>' }}", "'>' + (messages | selectattr('role', 'equalto', 'tool') | first).content }}"
+) % (REASONED % "loop.last")
+
+
+@pytest.mark.parametrize(
+    ("template", "answer"),
+    [
+        (COUNTED + "{% if add_generation_prompt %}[assistant1]{% endif %}", FOLLOWED),
+        (WITHIN_CALLS + "{% endfor %}" + OPEN, CALL),
+    ],
+)
+def test_a_turn_whose_place_cannot_be_told_is_a_drop_and_never_loss_of_others(
+    tokenizers: dict[str, Tokenizer], template: str, answer: list
+):
+    """Templates that count the turns that follow, and that write the tool's text into the assistant's turn."""
     tokenizer = load_tokenizer(tokenizers["plain"].folder, chat_template=template)
-    ids = tokenized(tokenizer, [user("W")], FOLLOWED, [assistant("no"), *FOLLOWED[1:]])
+    ids = tokenized(tokenizer, [user("W")], answer, [assistant("no"), *FOLLOWED[1:]])
     assert isinstance(ids, Dropped) and ids.reason == "template_not_prefix"
 
 
