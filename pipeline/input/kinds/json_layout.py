@@ -55,7 +55,7 @@ class Outline:
         rows = [
             name
             for name, (_, keys) in self.lists.items()
-            if not keys & _MESSAGE_FIELDS and (name.lower() in ROW_LISTS or keys & _ROW_FIELDS)
+            if keys & _ROW_FIELDS or (name.lower() in ROW_LISTS and not keys & _MESSAGE_FIELDS)
         ]
         return [name for name in rows if name.lower() in ROW_LISTS] or rows
 
@@ -135,7 +135,7 @@ def _objects_or_lines(text: bytes) -> Layout:
         return Layout.OBJECTS if b"\n" in first.strip() else Layout.LINES
     try:
         json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Layout.LINES
     return Layout.OBJECTS if b"\n" in first or rest.lstrip(b" \t")[:1] == b"{" else Layout.LINES
 

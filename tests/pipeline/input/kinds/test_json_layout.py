@@ -36,6 +36,7 @@ def lines(*rows: object, indent: int | None = None, between: str = "\n") -> str:
         ('{"prompt": nonsense}\n' + lines(ROW), LINES),
         ("{}}\n" + lines(ROW), LINES),
         (lines(ROW) + "{x", OBJECTS),
+        ('{"a": ' + "[" * 5000 + "]" * 5000 + "}\n" + lines(ROW), LINES),
         (lines(ROW, ROW, indent=2), OBJECTS),
         (lines(CHAT, indent=1), OBJECTS),
         (lines(RANKED, indent=1), OBJECTS),
