@@ -164,6 +164,13 @@ class InputSettings:
         "it stays, and is counted.",
         default=False,
     )
+    add_bos: bool | Literal["auto"] = setting(
+        "Whether BOS begins a prompt. auto: as at inference, a text where the tokenizer's post-processor or its "
+        "add_bos_token adds it, a dialogue where the chat template writes it; true: both; false: a text without, and a "
+        "dialogue as the template writes it.",
+        default="auto",
+        only_with={"compat": (None,)},
+    )
 
     def check(self) -> None:
         require(bool(self.sources), "source", self.source, "give at least one")

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
-from oddsmill.pipeline.formats.pairs import PreferencePair
+from oddsmill.pipeline.formats.pairs import ChatPair, PreferencePair
 from oddsmill.pipeline.input.parts import Input
 from oddsmill.pipeline.resolved_sources import describe_formats, find_all_inputs, resolve_sources
 from oddsmill.pipeline.tokens.rendering import check_rendering
 from oddsmill.pipeline.tokens.text_rules import TextRules, choose_rules
-from oddsmill.pipeline.tokens.tokenizer import find_tokenizer, load_tokenizer, summarize_tokenizer
+from oddsmill.pipeline.tokens.tokenizer import describe_bos, find_tokenizer, load_for_run, summarize_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Split, TokenizerSummary
 from oddsmill.schemas.stores import check_access, is_remote
@@ -33,6 +33,7 @@ class ResolvedRun:
     """A run with its inputs found and its open settings resolved. It holds plain values only: workers get it whole.
 
     Attributes:
+      bos: what begins the rows, in lines for people.
       settings: the settings as the manifest gives them.
       rules: the functions that take a row to ids, as `compat` asks for them.
       has_texts: rows looked at are texts, which no chat template renders.
@@ -52,6 +53,7 @@ class ResolvedRun:
     has_texts: bool
     tokenizer_folder: str
     tokenizer: TokenizerSummary
+    bos: list[str]
     settings: dict[str, Any]
     num_shards: dict[Split, int]
     tool_version: str
@@ -108,9 +110,10 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
     check_access([*(path for source in config.sources for path in source.paths), config.tokenizer])
     inputs = find_all_inputs(config.sources)
     folder = find_tokenizer(config.tokenizer, config.tokenizer_revision)
-    tokenizer = load_tokenizer(folder, chat_template=config.chat_template)
+    tokenizer = load_for_run(folder, config)
     rules = choose_rules(config)
     resolved = resolve_sources(config.sources, inputs, rules)
+    chats = [pair for pair in resolved.pairs if isinstance(pair, ChatPair)]
     check_rendering(resolved.pairs, tokenizer.chat_template, config, render=rules.render)
     if config.output is not None:
         _check_apart(config.output, [file for each in inputs for file in each.files] + [str(folder)])
@@ -132,6 +135,7 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
         has_texts=any(isinstance(pair, PreferencePair) for pair in resolved.pairs),
         tokenizer_folder=str(folder),
         tokenizer=summarize_tokenizer(tokenizer),
+        bos=list(describe_bos(tokenizer, texts=len(chats) < len(resolved.pairs), dialogues=bool(chats))),
         settings=settings,
         num_shards=num_shards,
         tool_version=tool_version(),

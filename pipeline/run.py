@@ -17,7 +17,7 @@ from oddsmill.pipeline.output.accounts import FileAccount, describe_accounts, ta
 from oddsmill.pipeline.output.seen import describe_not_read
 from oddsmill.pipeline.resolved_run import ResolvedRun, differences, flat, resolve_run
 from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
-from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_tokenizer
+from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_for_run
 from oddsmill.schemas.console import log
 from oddsmill.schemas.drops import DropReason
 from oddsmill.schemas.errors import Refused
@@ -56,7 +56,7 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
     record = _record(resolved, beam_arguments)
     folder.begin(config.output, record)
     try:
-        tokenizer = load_tokenizer(resolved.tokenizer_folder, chat_template=config.chat_template)
+        tokenizer = load_for_run(resolved.tokenizer_folder, config)
         with tempfile.TemporaryDirectory() as copy:
             copy_tokenizer(tokenizer, Path(copy))
             folder.put_folder(copy, os.path.join(config.output, TOKENIZER_FOLDER))
@@ -122,6 +122,8 @@ def _announce(resolved: ResolvedRun) -> None:
     if resolved.not_read:
         log.info(f"not read   {describe_not_read(resolved.not_read, of=resolved.rows_looked_at)}: no part of a pair")
     log.info(f"tokenizer  {config.tokenizer} ({resolved.tokenizer.vocab_size:,} ids)")
+    for number, line in enumerate(resolved.bos):
+        log.info(f"{'' if number else 'BOS':<10} {line}")
     # The lines above say the format, and where the sources differ all else that they have.
     others = {name: value for name, value in resolved.settings.items() if not isinstance(value, list)}
     settings = [f"{name}={value}" for name, value in flat(others).items() if name != "source.format"]

@@ -80,9 +80,9 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[..., Path]:
-    """Trains a byte-level tokenizer on a few sentences: `make_tokenizer(folder, bos_token="<s>", …)`."""
+    """Trains a byte-level tokenizer on a few sentences, which begins texts with BOS where it has one."""
     import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
     def make(folder: Path, **config: Any) -> Path:
         tokenizer = tokenizers.Tokenizer(models.BPE())
@@ -95,6 +95,8 @@ def make_tokenizer() -> Callable[..., Path]:
             show_progress=False,
         )
         tokenizer.train_from_iterator(SENTENCES, trainer)
+        if config.get("bos_token", "<s>"):
+            tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(str(folder / "tokenizer.json"))
         settings = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"} | config

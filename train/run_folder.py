@@ -27,9 +27,10 @@ from oddsmill.train.model.lora import merge_lora
 from oddsmill.train.monitor.metrics import metrics_at
 from oddsmill.train.parallel.processes import join_processes
 from oddsmill.train.prepare import Run, build_run_program
-from oddsmill.train.weights.export import copy_tokenizer, export_adapter, export_model
+from oddsmill.train.weights.export import export_adapter, export_model
 from oddsmill.train.weights.model_card import model_card
 from oddsmill.train.weights.model_files import find_model, read_model_files
+from oddsmill.train.weights.tokenizer_files import copy_tokenizer
 
 
 def write_run_folder(run: Run) -> None:

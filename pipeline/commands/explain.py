@@ -18,7 +18,7 @@ from oddsmill.pipeline.input.sampling import find_row
 from oddsmill.pipeline.output.folder import shard_name
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
 from oddsmill.pipeline.tokens.tokenization import encode_pairs
-from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_for_run
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import require
@@ -56,7 +56,7 @@ def print_explanation(config: ExplainConfig, console: Console | None = None) -> 
       Refused: as `run` refuses settings and input; no such file or row.
     """
     resolved = resolve_run(config)
-    tokenizer = load_tokenizer(resolved.tokenizer_folder, chat_template=config.chat_template)
+    tokenizer = load_for_run(resolved.tokenizer_folder, config)
     raw = find_row(resolved.inputs, config.row, config.file)
     console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:

@@ -16,7 +16,7 @@ from oddsmill.pipeline.input.sampling import find_row
 from oddsmill.pipeline.output.folder import RUN_NAME, load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_shard
 from oddsmill.pipeline.resolved_run import resolve_run
-from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_for_run, load_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
 from oddsmill.schemas.record import Pair
@@ -81,7 +81,7 @@ class _SourceRows:
             if isinstance(settings["num_shards"], dict):
                 settings["num_shards"] = settings["num_shards"]["train"]
             self._resolved = resolve_run(PreprocessConfig(**settings))
-            text_tokenizer = load_tokenizer(self._resolved.tokenizer_folder, chat_template=settings["chat_template"])
+            text_tokenizer = load_for_run(self._resolved.tokenizer_folder, self._resolved.config)
             self._explainer = Explainer(self._resolved, text_tokenizer, console)
         except (Refused, OSError, ValueError, KeyError, TypeError) as error:
             console.print(f"the source is not read: {error}", style="dim")

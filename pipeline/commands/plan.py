@@ -20,7 +20,7 @@ from oddsmill.pipeline.tokens.left_out import KINDS
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.pipeline.tokens.text_rules import TextRules
 from oddsmill.pipeline.tokens.tokenization import encode_pairs
-from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.pipeline.tokens.tokenizer import load_for_run
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import Refused
@@ -91,7 +91,7 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
       Refused: as `run` refuses settings and input, or no sampled row becomes a pair.
     """
     resolved = resolve_run(config)
-    tokenizer = load_tokenizer(resolved.tokenizer_folder, chat_template=config.chat_template)
+    tokenizer = load_for_run(resolved.tokenizer_folder, config)
     sample = sample_rows(resolved.inputs, config.sample_rows)
     pairs, drops, not_read = prepare(sample.rows, tokenizer, resolved)
     if not pairs:

@@ -13,8 +13,9 @@ from oddsmill.schemas.record import Row
 
 # Counted from stored rows, and so again by `verify`.
 STORED = {
-    "bos_not_once": "pairs that do not begin with BOS, or hold it elsewhere too; where BOS begins the turns of the "
-    "template as well, pairs that do not begin with one, or begin with two; 0 where the tokenizer has none",
+    "bos_not_once": "pairs that hold BOS, but not at their beginning, or elsewhere too; where BOS begins the turns of "
+    "the template as well, pairs that do not begin with one, or begin with two; 0 where the tokenizer has none",
+    "without_bos": "pairs that do not hold BOS, since neither the tokenizer nor the chat template writes it",
     "chosen_ends_in_eos": "chosen answers that end in EOS or in the template's end of a turn",
     "rejected_ends_in_eos": "rejected answers that end in EOS or in the template's end of a turn",
     "eos_inside_answer": "pairs with EOS before the end of an answer, but for one that ends a turn before another",
@@ -54,8 +55,10 @@ def count_stored(row: Row, tokenizer: TokenizerSummary) -> dict[str, int]:
     for _ in tokenizer.turn_end:
         last = np.where(trailing[last] & (last > starts), last - 1, last)
     ended = np.isin(tokens[last], endings)
+    bos_not_once, without_bos = _bos(tokens, starts, tokenizer)
     found = {
-        "bos_not_once": _bos_not_once(tokens, starts, tokenizer),
+        "bos_not_once": bos_not_once,
+        "without_bos": without_bos,
         "chosen_ends_in_eos": ended[:, 1],
         "rejected_ends_in_eos": ended[:, 2],
         "eos_inside_answer": _eos_inside(row, trailing, ends, np.where(ended, last, ends), tokenizer),
@@ -66,19 +69,21 @@ def count_stored(row: Row, tokenizer: TokenizerSummary) -> dict[str, int]:
     return {name: int(pairs.sum()) for name, pairs in found.items()}
 
 
-def _bos_not_once(tokens: np.ndarray, starts: np.ndarray, tokenizer: TokenizerSummary) -> np.ndarray:
-    """Returns [n] bool: the pairs that do not begin with BOS, or hold it elsewhere too."""
+def _bos(tokens: np.ndarray, starts: np.ndarray, tokenizer: TokenizerSummary) -> tuple[np.ndarray, np.ndarray]:
+    """Returns [n] bool: the pairs that hold BOS, but not once at their beginning; and those that do not hold it."""
     if tokenizer.bos_id is None:
-        return np.zeros(len(starts), bool)
+        return np.zeros(len(starts), bool), np.zeros(len(starts), bool)
     is_bos = tokens == tokenizer.bos_id
     begins = is_bos[starts[:, 0]]
-    if tokenizer.bos_id == tokenizer.turn_start_id:
-        second = np.minimum(starts[:, 0] + 1, starts[:, 1] - 1)  # of a prompt of one token, that token
-        return ~begins | (is_bos[second] & (second > starts[:, 0]))
     held = np.add.reduceat(is_bos.astype(np.int64), starts.ravel()).reshape(-1, 3)
     if tokenizer.bos_id == tokenizer.eos_id:
         held = held[:, :1]  # in an answer it is an EOS
-    return ~begins | (held.sum(axis=1) != 1)
+    number = held.sum(axis=1)
+    more = number > 1
+    if tokenizer.bos_id == tokenizer.turn_start_id:
+        second = np.minimum(starts[:, 0] + 1, starts[:, 1] - 1)  # of a prompt of one token, that token
+        more = is_bos[second] & (second > starts[:, 0])
+    return (number > 0) & (~begins | more), number == 0
 
 
 def _identical(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -129,9 +134,11 @@ def describe(counts: dict[str, int], pairs: int, tokenizer: TokenizerSummary) ->
     """
     lines = []
     if tokenizer.bos_id is not None:
-        right = f"{pairs - counts.get('bos_not_once', 0):,} of {pairs:,} pairs"
+        without = counts.get("without_bos", 0)
+        right = f"{pairs - counts.get('bos_not_once', 0) - without:,} of {pairs:,} pairs"
         marks_turns = tokenizer.bos_id == tokenizer.turn_start_id
-        lines.append(f"BOS, which begins turns too, begins {right}" if marks_turns else f"BOS exactly once in {right}")
+        said = f"BOS, which begins turns too, begins {right}" if marks_turns else f"BOS exactly once in {right}"
+        lines.append("BOS in no pair" if without == pairs else said)
     if "chosen_ends_in_eos" in counts:
         what = "EOS or the end of a turn" if tokenizer.turn_end else "EOS"
         lines.append(

@@ -172,5 +172,5 @@ def _cut_prompt(prompt: list[int], limit: int, config: DatasetSettings, bos_id: 
         return prompt
     if config.truncation_side == "keep_start":
         return prompt[:limit]
-    head = [bos_id] if bos_id is not None else []
+    head = prompt[:1] if prompt[0] == bos_id else []
     return head + prompt[len(prompt) - (limit - len(head)) :]

@@ -1,7 +1,8 @@
 """Our rules from a pair's encodings to its ids: the boundary, BOS and EOS, the lengths. Pure functions.
 
 In this order: the prompt's ids are those that prompt, prompt + chosen and prompt + rejected have in common; BOS stands
-once at the head; EOS once at the end of each answer; then the length rules apply (pipeline/tokens/length_rules.py).
+once at the head of a text, where the tokenizer adds it; EOS once at the end of each answer; then the length rules apply
+(pipeline/tokens/length_rules.py).
 """
 
 from itertools import takewhile
@@ -28,7 +29,7 @@ def make_ids(encoded: Encoded, tokenizer: Tokenizer, config: DatasetSettings) ->
     """
     if are_written_alike(encoded.rendered.texts):
         raise Dropped(DropReason.IDENTICAL_ANSWERS, "chosen and rejected are the same text in two forms of Unicode")
-    ids = _split(encoded.sides, encoded.rendered, tokenizer)
+    ids = _split(encoded.sides, encoded.rendered, tokenizer, is_chat=isinstance(encoded.pair, ChatPair))
     if isinstance(encoded.pair, ChatPair):
         ids = _shorten(encoded.pair, ids, tokenizer, config)
     fitted = fit(ids, config, bos_id=tokenizer.bos_id)
@@ -60,10 +61,13 @@ def split_at_boundary(prompt: list[int], with_chosen: list[int], with_rejected: 
     return PairIds(prompt=prompt[:size], chosen=chosen, rejected=rejected, notes=notes)
 
 
-def add_special_tokens(ids: PairIds, tokenizer: Tokenizer) -> PairIds:
-    """Adds BOS before the prompt and EOS after each answer, each only where it does not stand already."""
+def add_special_tokens(ids: PairIds, tokenizer: Tokenizer, *, is_chat: bool) -> PairIds:
+    """Adds BOS before a text, where texts begin with it, and EOS after each answer, each only where it lacks.
+
+    Before a dialogue stands what the chat template writes: at inference nothing is added to that.
+    """
     return ids._replace(
-        prompt=tokenizer.with_bos(ids.prompt),
+        prompt=ids.prompt if is_chat else tokenizer.with_bos(ids.prompt),
         chosen=_with_eos(ids.chosen, tokenizer),
         rejected=_with_eos(ids.rejected, tokenizer),
     )
@@ -77,7 +81,8 @@ def explain_boundary(encoded: Encoded, tokenizer: Tokenizer) -> Explanation:
       Dropped: as `split_at_boundary`.
     """
     prompt, *sides = encoded.sides
-    ids = split_at_boundary(*encoded.sides, has_bos=tokenizer.bos_id is not None)
+    is_chat = isinstance(encoded.pair, ChatPair)
+    ids = split_at_boundary(*encoded.sides, has_bos=tokenizer.adds_bos and not is_chat)
     size = len(ids.prompt)
     lines = []
     if ids.boundary_merged:
@@ -86,9 +91,11 @@ def explain_boundary(encoded: Encoded, tokenizer: Tokenizer) -> Explanation:
             lines.append(("", f"{name} goes on with {tokenizer.quote(encoding[size : size + 4])}"))
     else:
         lines.append(("boundary", f"clean: all {size} tokens of the prompt begin both sides"))
-    whole = add_special_tokens(ids, tokenizer)
+    whole = add_special_tokens(ids, tokenizer, is_chat=is_chat)
     if tokenizer.bos_id is None:
         lines.append(("BOS", "the tokenizer has none"))
+    elif whole.prompt[:1] != [tokenizer.bos_id]:
+        lines.append(("BOS", f"none: the {'chat template writes' if is_chat else 'tokenizer adds'} none"))
     else:
         what = "added" if len(whole.prompt) > size else "there already"
         lines.append(("BOS", f"{tokenizer.token(tokenizer.bos_id)} {what}"))
@@ -120,16 +127,16 @@ def _shorten(pair: ChatPair, ids: PairIds, tokenizer: Tokenizer, config: Dataset
 
     def encode(messages: list[Message]) -> PairIds:
         rendered = render_messages(messages, chosen, rejected, template, options, score_all=config.scores_all_turns)
-        return _split(next(encode_sides([rendered.texts], tokenizer)), rendered, tokenizer)
+        return _split(next(encode_sides([rendered.texts], tokenizer)), rendered, tokenizer, is_chat=True)
 
     return shorten_dialogue(prompt, ids, encode, tokenizer.token_starts, config)
 
 
-def _split(encoded: tuple[list[int], ...], rendered: Rendered, tokenizer: Tokenizer) -> PairIds:
-    ids = split_at_boundary(*encoded, has_bos=tokenizer.bos_id is not None)
+def _split(encoded: tuple[list[int], ...], rendered: Rendered, tokenizer: Tokenizer, *, is_chat: bool) -> PairIds:
+    ids = split_at_boundary(*encoded, has_bos=tokenizer.adds_bos and not is_chat)
     if rendered.own:
         ids = _with_unscored(ids, rendered, tokenizer)
-    return add_special_tokens(ids, tokenizer)
+    return add_special_tokens(ids, tokenizer, is_chat=is_chat)
 
 
 def _with_unscored(ids: PairIds, rendered: Rendered, tokenizer: Tokenizer) -> PairIds:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddsmill.schemas.chat.added_tokens import AddedToken, BesideToken, add_tokens, changes, tokens_beside
+from oddsmill.schemas.chat.bos import AddBos, post_processor, writing_bos
 from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG, read_json_object, read_special_tokens
 from oddsmill.schemas.chat.template import ChatTemplate, given_template, read_templates
 from oddsmill.schemas.errors import Refused
@@ -40,21 +41,23 @@ class Tokenizer:
       folder: where its files lie.
       special_tokens: texts by name (`bos_token`, …), as the files beside tokenizer.json give them.
       bos_id: None where the tokenizer has no BOS.
-      given_template: the text of the template that replaces the tokenizer's own, if one was given.
+      adds_bos: BOS begins every text. A dialogue begins with what the chat template writes.
+      given_template: the templates that replace the tokenizer's own, if one was given, or if BOS was written into them.
       chat_template: None where the tokenizer has none and none is given.
       content: the bytes of its tokenizer.json, the added tokens that stand beside it among its own.
       core: the tokenizer of the `tokenizers` library, without truncation and padding.
     """
 
-    def __init__(self, folder: str | Path, *, chat_template: str | None = None):
+    def __init__(self, folder: str | Path, *, chat_template: str | None = None, add_bos: AddBos = "auto"):
         """Loads a folder.
 
         Args:
           chat_template: a file, the name of one of the tokenizer's templates, or the text of one; it replaces the
             tokenizer's own.
+          add_bos: whether BOS begins texts and dialogues, where it is not as the folder says (schemas/chat/bos.py).
 
         Raises:
-          Refused: no tokenizer.json, a broken one, or no such template.
+          Refused: no tokenizer.json, a broken one, no such template, or no BOS to add.
         """
         self.folder = Path(folder)
         path = self.folder / TOKENIZER_JSON
@@ -76,11 +79,38 @@ class Tokenizer:
             raise Refused(f"{path}: not a tokenizer.json ({error})") from error
         self.special_tokens = read_special_tokens(self.folder)
         self.bos_id = self.special_id("bos_token")
-        templates = read_templates(self.folder, read_json_object(self.folder / TOKENIZER_CONFIG))
-        self.given_template = given_template(chat_template, templates) if chat_template else None
-        templates = self.given_template or templates
+        config = read_json_object(self.folder / TOKENIZER_CONFIG)
+        templates = read_templates(self.folder, config)
+        self.given_template: str | dict[str, str] | None = None
+        if chat_template:
+            templates = self.given_template = given_template(chat_template, templates)
+        if add_bos is True and templates:
+            self._require_bos()
+            written = writing_bos(templates, self.special_tokens)
+            if written != templates:
+                templates = self.given_template = written
+        self.adds_bos = self._begin_texts(add_bos, declared=config.get("add_bos_token") is True)
         self.chat_template = ChatTemplate(templates, self.special_tokens) if templates else None
         self._is_space = cache(lambda token: not self.decode([token]).strip())
+
+    def _require_bos(self) -> None:
+        if self.bos_id is None:
+            raise Refused(f"--add_bos=true: the tokenizer in {self.folder} has no bos_token; leave it out")
+
+    def _begin_texts(self, add_bos: AddBos, *, declared: bool) -> bool:
+        """Settles whether texts begin with BOS, and writes that into `content` where it says otherwise."""
+        own = self.bos_id is not None and self.core.encode("").ids[:1] == [self.bos_id]
+        wanted = own or declared if add_bos == "auto" else bool(add_bos)
+        if add_bos is True:
+            self._require_bos()
+        if self.bos_id is None or wanted == own:
+            return own
+        ends = self.core.encode("").ids[int(own) :] == [self.special_id("eos_token")]
+        bos, eos = self.special_tokens["bos_token"], self.special_tokens["eos_token"] if ends else None
+        settings = json.loads(self.content)
+        settings["post_processor"] = post_processor(bos if wanted else None, eos, self.core.get_vocab())
+        self.content = _as_bytes(settings)
+        return wanted
 
     def special_id(self, name: str) -> int | None:
         """Returns the id of a special token (`eos_token`, …); None where there is none, or the vocabulary lacks it."""
@@ -117,8 +147,8 @@ class Tokenizer:
         return [encoding.ids for encoding in self.core.encode_batch_fast(texts, add_special_tokens=False)]
 
     def with_bos(self, ids: list[int]) -> list[int]:
-        """Returns the ids with BOS at their head, if the tokenizer has one; it is added only where it is missing."""
-        return ids if self.bos_id is None or ids[:1] == [self.bos_id] else [self.bos_id, *ids]
+        """Returns the ids of a text with BOS at their head, if texts begin with it; it is added only where it lacks."""
+        return [self.bos_id, *ids] if self.adds_bos and ids[:1] != [self.bos_id] and self.bos_id is not None else ids
 
     def token_starts(self, text: str) -> list[int]:
         """Returns the character at which each token of a text begins, ascending."""
@@ -190,6 +220,10 @@ def _with_added_tokens(
     settings = json.loads(content)
     vocabulary = core.get_vocab(with_added_tokens=False)
     settings["added_tokens"] = add_tokens(vocabulary, settings.get("added_tokens") or [], beside, folder=folder)
+    return _as_bytes(settings)
+
+
+def _as_bytes(settings: dict[str, Any]) -> bytes:
     return json.dumps(settings, ensure_ascii=False, indent=2).encode()
 
 

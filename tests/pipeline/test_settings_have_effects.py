@@ -25,6 +25,7 @@ EFFECTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "tokenizer": ("another tokenizer", "triples", {}),
     "chat_template": (CHAT.replace("[", "<"), "messages", {"chat_template": CHAT}),
     "chat_template_kwargs": ({"tone": "kind"}, "messages", {"chat_template": "{{ tone }}" + CHAT}),
+    "add_bos": (False, "triples", {}),
     "chat_date": ("2020-01-31", "messages", {"chat_template": DATED, "chat_date": "2026-01-31"}),
     "require_rendered": (True, "messages", {"chat_template": LOSING}),
     "max_length": (48, "triples", {"row_length": 200}),

@@ -47,6 +47,7 @@ class _Answering(NamedTuple):
       files: config.json and, beside it, generation_config.json.
       tokenizer: the folder of the tokenizer.
       load: reads the weights; returns the decoder's definition and its weights.
+      bos_in_chat: as `encode_prompts` takes it.
       row_sharding: lays the rows of a batch over the mesh; None: every device answers all of them.
     """
 
@@ -54,6 +55,7 @@ class _Answering(NamedTuple):
     tokenizer: Path
     load: Callable[[], tuple[nnx.GraphDef, Params]]
     row_sharding: NamedSharding | None
+    bos_in_chat: bool = False
 
 
 def _model(config: GenerateConfig) -> _Answering:
@@ -77,7 +79,8 @@ def _checkpoint(config: GenerateConfig) -> _Answering:
         log.info(f"{config.run_dir}: the checkpoint of step {step}")
         return run.program.generator, join_params(params, frozen)
 
-    return _Answering(run.model, run.files.tokenizer, load, None)
+    as_trl = run.data.manifest.settings.get("compat") == "trl"
+    return _Answering(run.model, run.files.tokenizer, load, None, bos_in_chat=as_trl)
 
 
 def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
@@ -92,7 +95,7 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
     model = _checkpoint(config) if config.run_dir else _model(config)
     folder, hf_config, decoder_config = model.files.folder, model.files.hf_config, model.files.decoder_config
     tokenizer = Tokenizer(model.tokenizer, chat_template=config.chat_template)
-    prompts = _encoded_prompts(config, tokenizer, decoder_config)
+    prompts = _encoded_prompts(config, tokenizer, decoder_config, bos_in_chat=model.bos_in_chat)
     stop_ids = tokenizer.answer_ends | eos_ids(folder, hf_config)
     longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
     made_for = hf_config.get("max_position_embeddings") or longest
@@ -122,7 +125,9 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
         }
 
 
-def _encoded_prompts(config: GenerateConfig, tokenizer: Tokenizer, decoder: DecoderConfig) -> list[Encoded]:
+def _encoded_prompts(
+    config: GenerateConfig, tokenizer: Tokenizer, decoder: DecoderConfig, *, bos_in_chat: bool
+) -> list[Encoded]:
     forms = MessageForms(config.roles, config.message_keys, option="")
     if config.prompt is not None:
         prompts = [read_prompt({"prompt": config.prompt}, "--prompt", forms)]
@@ -144,6 +149,7 @@ def _encoded_prompts(config: GenerateConfig, tokenizer: Tokenizer, decoder: Deco
         date=config.chat_date,
         variables=config.chat_template_kwargs,
         vocab_size=decoder.vocab_size,
+        bos_in_chat=bos_in_chat,
     )
 
 

@@ -99,8 +99,9 @@ def encode_prompts(
     date: str | None,
     variables: Mapping[str, Any],
     vocab_size: int,
+    bos_in_chat: bool = False,
 ) -> list[Encoded]:
-    """The ids of each prompt, with BOS; the chat template renders messages up to the opening of the answer.
+    """The ids of each prompt, with BOS where the rows have it; the chat template renders messages up to the answer.
 
     Args:
       chat: `auto` renders messages and takes texts as they stand; true takes a text as the message of a user; false
@@ -108,6 +109,7 @@ def encode_prompts(
       date: the day that the template's clock tells, YYYY-MM-DD; None: today.
       variables: variables of the template beside the messages; a row's own take precedence.
       vocab_size: the model's.
+      bos_in_chat: BOS begins a dialogue also where the template does not write it, as in rows of `compat: trl`.
 
     Raises:
       Refused: there is no template, it fails on a row, or a row has no token or one that the model does not know.
@@ -118,7 +120,11 @@ def encode_prompts(
         if chat is True and isinstance(content, str):
             content = [{"role": "user", "content": content}]
         text = content if isinstance(content, str) else _render(prompt, content, tokenizer, chat, date, variables)
-        ids = tokenizer.with_bos(tokenizer.encode(text))
+        ids = tokenizer.encode(text)
+        if isinstance(content, str):
+            ids = tokenizer.with_bos(ids)
+        elif bos_in_chat and ids[:1] != [tokenizer.bos_id] and tokenizer.bos_id is not None:
+            ids = [tokenizer.bos_id, *ids]
         if not ids:
             raise Refused(f"{prompt.origin}: the prompt has no token")
         if max(ids) >= vocab_size:

@@ -1,7 +1,6 @@
 """Writes a trained model as a Hugging Face folder: weights, config, tokenizer, generation config, model card."""
 
 import json
-import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.files import publish_folder
 from oddsmill.schemas.manifest import TokenizerSummary
@@ -17,9 +17,7 @@ from oddsmill.train.model.names import Params
 from oddsmill.train.weights.huggingface import save_params
 from oddsmill.train.weights.model_files import ModelFiles
 from oddsmill.train.weights.peft import save_adapter
-
-# Tokenizer files that preprocessing does not use. tokenizer.json holds the same, but some tools read these.
-_FURTHER_TOKENIZER_FILES = ("added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json")
+from oddsmill.train.weights.tokenizer_files import export_tokenizer, note_on_class
 
 
 def export_model(
@@ -51,7 +49,10 @@ def export_model(
         if is_writer:
             written = jnp.dtype(dtype or jnp.result_type(*jax.tree.leaves(params)))
             _write_json(unfinished / "config.json", with_dtype(model.hf_config, str(written)))
-            shutil.copytree(tokenizer_folder, unfinished, copy_function=shutil.copyfile, dirs_exist_ok=True)
+            export_tokenizer(unfinished, tokenizer_folder)
+            note = note_on_class(unfinished, model.hf_config.get("model_type"))
+            if note:
+                log.info(f"note       {note}")
             generation = generation_config(model.folder, model.hf_config, tokenizer)
             _write_json(unfinished / "generation_config.json", generation)
             (unfinished / "README.md").write_text(card, encoding="utf-8")
@@ -85,25 +86,13 @@ def export_adapter(
     is_writer = jax.process_index() == 0
     with _published(folder, is_writer=is_writer) as unfinished:
         if is_writer:
-            shutil.copytree(tokenizer_folder, unfinished, copy_function=shutil.copyfile, dirs_exist_ok=True)
+            export_tokenizer(unfinished, tokenizer_folder)
             (unfinished / "README.md").write_text(card, encoding="utf-8")
         save_adapter(unfinished, params, lora, num_layers=num_layers, base_model=base_model, is_writer=is_writer)
 
 
 def _published(folder: str | Path, *, is_writer: bool) -> AbstractContextManager[Path]:
     return publish_folder(folder) if is_writer else nullcontext(Path(folder))
-
-
-def copy_tokenizer(folder: Path, tokenizer_folder: Path, model_folder: Path) -> None:
-    """Copies the tokenizer and the chat template of the rows into a folder.
-
-    If the model's folder holds that tokenizer, its further files are copied too.
-    """
-    shutil.copytree(tokenizer_folder, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    if (model_folder / "tokenizer.json").is_file():  # the same as the rows': weights/model_files.py checks it
-        for name in _FURTHER_TOKENIZER_FILES:
-            if (model_folder / name).is_file():
-                shutil.copyfile(model_folder / name, folder / name)
 
 
 def with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
@@ -127,7 +116,11 @@ def generation_config(folder: Path, config: dict[str, Any], tokenizer: Tokenizer
         except (OSError, ValueError, TypeError) as error:
             raise Refused(f"{path} cannot be read as a JSON object ({error}); correct or remove it") from error
     else:
-        own = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+        # An id beyond the embedding pads rows, where it is never read; a generation would look it up.
+        pad_id = (
+            tokenizer.pad_id if tokenizer.pad_id < config.get("vocab_size", tokenizer.vocab_size) else tokenizer.eos_id
+        )
+        own = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": pad_id}
         ids = {f"{name}_token_id": (config.get(f"{name}_token_id"), known) for name, known in own.items()}
         content = {name: known if given is None else given for name, (given, known) in ids.items()}
         content = {name: value for name, value in content.items() if value is not None}

@@ -158,7 +158,7 @@ def test_what_the_assistant_writes_has_loss_with_its_ends_of_turns_and_nothing_e
 def test_tokens_labels_and_loss_line_up_by_eye(tokenizers: dict[str, Tokenizer]):
     """A template that writes `U:` for the user, `A:` for the assistant and `T:` for a tool; `e` is EOS, `⏎` a break."""
     template = TEMPLATES["plain"].replace("[assistant]", "A:").replace("'[' + m.role + ']'", "m.role[0] | upper + ':'")
-    tokenizer = load_tokenizer(tokenizers["plain"].folder, chat_template=template)
+    tokenizer = load_tokenizer(tokenizers["plain"].folder, chat_template="{{ bos_token }}" + template)
     ids = tokenized(tokenizer, [user("W")], [assistant("ok"), tool("4"), assistant("It")], [assistant("no")])
     assert isinstance(ids, PairIds)
     pair = Pair(
@@ -269,7 +269,7 @@ def test_an_opened_turn_belongs_to_the_prompt_and_the_answers_continue_it(
     reasoning, chosen, rejected = expected
     assert isinstance(ids, PairIds), ids
     prompt = tokenizers[template].decode(ids.prompt)
-    assert prompt == f"<s>[user]Name a tree.</s>\n[assistant]{reasoning}Sure, one is"
+    assert prompt == f"[user]Name a tree.</s>\n[assistant]{reasoning}Sure, one is"
     assert (marked(tokenizers[template], ids, "chosen"), marked(tokenizers[template], ids, "rejected")) == (
         chosen,
         rejected,

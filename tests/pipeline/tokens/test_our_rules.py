@@ -18,7 +18,7 @@ B, E, S, T = 1, 2, 3, 4  # BOS, EOS, a token of white space, the end of a turn
 
 
 def specials(bos_id: int | None = B) -> Tokenizer:
-    ids = {"bos_id": bos_id, "eos_id": E, "answer_ends": frozenset({E, T})}
+    ids = {"bos_id": bos_id, "adds_bos": bos_id is not None, "eos_id": E, "answer_ends": frozenset({E, T})}
     tokenizer = SimpleNamespace(**ids, is_space=lambda token: token == S)
     tokenizer.with_bos = lambda prompt: Tokenizer.with_bos(cast(Tokenizer, tokenizer), prompt)
     return cast(Tokenizer, tokenizer)
@@ -64,7 +64,7 @@ def test_a_side_without_a_token_of_its_own_is_dropped():
     [([10], B, [B, 10]), ([B, 10], B, [B, 10]), ([10], None, [10]), ([], B, [B]), ([10, B], B, [B, 10, B])],
 )
 def test_bos_stands_once_at_the_head(prompt: list[int], bos_id: int | None, expected: list[int]):
-    ids = add_special_tokens(PairIds(prompt=prompt, chosen=[20], rejected=[30]), specials(bos_id))
+    ids = add_special_tokens(PairIds(prompt=prompt, chosen=[20], rejected=[30]), specials(bos_id), is_chat=False)
     assert ids.prompt == expected
 
 
@@ -85,7 +85,7 @@ def test_bos_stands_once_at_the_head(prompt: list[int], bos_id: int | None, expe
     ],
 )
 def test_eos_stands_once_at_the_end(answer: list[int], expected: list[int]):
-    ids = add_special_tokens(PairIds(prompt=[10], chosen=answer, rejected=[30]), specials())
+    ids = add_special_tokens(PairIds(prompt=[10], chosen=answer, rejected=[30]), specials(), is_chat=False)
     assert ids.chosen == expected
     assert ids.rejected == [30, E]
 

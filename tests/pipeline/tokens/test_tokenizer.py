@@ -46,7 +46,7 @@ def test_the_copy_lists_the_tokens_that_stand_beside(make_tokenizer: Callable[..
     tokenizer = load_tokenizer(make_tokenizer(tmp_path / "own", **beside))
     copy_tokenizer(tokenizer, tmp_path / "copy")
     core = tokenizers.Tokenizer.from_file(str(tmp_path / "copy" / "tokenizer.json"))
-    assert core.encode("a<tag>").ids[1:] == tokenizer.encode("a<tag>")[1:] == [400]
+    assert core.encode("a<tag>").ids[-1:] == tokenizer.encode("a<tag>")[1:] == [400]
     copied, summary = summarize_tokenizer(load_tokenizer(tmp_path / "copy")), summarize_tokenizer(tokenizer)
     assert copied == summary and summary.vocab_size == 401
     assert summary.sha256["tokenizer.json"] == file_sha256(tmp_path / "copy" / "tokenizer.json")

@@ -1,0 +1,91 @@
+"""The tokenizer in an exported folder, written so that transformers 4 and 5 make the ids that the model was trained on.
+
+Both build some tokenizer classes anew from the vocabulary, without the normalizer and the pre-tokenizer of
+tokenizer.json (transformers 5: LlamaTokenizer, GemmaTokenizer and others). The class PreTrainedTokenizerFast, which
+transformers 5 calls TokenizersBackend, takes tokenizer.json as it is, in both.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG, read_json_object
+from oddsmill.schemas.chat.tokenizer import TOKENIZER_JSON
+
+# Files that preprocessing does not use. tokenizer.json holds the same, but some tools read these.
+_FURTHER_FILES = ("added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json")
+# Settings that lead away from tokenizer.json: code of another folder, files of another machine, a conversion.
+_LEADING_AWAY = ("auto_map", "from_slow", "split_special_tokens", "tokenizer_file", "vocab_file")
+# transformers 5.23 takes this class for this type of model, whatever the folder names, and with it this pattern.
+_FORCED = {
+    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+}
+
+
+def copy_tokenizer(folder: Path, tokenizer_folder: Path, model_folder: Path) -> None:
+    """Copies the tokenizer and the chat template of the rows into a folder.
+
+    If the model's folder holds that tokenizer, its further files are copied too.
+    """
+    shutil.copytree(tokenizer_folder, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    if (model_folder / TOKENIZER_JSON).is_file():  # the same as the rows': weights/model_files.py checks it
+        for name in _FURTHER_FILES:
+            if (model_folder / name).is_file() and not (folder / name).exists():
+                shutil.copyfile(model_folder / name, folder / name)
+
+
+def export_tokenizer(folder: Path, tokenizer_folder: Path) -> None:
+    """Copies a tokenizer into a folder of which transformers 4 and 5 load tokenizer.json as it is.
+
+    Raises:
+      Refused: tokenizer_config.json cannot be read.
+    """
+    shutil.copytree(tokenizer_folder, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    config = read_json_object(tokenizer_folder / TOKENIZER_CONFIG)
+    content = read_json_object(tokenizer_folder / TOKENIZER_JSON)
+    text = json.dumps(obeying(config, content), indent=2, ensure_ascii=False) + "\n"
+    (folder / TOKENIZER_CONFIG).write_text(text, encoding="utf-8")
+
+
+def obeying(config: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a tokenizer_config.json so that transformers takes tokenizer.json as it is.
+
+    Args:
+      content: of tokenizer.json.
+    """
+    config = {name: value for name, value in config.items() if name not in _LEADING_AWAY}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    further = config.get("extra_special_tokens")
+    if isinstance(further, list):  # transformers 4 takes no list of them, and 5 takes either name
+        config.pop("extra_special_tokens")
+        further = [token.get("content") if isinstance(token, dict) else token for token in further]
+        config["additional_special_tokens"] = further or config.get("additional_special_tokens") or []
+    # transformers 4 writes this setting into a pre-tokenizer that has it.
+    prefix = (content.get("pre_tokenizer") or {}).get("add_prefix_space")
+    if prefix is not None:
+        config["add_prefix_space"] = prefix
+    return config
+
+
+def note_on_class(folder: Path, model_type: str | None) -> str | None:
+    """Returns what a user must know where transformers 5 takes another class than the folder of an export names.
+
+    Args:
+      folder: the exported folder.
+      model_type: of config.json.
+    """
+    content = read_json_object(folder / TOKENIZER_JSON)
+    if model_type not in _FORCED or _is_of_class(content, _FORCED[model_type]):
+        return None
+    return (
+        f"transformers 5 loads the tokenizer of every {model_type} model by a class of its own, which makes other ids "
+        "than this tokenizer.json: load it by PreTrainedTokenizerFast.from_pretrained(FOLDER), not by AutoTokenizer"
+    )
+
+
+def _is_of_class(content: dict[str, Any], pattern: str) -> bool:
+    pre_tokenizer = content.get("pre_tokenizer") or {}
+    patterns = [part.get("pattern", {}).get("Regex") for part in pre_tokenizer.get("pretokenizers", [])]
+    return (content.get("normalizer") or {}).get("type") == "NFC" and pattern in patterns
