@@ -62,7 +62,7 @@ def test_what_is_frozen_is_held_and_has_no_optimizer_state(tmp_path, model):
 def test_a_mechanism_that_computes_hidden_keys_too_counts_them():
     """Splash computes all keys before each token, twice; the others those that a token sees."""
     position, branch = np.array([[0, 1, 2, 0, 1, 0]]), np.array([[1, 1, 2, 1, 2, 0]])
-    rows = StepRows(position, branch, pairs=1, max_pairs=1, vocab_size=None, epoch=None)
+    rows = StepRows(position, branch, pairs=1, max_pairs=1, max_token_id=None, epoch=None)
     step = assembled()
     config = step.decoder_config
     a_key = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
