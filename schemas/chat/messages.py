@@ -20,11 +20,11 @@ ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
 CALLS = "function_call"
 _ALIASES = {
     "user": "human prompter",
-    "assistant": "gpt chatgpt gpt4 gpt_4 bot chatbot model ai bing bard claude",
-    "system": "sys",
-    "tool": "function observation tool_response function_response tool_result function_result tool_output ipython "
-    "environment",
-    CALLS: "function_call tool_call",
+    "assistant": "gpt chatgpt gpt4 gpt_4 bot chatbot model ai ai_assistant llm bing bard claude",
+    "system": "sys system_prompt",
+    "tool": "function observation tool_response function_response tool_result tool_results function_result tool_output "
+    "ipython environment",
+    CALLS: "function_call function_calls tool_call tool_calls",
 }
 _ROLE_OF = {role: role for role in ROLES} | {
     alias: role for role, aliases in _ALIASES.items() for alias in aliases.split()
@@ -169,7 +169,11 @@ def read_content(content: Any) -> str:
     texts = []
     for part in content:
         if isinstance(part, dict) and (part.get("type") or "text") in _TEXT_PARTS:
-            part = part["text"] if part.get("text") is not None else part.get("value")
+            text = next((part[key] for key in ("text", "value", "content") if part.get(key) is not None), None)
+            if not isinstance(text, str):
+                keys = ", ".join(map(str, part)) or "nothing"
+                raise Dropped(DropReason.WRONG_TYPE, f"the content of a message is an object of {keys}, without a text")
+            part = text
         if isinstance(part, str):
             texts.append(part)
             continue

@@ -6,14 +6,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from oddsmill.schemas.chat.messages import KNOWN, MessageForms, read_turns
+from oddsmill.schemas.chat.context import (
+    HISTORY_COLUMNS,
+    MEDIA_COLUMNS,
+    SYSTEM_COLUMNS,
+    Context,
+    read_context,
+    text_with_context,
+    turns_with_context,
+)
+from oddsmill.schemas.chat.messages import MessageForms, read_turns
 from oddsmill.schemas.chat.template import Message, TemplateFailed
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.chat.tools import read_variables
+from oddsmill.schemas.chat.transcript import read_transcript
 from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.config.generate import Chat
 
+_FORMS = MessageForms(option="")  # the settings of generation have no prefix
 _NAMES = ("prompt", "messages", "conversations")
 
 
@@ -24,11 +35,13 @@ class Prompt(NamedTuple):
       origin: the place where it stands, `file:row`, rows counted from 0.
       content: a text, or the messages of a dialogue.
       variables: further variables for the chat template (`tools`, …).
+      context: what stands before a text in columns of its own; messages hold it already.
     """
 
     origin: str
     content: str | list[Message]
     variables: Mapping[str, Any] = {}
+    context: Context | None = None
 
 
 class Encoded(NamedTuple):
@@ -38,7 +51,7 @@ class Encoded(NamedTuple):
     ids: list[int]
 
 
-def read_prompts(path: str | Path, forms: MessageForms = KNOWN) -> Iterator[Prompt]:
+def read_prompts(path: str | Path, forms: MessageForms = _FORMS) -> Iterator[Prompt]:
     """Reads prompts from a JSONL file: {"prompt": "text"}, {"prompt": [messages]} or {"messages": [messages]} a row.
 
     Messages, and the `tools` and `chat_template_kwargs` that rows may hold for the template, have all forms that the
@@ -60,7 +73,7 @@ def read_prompts(path: str | Path, forms: MessageForms = KNOWN) -> Iterator[Prom
             yield read_prompt(_read_row(line, origin), origin, forms)
 
 
-def read_prompt(row: Mapping[str, Any], origin: str, forms: MessageForms = KNOWN) -> Prompt:
+def read_prompt(row: Mapping[str, Any], origin: str, forms: MessageForms = _FORMS) -> Prompt:
     """Reads the prompt of a row, as the pipeline reads it of the same row.
 
     Raises:
@@ -73,6 +86,13 @@ def read_prompt(row: Mapping[str, Any], origin: str, forms: MessageForms = KNOWN
     try:
         content = read_turns(given[0], row[given[0]], forms)
         variables = read_variables(row.get("chat_template_kwargs"), row.get("tools"))
+        systems, histories, media = (
+            [(name, row[name]) for name in names if name in row]
+            for names in (SYSTEM_COLUMNS, HISTORY_COLUMNS, MEDIA_COLUMNS)
+        )
+        context = read_context(systems, histories, media, forms)
+        if context is not None and isinstance(content, list):
+            content = turns_with_context(content, context, forms)
     except Dropped as dropped:
         raise Refused(f"{origin}: {dropped.detail}") from None
     if isinstance(content, str) and given != ["prompt"]:
@@ -85,10 +105,10 @@ def read_prompt(row: Mapping[str, Any], origin: str, forms: MessageForms = KNOWN
             'or name the messages "prompt": the answer then goes on from the end of that turn'
         )
     try:
-        json.dumps([content, variables], ensure_ascii=False).encode("utf-8")
+        json.dumps([content, variables, context], ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
         raise Refused(f"{origin}: the text holds a lone surrogate, which is no character") from error
-    return Prompt(origin, content, variables)
+    return Prompt(origin, content, variables, context if isinstance(content, str) else None)
 
 
 def encode_prompts(
@@ -118,7 +138,9 @@ def encode_prompts(
     for prompt in prompts:
         content = prompt.content
         if chat is True and isinstance(content, str):
-            content = [{"role": "user", "content": content}]
+            content = _as_turns(prompt, content)
+        elif prompt.context is not None and isinstance(content, str):
+            content = text_with_context(content, prompt.context)
         text = content if isinstance(content, str) else _render(prompt, content, tokenizer, chat, date, variables)
         ids = tokenizer.encode(text)
         if isinstance(content, str):
@@ -142,6 +164,14 @@ def answer_text(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[in
     if whole.startswith(start):
         return whole[len(start) :]
     return tokenizer.decode(answer, skip_special_tokens=True)
+
+
+def _as_turns(prompt: Prompt, text: str) -> list[Message]:
+    """Makes turns of a text: it is the user's, or a transcript."""
+    turns = read_transcript(text) or [{"role": "user", "content": text}]
+    if turns[-1]["role"] == "assistant":
+        raise Refused(f"{prompt.origin}: the last turn of the transcript is the assistant's; leave out its answer")
+    return turns if prompt.context is None else turns_with_context(turns, prompt.context)
 
 
 def _render(

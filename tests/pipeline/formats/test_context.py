@@ -99,7 +99,7 @@ def test_a_row_with_an_image_a_video_or_a_sound_is_dropped(column: str):
     [
         ({"system": 5}, "wrong_type: 'system' is int, not a text"),
         ({"system": "\ud800"}, "unreadable"),
-        ({"history": "Hi, hello"}, r"wrong_type: 'history' holds str, .*history=\[\] leaves it out"),
+        ({"history": "Hi, hello"}, r"wrong_type: 'history' holds str, .*history=\[\] leaves the column out"),
         ({"history": [["Hi"]]}, "wrong_type: 'history' holds list"),
         ({"history": [["Hi", None]]}, "wrong_type: 'history' holds list"),
         ({"history": [{"who": "x"}]}, "wrong_type"),

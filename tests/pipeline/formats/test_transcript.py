@@ -6,8 +6,8 @@ import pytest
 from oddsmill.pipeline import SourceConfig
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.parsing import parse_row
-from oddsmill.pipeline.formats.transcript import read_transcript
 from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.schemas.chat.transcript import read_transcript
 from oddsmill.schemas.drops import Dropped, DropReason, Origin
 
 H, A = "\n\nHuman:", "\n\nAssistant:"

@@ -113,6 +113,7 @@ TURNS = [
         {"prompt": json.dumps([USER])},
         {"prompt": TURNS},
         {"prompt": [USER, {"role": "assistant", "content": "You begin"}]},
+        {"prompt": [USER], "system": "Be brief.", "history": [["Hi", "Hello."]], "images": []},
         {"messages": TURNS, "tools": [SCHEMA]},
         {"conversations": TURNS, "tools": json.dumps([SCHEMA]), "chat_template_kwargs": {"effort": None}},
         {"prompt": [{"from": "human", "value": "q"}], "tools": [json.dumps(SCHEMA)]},
@@ -141,3 +142,23 @@ def test_generation_reads_the_very_prompt_that_the_pipeline_made_of_the_row(fold
     )
     (prompt,) = encoded(tokenizer, [read_prompt(row, "f:0")])
     assert prompt.text == trained
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q"},
+        {"prompt": "q", "system": "Be brief.", "history": '[["Hi", "Hello."]]', "image": None},
+        {"prompt": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: q\n\nAssistant:", "system_prompt": "Be brief."},
+    ],
+)
+def test_texts_are_the_pipelines_with_the_chat_template_and_without(folder, row, chat):
+    tokenizer = Tokenizer(folder, chat_template=SHOWS_ALL)
+    raw = RawRow(Origin(0, 0), json.dumps(row | {"chosen": "yes", "rejected": "no"}).encode())
+    (pair,) = parse_row(raw, source=SourceConfig(path="a", format="triple"), chat=chat)
+    config = PreprocessConfig(source=SourceConfig(path="a"), tokenizer="t", output="o")
+    (prompt,) = encoded(tokenizer, [read_prompt(row, "f:0")], chat)
+    assert prompt.text == render_pair(pair, tokenizer.chat_template, config).texts.prompt
+    with pytest.raises(Refused, match=r"f:0: 'images' is not empty, and only texts are read$"):
+        read_prompt(row | {"images": ["a.png"]}, "f:0")
