@@ -304,7 +304,8 @@ class ExecutionSettings:
     """How the dataset is made, and when it is not."""
 
     max_drop_share: float = setting(
-        "The run is refused when a greater share of the rows is dropped.",
+        "The run is refused when a greater share of the rows is dropped: of all, or of one of several files because of "
+        "how it is laid out.",
         default=0.5,
         at_least=0,
         at_most=1,

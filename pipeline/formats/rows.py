@@ -32,7 +32,7 @@ class Row:
         """Counts one more for each column that holds something (not null, nor empty) and that was not looked at."""
         if len(self._looked_at) < len(self.values):  # in most sets there is no other column
             for column, value in self.values.items():
-                if column not in self._looked_at and (value or value == 0):
+                if column not in self._looked_at and _holds_something(value):
                     counts[column] += 1
 
     def whole(self) -> dict[str, Any]:
@@ -138,6 +138,20 @@ class RowFormat(NamedTuple):
 def kind_of(value: Any) -> str:
     """Names the kind of a value for a message."""
     return "null" if value is None else type(value).__name__
+
+
+def _holds_something(value: Any) -> bool:
+    """Tells whether a value, or one inside of it, is neither null nor empty: Arrow fills objects up with nulls."""
+    values = [value]
+    while values:  # no recursion: a row may be nested as deep as Python's stack
+        value = values.pop()
+        if isinstance(value, Mapping):
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+        elif value or value == 0:
+            return True
+    return False
 
 
 def check_encodable(name: str, text: str) -> str:

@@ -55,10 +55,14 @@ def describe_not_read(not_read: Mapping[str, int], *, of: int | None = None) -> 
       of: the number of rows looked at, where these are not all.
     """
     columns = sorted(not_read.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{name if name.strip() else repr(name)} ({count:,} rows)" for name, count in columns]
+    shown = [f"{name if name.strip() else repr(name)} ({_rows(count)})" for name, count in columns]
     more = [f"{len(shown) - _COLUMNS_SHOWN:,} more columns"] if len(shown) > _COLUMNS_SHOWN else []
-    looked_at = [] if of is None else [f"of {of:,} rows looked at"]
+    looked_at = [] if of is None else [f"of {_rows(of)} looked at"]
     return ", ".join([*shown[:_COLUMNS_SHOWN], *more, *looked_at])
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
 
 
 def _first_columns(columns: Mapping[str, int]) -> dict[str, int]:

@@ -28,7 +28,7 @@ def arguments(write_rows: Callable, triples: Callable, tokenizer_folder: Path, t
         ("--path=x", "unknown setting --path; did you mean --source.path?"),
         ("--max_length=many", "--max_length=many: expected int"),
         ("--max_length=1", "--max_length=1: must hold a prompt and an answer: at least 2"),
-        ("--source.format=csv", "--source.format=csv: must be one of triple, transcript, messages"),
+        ("--source.format=csv", "--source.format=csv: must be one of triple, transcript, sharegpt, messages"),
         ("--tokenizer=.", ". has no tokenizer.json: copy the model"),
         ("--tokenizer=nowhere", "--tokenizer=nowhere: no such folder, and not a hub id"),
         ("--output=/proc/out", "--output=/proc/out: cannot write there"),

@@ -13,7 +13,7 @@ CASE = Path(__file__).parents[1] / "cases" / "31"
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{{ '<assistant>' if add_generation_prompt }}"
 FIELDS = {"prompt": "question", "chosen": "good", "rejected": "bad"}
 OWN = [
-    {"question": f"{n}?", "good": "yes", "bad": "no", "system": "s" if n else "", "history": [], "id": n}
+    {"question": f"{n}?", "good": "yes", "bad": "no", "topic": "s" if n else "", "labels": [], "id": n}
     for n in range(3)
 ]
 
@@ -29,10 +29,10 @@ def test_31_a_mixed_list_of_formats_and_fields(run: Callable, write_rows: Callab
         "format     messages (detected): chat.jsonl",
         "           triple (detected): text.jsonl",
         "           triple fields={'prompt': 'question', 'chosen': 'good', 'rejected': 'bad'}: own.jsonl",
-        "not read   id (3 rows), system (2 rows), of 13 rows looked at: no part of a pair",
+        "not read   id (3 rows), topic (2 rows), of 13 rows looked at: no part of a pair",
     ]
-    assert "not read   id (3 rows), system (2 rows)" in lines
-    assert result.manifest["not_read"] == {"id": 3, "system": 2}
+    assert "not read   id (3 rows), topic (2 rows)" in lines
+    assert result.manifest["not_read"] == {"id": 3, "topic": 2}
     assert result.manifest["ledger"] == {"rows_in": 13, "pairs_out": 13, "drops": {}, "extra_pairs": 0}
     inputs = json.loads((result.folder / "run.json").read_text())["inputs"]
     assert [(each["source"], each["rows"], each["drops"]) for each in inputs] == [(0, 6, {}), (0, 4, {}), (1, 3, {})]
@@ -58,11 +58,11 @@ def test_explain_and_plan_read_each_file_by_its_own_source(
         "explain", f"--source={json.dumps(sources)}", f"--tokenizer={tokenizer_folder}", "--row=own.jsonl:1"
     )
     assert (code, err) == (0, "")
-    assert "\nformat     triple\nnot read   system, id\nprompt     '1?'\n" in out
+    assert "\nformat     triple\nnot read   topic, id\nprompt     '1?'\n" in out
     code, out, err = command("plan", f"--source={json.dumps(sources)}", f"--tokenizer={tokenizer_folder}")
     assert (code, err) == (0, "")
     assert f"\nformat     triple (detected): {text}\n           triple fields={FIELDS}: {own}\n" in out
-    assert "\nnot read   id (3 rows), system (2 rows), of 7 rows looked at: no part of a pair\n" in out
+    assert "\nnot read   id (3 rows), topic (2 rows), of 7 rows looked at: no part of a pair\n" in out
 
 
 def test_31_a_file_that_was_read_as_what_it_is_not_ends_the_run(run: Callable, tmp_path: Path):

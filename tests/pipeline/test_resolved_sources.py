@@ -1,5 +1,6 @@
 """The layout of each file is told from its own rows."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,11 @@ def test_several_sources_have_their_own_settings_and_a_refusal_says_which(resolv
 
 
 def test_columns_that_are_not_read_are_counted_by_row(resolve: Callable):
-    rows = [
-        row | {"topic": topic, "id": 0, "empty": []} for row, topic in zip(TEXTS, ["a", "", None, "b"], strict=True)
-    ]
+    topics = ["a", "", None, {"a": [{"b": None}, []]}]
+    rows = [row | {"topic": topic, "id": 0, "no": []} for row, topic in zip(TEXTS, topics, strict=True)]
+    assert resolve({"text.jsonl": rows}).not_read == {"topic": 1, "id": 4}
+    rows[3]["topic"] = {"a": [{"b": None}, [False]]}
     assert resolve({"text.jsonl": rows}).not_read == {"topic": 2, "id": 4}
+    rows[0]["topic"] = "deep"
+    line = json.dumps(rows[0]).replace('"deep"', "[" * 390 + "1" + "]" * 390).encode()
+    assert resolve({"text.jsonl": [line]}).not_read == {"topic": 1, "id": 1}

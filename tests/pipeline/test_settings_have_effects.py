@@ -44,6 +44,9 @@ EFFECTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
 }
 # What rows do not show -> the test that does.
 ELSEWHERE = {
+    "source": "test_mixed_sources.py::test_31_a_mixed_list_of_formats_and_fields",
+    "source.roles": "formats/test_messages.py::test_a_source_has_its_own_names_for_roles_and_keys",
+    "source.message_keys": "formats/test_messages.py::test_a_source_has_its_own_names_for_roles_and_keys",
     "source.path": "input/test_sources.py::test_globs_and_lists_name_each_file_once_in_a_known_order",
     "source.split": "input/test_hub.py::test_splits_and_slices_of_a_hub_dataset",
     "source.name": "input/test_hub.py::test_what_the_hub_does_not_have_is_refused_and_what_it_has_is_named",

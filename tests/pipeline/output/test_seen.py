@@ -31,6 +31,6 @@ def test_a_name_that_utf8_cannot_hold_is_written_out():
 
 
 def test_the_fullest_columns_come_first():
-    assert describe_not_read({"a": 1, "system": 1234, "": 2}) == "system (1,234 rows), '' (2 rows), a (1 rows)"
+    assert describe_not_read({"a": 1, "system": 1234, "": 2}) == "system (1,234 rows), '' (2 rows), a (1 row)"
     assert describe_not_read({"a": 3}, of=64) == "a (3 rows), of 64 rows looked at"
-    assert describe_not_read({f"{n:02}": 1 for n in range(14)}).endswith("11 (1 rows), 2 more columns")
+    assert describe_not_read({f"{n:02}": 1 for n in range(14)}).endswith("11 (1 row), 2 more columns")
