@@ -39,7 +39,8 @@ def split_dialogues(
     of the assistant's that both sides go on with, be it the same. Turns are the same where a template shows them alike:
     an id or a space at the end makes no other turn.
 
-    A prompt of its own that ends in a turn of the assistant opens that turn, and the answers continue it.
+    A prompt of its own that ends in a turn of the assistant opens that turn, and the answers continue it, also where
+    the sides are whole and begin with it.
 
     Args:
       prompt: None where the sides are whole conversations, which they may be beside a prompt, too. A string is the
@@ -57,8 +58,8 @@ def split_dialogues(
     # No turn of a prompt that both sides follow is a part of the answer.
     follows = len(first) + len(second) == 2 * len(turns) + len(chosen) + len(rejected)
     least = len(turns) if follows else 0
-    is_open = least > 0 and _opens(turns[-1]) and chosen[0]["role"] == rejected[0]["role"] == "assistant"
-    if is_open:
+    is_last_assistant = least > 0 and turns[-1]["role"] == "assistant" and not turns[-1].get("tool_calls")
+    if is_last_assistant and chosen[0]["role"] == rejected[0]["role"] == "assistant":
         least -= 1
         first, second = ([*turns[:-1], continue_turn(turns[-1], side[0]), *side[1:]] for side in (chosen, rejected))
     size = _prompt_size(first, second, least=least)
@@ -71,8 +72,10 @@ def split_dialogues(
         raise Dropped(DropReason.NO_COMMON_PROMPT, "the prompt is no turn of the dialogues")
     if first[size:] == second[size:]:
         raise Dropped(DropReason.IDENTICAL_ANSWERS, "chosen equals rejected")
-    if is_open and size == least and not _is_blank(turns[-1]):
-        return chat_pair(turns, chosen, rejected, variables)
+    if turns and _opens(turns[-1]) and are_same_turns(shared, turns[:-1]):
+        rests = _rest(turns[-1], first[size:]), _rest(turns[-1], second[size:])
+        if rests[0] and rests[1]:
+            return chat_pair(turns, rests[0], rests[1], variables)
     return chat_pair(shared, first[size:], second[size:], variables)
 
 
@@ -187,7 +190,15 @@ def _prompt_size(chosen: list[Message], rejected: list[Message], *, least: int) 
 
 
 def _opens(message: Message) -> bool:
-    return bool(message["role"] == "assistant" and not message.get("tool_calls"))
+    return bool(message["role"] == "assistant" and not message.get("tool_calls") and not _is_blank(message))
+
+
+def _rest(opened: Message, answer: list[Message]) -> list[Message] | None:
+    """Returns what an answer adds to the turn that the prompt has opened; None where it does not continue it."""
+    turn, *others = answer
+    rest = turn | {"content": _text(turn).removeprefix(_text(opened))}
+    continues = _text(turn).startswith(_text(opened)) and (others or not _is_blank(rest))
+    return [rest, *others] if continues else None
 
 
 def _text(message: Message) -> str:

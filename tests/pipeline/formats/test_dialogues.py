@@ -137,6 +137,11 @@ def test_messages_that_are_no_pair_say_why(row: tuple, reason: str):
         (([USER, YES], [YES, MORE, YES], [NO]), ([USER, YES], [YES, MORE, YES], [NO])),
         (([USER, YES], [NO, MORE, YES], [NO, MORE, NO]), ([USER, message("assistant", "yesno"), MORE], [YES], [NO])),
         (([USER, message("assistant", "")], [YES], [NO]), PAIR),
+        (
+            ([USER, YES], [USER, message("assistant", "yesno")], [USER, message("assistant", "yes?")]),
+            ([USER, YES], [NO], [message("assistant", "?")]),
+        ),
+        (([USER, YES], [USER, YES], [USER, NO]), PAIR),
     ],
 )
 def test_the_prompt_is_the_turns_in_common_and_the_answer_all_that_follows(row: tuple, expected: tuple):
