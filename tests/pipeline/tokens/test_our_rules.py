@@ -6,11 +6,11 @@ from typing import Any, cast
 import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.formats.pairs import PairIds, PreferencePair
+from oddsmill.pipeline.formats.pairs import PairIds, PreferencePair, chat_pair
 from oddsmill.pipeline.tokens.our_rules import add_special_tokens, split_at_boundary
 from oddsmill.pipeline.tokens.text_rules import OURS, TRL, TextRules
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
-from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_for_run, load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped
 
@@ -141,3 +141,35 @@ def test_other_texts_of_the_same_tokens_are_dropped_and_trls_rules_keep_what_trl
     ids = tokenized(folder, TRL, "Where? ", *sides, compat="trl")
     assert isinstance(ids, PairIds)
     assert ids.chosen == ids.rejected
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "text", "dialogue"),
+    [
+        ("phi-3-mini", {}, "▁A", "<|user|>"),
+        ("phi-3-mini", {"add_bos": True}, "<s>", "<s>"),
+        ("phi-3-mini", {"compat": "trl"}, "<s>", "<s>"),
+        ("phi-3-vision-bos", {}, "<s>", "<|user|>"),
+        ("phi-3-vision-bos", {"add_bos": True}, "<s>", "<s>"),
+        ("phi-3-vision-bos", {"add_bos": False}, "▁A", "<|user|>"),
+        ("minimind-chatml", {}, "A", "<|im_start|>"),
+        ("minimind-chatml", {"add_bos": True}, "<|im_start|>", "<|im_start|>"),
+    ],
+)
+def test_rows_begin_as_prompts_do_at_inference(
+    shared: Path, tmp_path: Path, name: str, settings: dict[str, Any], text: str, dialogue: str
+):
+    folder = shared / "data/tokenizers" / name
+    config = PreprocessConfig(source=SourceConfig(path="x"), tokenizer="t", output="o", **settings)
+    question = {"role": "user", "content": "A tree?"}
+    sides = [[{"role": "assistant", "content": answer}] for answer in ("Oak.", "Rock.")]
+    pairs = [PreferencePair("A tree?", " Oak.", " Rock."), chat_pair([question], *sides)]
+    tokenizer = load_for_run(folder, config)
+    copy_tokenizer(tokenizer, tmp_path)
+    rules = TRL if config.compat else OURS
+    for loaded in (tokenizer, load_tokenizer(tmp_path)):  # workers read the copy, which holds the rule
+        ids = list(tokenize_batch(pairs, loaded, rules, config))
+        assert [loaded.token(each.prompt[0]) for each in ids if isinstance(each, PairIds)] == [text, dialogue]
+        assert all(
+            each.prompt.count(each.prompt[0]) == 1 for each in ids if isinstance(each, PairIds) and text == "<s>"
+        )

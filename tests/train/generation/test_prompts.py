@@ -45,6 +45,15 @@ def test_bos_stands_once_whether_the_text_begins_with_it_or_not(folder):
         assert prompt.ids[0] == 1 and prompt.ids.count(1) == 1
 
 
+def test_a_dialogue_begins_with_what_its_template_writes(make_tokenizer, tmp_path):
+    tokenizer = Tokenizer(make_tokenizer(tmp_path, chat_template="{{ messages[0].content }}"))
+    message, text = encoded(tokenizer, [Prompt("", [USER]), Prompt("", USER["content"])])
+    assert [1, *message.ids] == text.ids
+    as_trl = {"chat": "auto", "date": None, "variables": {}, "vocab_size": 10_000, "bos_in_chat": True}
+    assert encode_prompts([Prompt("", [USER])], tokenizer, **as_trl)[0].ids == text.ids
+    assert encoded(Tokenizer(tmp_path, add_bos=False), [Prompt("", USER["content"])])[0].ids == message.ids
+
+
 def test_a_text_is_a_users_message_only_where_that_is_asked_for(folder):
     texts = {chat: encoded(Tokenizer(folder), [Prompt("", "Hi")], chat)[0].text for chat in (True, False, "auto")}
     assert texts == {True: "<s><|user|>Hi", False: "Hi", "auto": "Hi"}
