@@ -14,8 +14,16 @@ from oddsmill.pipeline.formats.parsing import FORMATS, as_row, parse_row
 from oddsmill.pipeline.formats.rows import MESSAGE_SETTINGS
 from oddsmill.pipeline.formats.user_function import load_function
 from oddsmill.pipeline.input.rows import RawRow
-from oddsmill.schemas.drops import Dropped
+from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.errors import Refused, require
+
+# Drops of rows that are understood.
+_TELLING = (
+    DropReason.UNSUPPORTED_CONTENT,
+    DropReason.TIE,
+    DropReason.SWAPPED_SCORES,
+    DropReason.IDENTICAL_ANSWERS,
+)
 
 
 class ParseRow(Protocol):
@@ -59,7 +67,7 @@ def _find_source(sample: Sequence[RawRow], source: SourceConfig, read: ParseRow)
     Raises:
       Refused: the rows are those of a dataset that is not of pairs.
     """
-    best, most = None, 0
+    best, most = None, (0, 0)
     for layout in (Layout("", ()), *find_layouts([raw.values() for raw in sample if _fields(raw)], source)):
         if layout.advice:
             raise Refused(f"the rows are laid out as those of {layout.name}: {layout.advice}")
@@ -75,31 +83,35 @@ def _find_source(sample: Sequence[RawRow], source: SourceConfig, read: ParseRow)
             count = _count_pairs(sample, candidate, read, votes_are_known=is_guess, may_be_another=len(formats) > 1)
             if count > most:
                 best, most = candidate, count
-        if most > len(sample) / 2:
+        if most[0] > len(sample) / 2:
             break
     return best
 
 
 def _count_pairs(
     sample: Sequence[RawRow], source: SourceConfig, read: ParseRow, *, votes_are_known: bool, may_be_another: bool
-) -> int:
-    """Counts the rows that become pairs.
+) -> tuple[int, int]:
+    """Counts the rows that become pairs, and those that are dropped and yet tell the format: a tie, an image.
 
     Args:
       may_be_another: rows that read, and that are of another format, do not count.
       votes_are_known: a vote of unknown meaning says that the column does not hold votes as we read them: none counts.
     """
-    count = 0
+    pairs = told = 0
     for raw in sample:
         try:
             read(raw, source=source)
+            is_pair = True
         except Dropped as dropped:
             if votes_are_known and dropped.detail.startswith("vote "):
-                return 0
-        else:
-            is_own = FORMATS[source.format or ""].is_own
-            count += not may_be_another or is_own(as_row(raw, source))
-    return count
+                return 0, 0
+            if dropped.reason not in _TELLING:
+                continue
+            is_pair = False
+        with suppress(Dropped):
+            if not may_be_another or FORMATS[source.format or ""].is_own(as_row(raw, source)):
+                pairs, told = pairs + is_pair, told + (not is_pair)
+    return pairs, told
 
 
 def _refusal(sample: Sequence[RawRow], source: SourceConfig) -> Refused:

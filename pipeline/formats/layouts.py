@@ -195,6 +195,20 @@ _WORDS = (
     ("winner", "loser"),
 )
 _NOUNS = ("response", "answer", "completion", "output", "text", "messages", "conversation", "conversations")
+_ENDS = (("a", "b"), ("1", "2"), ("0", "1"))
+_SCORES = ("score", "rating", "reward")
+_VOTES = (
+    "winner",
+    "preference",
+    "preferred",
+    "choice",
+    "vote",
+    "votes",
+    "label",
+    "better",
+    "better_response",
+    "chosen",
+)
 _SIDES = (
     *_WORDS,
     *((f"{better}_{noun}", f"{worse}_{noun}") for (better, worse), noun in product(_WORDS, _NOUNS)),
@@ -218,9 +232,9 @@ def find_layouts(rows: Iterable[Mapping[str, Any]], source: SourceConfig) -> Ite
         suits = source.fields.keys() <= layout.fields.keys() and source.format in (None, layout.format or None)
         if suits and _has_most(rows, layout.columns):
             yield layout
-    fields = _fields_by_names(columns, source.fields)
-    if fields:
-        yield Layout("", (), source.format or "", fields)
+    for fields in (_sides_by_names(columns, source.fields), _answers_by_names(columns, source.fields)):
+        if fields:
+            yield Layout("", (), source.format or "", fields)
 
 
 def layout_name(source: SourceConfig) -> str:
@@ -246,19 +260,45 @@ def _has_most(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bool
     return having > len(rows) / 2
 
 
-def _fields_by_names(columns: Sequence[str], given: Names) -> dict[str, str | list[str]]:
+def _sides_by_names(columns: Sequence[str], given: Names) -> dict[str, str | list[str]]:
     """Finds prompt, chosen and rejected by the names that datasets have for them; none where nothing is found."""
-    named = {column.lower().replace("-", "_").replace(" ", "_"): column for column in reversed(columns)}
+    named = _by_plain_name(columns)
     fields: dict[str, str | list[str]] = {}
     if not {"chosen", "rejected"} & given.keys():
         sides = next((names for names in _SIDES if named.keys() >= {*names}), None)
         if sides is None:
             return {}
         fields |= {ours: named[name] for ours, name in zip(("chosen", "rejected"), sides, strict=True)}
-    if "prompt" not in given:
-        prompt = next((name for name in ("prompt", *_PROMPTS) if name in named), None)
-        if prompt == "instruction" and "input" in named:
-            fields["prompt"] = [named["instruction"], named["input"]]
-        elif prompt is not None:
-            fields["prompt"] = named[prompt]
-    return {ours: name for ours, name in fields.items() if ours != name}
+    return {ours: name for ours, name in (fields | _prompt_by_name(named, given)).items() if ours != name}
+
+
+def _answers_by_names(columns: Sequence[str], given: Names) -> dict[str, str | list[str]]:
+    """Finds two answers in columns such as response_a and response_b, and their scores or the vote between them."""
+    named = _by_plain_name(columns)
+    for noun, ends, gap in product(_NOUNS, _ENDS, ("_", "")):
+        answers = [noun + gap + end for end in ends]
+        if not named.keys() >= {*answers}:
+            continue
+        scores = next((s for of in _SCORES if named.keys() >= {*(s := [of + gap + end for end in ends])}), None)
+        vote = next((name for name in _VOTES if name in named and name not in answers), None)
+        found: dict[str, str | list[str]] = {"votes": named[vote]} if vote else {}
+        if scores:
+            found = {"scores": [named[name] for name in scores]}
+        if found and not {"chosen", "rejected", *found} & given.keys():
+            fields: dict[str, str | list[str]] = {"completions": [named[name] for name in answers], **found}
+            return {ours: name for ours, name in (fields | _prompt_by_name(named, given)).items() if ours != name}
+    return {}
+
+
+def _prompt_by_name(named: Mapping[str, str], given: Names) -> dict[str, str | list[str]]:
+    prompt = next((name for name in ("prompt", *_PROMPTS) if name in named), None)
+    if prompt is None or "prompt" in given:
+        return {}
+    if prompt == "instruction" and "input" in named:
+        return {"prompt": [named["instruction"], named["input"]]}
+    return {"prompt": named[prompt]}
+
+
+def _by_plain_name(columns: Sequence[str]) -> dict[str, str]:
+    """Returns the columns by their names in small letters, with underscores for hyphens and spaces."""
+    return {column.lower().replace("-", "_").replace(" ", "_"): column for column in reversed(columns)}

@@ -139,3 +139,34 @@ def test_other_names_are_looked_for_only_where_most_rows_are_no_pairs_under_ours
     rows = [{"question": "q", "chosen": f"{start} b", "rejected": f"{start} c"}] * 3
     rows += [{"question": "q", "chosen": f"{start} b", "rejected": f"{H} x{A} c"}] * 2
     assert detect(rows) == "transcript"
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "p", "response_a": "x", "response_b": "y", "winner": "response_b"}, ("p", "y", "x")),
+        ({"question": "p", "answer_1": "x", "answer_2": "y", "preference": "1"}, ("p", "x", "y")),
+        ({"prompt": "p", "output_0": "x", "output_1": "y", "label": 1}, ("p", "y", "x")),
+        ({"prompt": "p", "Response A": "x", "Response B": "y", "chosen": "B"}, ("p", "y", "x")),
+        ({"prompt": "p", "completion1": "x", "completion2": "y", "choice": "model_2"}, ("p", "y", "x")),
+        ({"prompt": "p", "answer_a": "x", "answer_b": "y", "score_a": 1, "score_b": "2.5"}, ("p", "y", "x")),
+    ],
+)
+def test_two_answers_in_columns_of_their_own_are_found_with_their_vote_or_their_scores(row: dict, expected: tuple):
+    source = resolve_source([raw(row)], source=SourceConfig(path="a"))
+    assert parse_row(raw(row), source=source) == [expected]
+
+
+@pytest.mark.parametrize("vote", [-1, True, "both good", 0.5])
+def test_a_column_of_other_values_is_not_taken_for_votes(vote: Any):
+    rows = [{"prompt": "p", "response_a": "x", "response_b": "y", "preference": each} for each in (1, 2, vote)]
+    with pytest.raises(Refused, match="none of the first 3 rows"):
+        detect(rows)
+
+
+def test_rows_that_are_dropped_for_what_they_hold_tell_their_format():
+    turns = {"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}]}
+    image = turns | {"rejected": [{"role": "assistant", "content": "b"}], "images": ["a.png"]}
+    assert detect([image]) == "messages"
+    assert detect([{"prompt": "p", "completions": ["a", "b"], "scores": [1, 1]}]) == "ranked"
+    assert detect([{"prompt": "p", "chosen": "a", "rejected": "a"}]) == "triple"
