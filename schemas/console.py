@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Literal
 
+from oddsmill.schemas.errors import printable
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 log = logging.getLogger("oddsmill")
@@ -25,7 +27,8 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        print(prefix + record.getMessage(), file=sys.stderr if self._to_stderr else sys.stdout, flush=True)
+        message = printable(prefix + record.getMessage())
+        print(message, file=sys.stderr if self._to_stderr else sys.stdout, flush=True)
 
 
 def show_messages(level: LogLevel = "info", *, to_stderr: bool = False) -> None:

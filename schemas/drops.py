@@ -83,11 +83,11 @@ def dropping_errors(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return guarded
 
 
-def drop_of(error: Exception) -> Dropped:
+def drop_of(error: BaseException) -> Dropped:
     """Returns the drop of the row that made our code raise this.
 
     Raises:
-      Exception: the error itself, where it is no matter of the row.
+      BaseException: the error itself, where it is no matter of the row.
     """
     if isinstance(error, Dropped):
         return error

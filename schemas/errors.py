@@ -9,6 +9,8 @@ import re
 import sys
 from collections.abc import Callable
 
+# Characters that a terminal obeys, and surrogates, which UTF-8 cannot hold; not tabs and ends of lines.
+_NOT_PRINTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # Beam adds the name of the step to the message of whatever is raised in it.
 _STEP = r" \[while running '[^']*'\]$"
 
@@ -40,6 +42,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Returns a text that may quote rows and names of files as a terminal can show it and does not obey it."""
+    return _NOT_PRINTED.sub(lambda match: repr(match.group())[1:-1], text)
+
+
 def find_refusal(error: BaseException) -> str | None:
     """The message of the refusal that caused `error`, if there is one.
 
@@ -61,7 +68,7 @@ def run_command(command: Callable[[], None]) -> int:
         command()
         sys.stdout.flush()
     except RunFailed as failure:
-        print(f"failed: {failure}", file=sys.stderr)
+        print(f"failed: {printable(str(failure))}", file=sys.stderr)
         return 1
     except Stopped as stopped:
         print(f"stopped: {stopped}", file=sys.stderr)
@@ -83,6 +90,6 @@ def run_command(command: Callable[[], None]) -> int:
         message = find_refusal(error)
         if message is None:
             raise
-        print(f"refused: {message}", file=sys.stderr)
+        print(f"refused: {printable(message)}", file=sys.stderr)
         return 2
     return 0

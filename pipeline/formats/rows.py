@@ -33,7 +33,7 @@ class Row:
         if len(self._looked_at) < len(self.values):  # in most sets there is no other column
             for column, value in self.values.items():
                 if column not in self._looked_at and _holds_something(value):
-                    counts[column] += 1
+                    counts[column if column.isprintable() else repr(column)[1:-1]] += 1  # UTF-8 must hold it
 
     def whole(self) -> dict[str, Any]:
         """Returns all columns, which are then all looked at."""

@@ -57,7 +57,10 @@ def _encode(texts: list[PreferencePair], tokenizer: Tokenizer) -> Sequence[tuple
     """Encodes the texts of pairs together; where that fails, each pair by itself, so that only the guilty are lost."""
     try:
         return list(encode_sides(texts, tokenizer))
-    except Exception as error:
+    except BaseException as error:
+        # A panic of the tokenizer's Rust code is no `Exception`.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if len(texts) == 1:
             return [drop_of(error)]
         return [ids for pair in texts for ids in _encode([pair], tokenizer)]

@@ -26,6 +26,7 @@ from oddsmill.pipeline.tokens.rendering import (
 )
 from oddsmill.schemas.chat.template import ChatTemplate
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.chat.tools import without_nulls
 from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.record import WHOLE, Truncated
@@ -77,8 +78,7 @@ def parse_pair(row: Row) -> Pair:
         variables = row.value("chat_template_kwargs")
         if not isinstance(variables, dict):
             raise Dropped(DropReason.WRONG_TYPE, f"chat_template_kwargs is {kind_of(variables)}, not an object")
-        if not isinstance(variables, dict):
-            raise Dropped(DropReason.TRL_ERROR, f"chat_template_kwargs is {kind_of(variables)}: TRL raises on this row")
+        variables = without_nulls(variables)
     parts = [prompt, *sides]
     if all(isinstance(part, str) for part in parts):
         return PreferencePair(*parts)
@@ -232,7 +232,8 @@ def _read(value: Any, name: str) -> Any:
     if isinstance(value, str):
         return check_encodable(name, value)
     if isinstance(value, list) and all(isinstance(message, dict) for message in value):
-        return value
+        # TRL's rows are Arrow's, which adds null keys; what a file of another kind does not hold is none here either.
+        return [{"role": None, "content": None} | without_nulls(message) for message in value]
     raise Dropped(DropReason.WRONG_TYPE, f"field {name!r} is {kind_of(value)}, neither a string nor messages")
 
 

@@ -22,7 +22,8 @@ def test_a_command_shows_its_messages_once_and_says_which_are_warnings(capsys):
     log.debug("hidden")
     log.info("100% of {rows}")
     log.warning("a row is long")
-    assert capsys.readouterr().out == "100% of {rows}\nwarning: a row is long\n"
+    log.info("not read: \x1b[2J, \ud800")
+    assert capsys.readouterr().out == "100% of {rows}\nwarning: a row is long\nnot read: \\x1b[2J, \\ud800\n"
 
 
 def test_the_level_and_the_stream_are_the_callers_choice(capsys):

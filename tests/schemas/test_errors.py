@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from oddsmill.schemas.errors import Refused, RunFailed, Stopped, find_refusal, require, run_command
+from oddsmill.schemas.errors import Refused, RunFailed, Stopped, find_refusal, printable, require, run_command
 
 
 def raising(error: BaseException):
@@ -70,3 +70,8 @@ def test_a_missing_module_of_our_own_is_a_fault_and_no_advice_to_install():
 
     with pytest.raises(ModuleNotFoundError):
         run_command(command)
+
+
+def test_what_rows_and_names_hold_reaches_no_terminal():
+    assert printable("a\tb\nc é 漢") == "a\tb\nc é 漢"
+    assert printable("\x1b[2J \ud800 \x9b") == r"\x1b[2J \ud800 \x9b"

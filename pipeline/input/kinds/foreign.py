@@ -37,14 +37,14 @@ _FORMS = tuple(
         (rb"\xd0\xcf\x11\xe0", "is an Office file; save its table as CSV"),
         (rb"%PDF-", f"is a PDF; {_AS_ROWS}"),
         (rb"\xff\xfe|\xfe\xff|\x00\x00\xfe\xff", "is UTF-16 or UTF-32; give it as UTF-8"),
-        (rb"[\[{]\x00|\x00{1,3}[\[{]", "is UTF-16 or UTF-32; give it as UTF-8"),
+        (rb"[\[{]\x00|\x00{1,3}[\[{]|([ -~]\x00){4}|(\x00[ -~]){4}", "is UTF-16 or UTF-32; give it as UTF-8"),
         (
             rb"version https://git-lfs\.github\.com/spec/",
             "is a git-lfs pointer, not the file that it stands for; fetch that with git lfs pull",
         ),
         (rb"(\.\./)*(\.git)?/annex/objects/", "is a git-annex pointer; fetch the file with git annex get"),
         (
-            rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype html|html\b))",
+            rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype html|!--|(html|head|body|script)\b))",
             "is a page of HTML, perhaps an error's or a login's; download the file again, by its address for raw files",
         ),
         (rb"(\xef\xbb\xbf)?\s*<\?xml", "is XML, perhaps the error of a store; download the file again"),

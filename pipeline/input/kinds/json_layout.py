@@ -137,7 +137,7 @@ def _objects_or_lines(text: bytes) -> Layout:
         json.loads(first)
     except (ValueError, RecursionError):
         return Layout.LINES
-    return Layout.OBJECTS if b"\n" in first or rest.lstrip(b" \t")[:1] == b"{" else Layout.LINES
+    return Layout.OBJECTS if b"\n" in first or rest.lstrip(b" \t")[:1] in (b"{", b",") else Layout.LINES
 
 
 def _name(text: bytes) -> str:

@@ -45,7 +45,7 @@ def recognize(path: str) -> DataFile:
     with open_file(path) as file:
         head = file.read(HEAD_BYTES)
     compression = next((name for magic, name in _COMPRESSIONS.items() if magic.match(head)), None)
-    name, place = path.lower(), path
+    name, place = path.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".zstd"), path
     if compression:
         if _ZSTD_WITH_DICTIONARY.match(head):
             raise Refused(f"{path} is compressed by zstd with a dictionary, which it does not hold; decompress it")
@@ -53,7 +53,6 @@ def recognize(path: str) -> DataFile:
         # A broken file is refused when it is read, with the row that it breaks at.
         with open_stream(path, compression) as file, contextlib.suppress(*DAMAGE):
             head = file.read(HEAD_BYTES)
-        name = name.removesuffix(".gz").removesuffix(".zst").removesuffix(".zstd")
     for kind in BINARY_KINDS:
         # A text may begin with the same letters.
         if head.startswith(kind.magic) and (head == kind.magic or _CONTROL.search(head)):

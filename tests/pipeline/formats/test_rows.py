@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -84,3 +85,9 @@ def test_a_part_of_a_joined_text_may_be_absent_as_it_may_be_null():
 def test_bytes_that_are_no_text_are_unreadable():
     with pytest.raises(Dropped, match="unreadable: field 'prompt' holds bytes that are not UTF-8"):
         Row({"prompt": b"\xff"}, {}).text("prompt")
+
+
+def test_a_column_whose_name_cannot_be_written_is_named_as_python_writes_it():
+    counts: Counter[str] = Counter()
+    Row({"\ud800": 1, "\x1b[2J": 1, "note é": 1}, {}).count_not_read(counts)
+    assert set(counts) == {"\\ud800", "\\x1b[2J", "note é"}

@@ -19,7 +19,7 @@ from oddsmill.pipeline.formats.parsing import parse_row
 from oddsmill.pipeline.input.parts import read_in_order
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sources import find_inputs
-from oddsmill.pipeline.tokens.text_rules import OURS
+from oddsmill.pipeline.tokens.text_rules import choose_rules
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
@@ -208,21 +208,22 @@ def tokenizer(make_tokenizer: Callable[..., Path], tmp_path_factory: pytest.Temp
     return load_tokenizer(make_tokenizer(tmp_path_factory.mktemp("tokenizer"), chat_template=CHAT))
 
 
-def outcomes(path: Path, format_name: str, tokenizer: Tokenizer) -> tuple[list[int], list[Any]]:
+def outcomes(path: Path, format_name: str, tokenizer: Tokenizer, compat: Any) -> tuple[list[int], list[Any]]:
     """The fingerprints of the rows of a file; and of each row its pairs, their ids and tokens, or why it is dropped."""
     source = SourceConfig(path=str(path), format=format_name)
-    config = PreprocessConfig(source=source, tokenizer="t", output="o")
+    config = PreprocessConfig(source=source, tokenizer="t", output="o", compat=compat)
+    rules = choose_rules(config)
     digests, found = [], []
     for row in read_in_order(find_inputs(source)):
         digests.append(fingerprint(row.as_bytes()))
         try:
-            pairs = parse_row(row, source=source)
+            pairs = rules.parse_row(row, source=source)
         except Dropped as dropped:
             found.append(str(dropped.reason))
             continue
         tokens = [
             str(ids.reason) if isinstance(ids, Dropped) else ids
-            for ids in tokenize_batch(pairs, tokenizer, OURS, config)
+            for ids in tokenize_batch(pairs, tokenizer, rules, config)
         ]
         found.append(([(pair_id(pair), prompt_id(pair), pair) for pair in pairs], tokens))
     return digests, found
@@ -234,18 +235,20 @@ EXAMPLES = 60 if settings().max_examples <= 100 else settings().max_examples
 
 @pytest.mark.properties
 @settings(max_examples=EXAMPLES)
-@given(drawn=SETS)
-def test_equal_rows_are_the_same_in_every_form(folder: Path, tokenizer: Tokenizer, drawn: dict[str, Rows]):
+@given(drawn=SETS, compat=st.sampled_from([None, None, "trl"]))
+def test_equal_rows_are_the_same_in_every_form(
+    folder: Path, tokenizer: Tokenizer, drawn: dict[str, Rows], compat: str | None
+):
     ((format_name, rows),) = drawn.items()
     path = write(folder, "lines.jsonl", rows)
     assert path is not None
-    digests, expected = outcomes(path, format_name, tokenizer)
+    digests, expected = outcomes(path, format_name, tokenizer, compat)
     assert len(expected) == len(rows)
     for name in FORMS:
         path = write(folder, name, rows)
-        if path is None:
+        if path is None or (name == "cells.csv" and compat):  # TRL reads a text as a text, if it is JSON too
             continue
-        other_digests, found = outcomes(path, format_name, tokenizer)
+        other_digests, found = outcomes(path, format_name, tokenizer, compat)
         if name == "cells.csv":  # a cell cannot say whether a value is missing or empty, so reasons differ
             found, first = ([None if isinstance(each, str) else each for each in list_] for list_ in (found, expected))
         else:

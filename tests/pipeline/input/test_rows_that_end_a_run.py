@@ -35,12 +35,13 @@ BAD: list[tuple[bytes, str | None, str | None]] = [
     (line(f', "x": {nested(300, chr(123) + chr(34) + "k" + chr(34) + ":[", "]" + chr(125))}'), *["unreadable"] * 2),
     (line(f', "x": {nested(100_000)}'), "unreadable", "unreadable"),
     (b"[" * 100_000, "unreadable", "unreadable"),
-    (line(f', "score_chosen": 1{"0" * 400}, "score_rejected": 1'), None, None),
+    (line(f', "score_chosen": 1{"0" * 400}, "score_rejected": 1'), "wrong_type", None),
     (line(f', "x": 1{"0" * 5000}'), "unreadable", "unreadable"),
-    (line(', "chat_template_kwargs": 5'), "wrong_type", "trl_error"),
+    (line(', "chat_template_kwargs": 5'), "wrong_type", "wrong_type"),
     (line(question='"\\ud800": 1'), None, "unreadable"),
     (line(role='"\\ud800"'), "bad_roles", None),
     (line(role='"\\u001b[2J"'), "bad_roles", None),
+    (line(', "\\ud800": 1'), None, None),
     (line(f', "tools": "{nested(900)}"'), None, None),
 ]
 

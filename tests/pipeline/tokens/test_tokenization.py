@@ -79,15 +79,20 @@ def test_a_text_that_spells_a_special_token_is_that_token(tokenizer_folder: Path
     assert ids.rejected[-1] != E
 
 
+class PanicException(BaseException):
+    """Named as the exception that a panic of Rust code raises."""
+
+
+@pytest.mark.parametrize("error", [ValueError("no such text"), PanicException("no such text")])
 def test_a_text_that_the_tokenizer_fails_on_costs_its_own_pair_only(
-    tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ):
     tokenizer = load_tokenizer(tokenizer_folder)
     encode = tokenizer.encode_batch
 
     def failing(texts: Sequence[str]) -> list[list[int]]:
         if any("bad" in text for text in texts):
-            raise ValueError("no such text")
+            raise error
         return encode(texts)
 
     monkeypatch.setattr(tokenizer, "encode_batch", failing)
