@@ -175,7 +175,8 @@ def test_13_a_system_turn_in_one_side_only_is_no_common_prompt(tokenizer: Tokeni
 
 def test_14_dialogues_must_lead_to_an_answer(tokenizer: Tokenizer):
     assert outcome(tokenizer, {"chosen": [USER, YES, USER], "rejected": [USER, NO, USER]}) == "bad_roles"
-    assert outcome(tokenizer, row([USER, YES], [YES], [NO])) == "bad_roles"
+    opened = row([USER, YES], [YES], [NO])  # the prompt begins the answer, which goes on
+    assert outcome(tokenizer, opened) == ("<s>[user]q</s>\n[assistant]yes", "yes</s>\n", "no</s>\n")
     tool = {"role": "tool", "content": "42"}
     with_tool = {"chosen": [USER, YES, tool, YES], "rejected": [USER, YES, tool, NO]}
     assert outcome(tokenizer, with_tool)[0] == "<s>[user]q</s>\n[assistant]yes</s>\n[tool]42</s>\n[assistant]"
