@@ -15,12 +15,13 @@ ROW_LISTS = frozenset(
     "data rows examples samples instances items records entries dataset pairs train training test validation valid "
     "val eval evaluation dev".split()
 )
-_ROW_FIELDS = frozenset(
+ROW_FIELDS = frozenset(
     "prompt chosen rejected question instruction input output messages conversations conversation completions "
     "responses".split()
 )
 _MESSAGE_FIELDS = frozenset(("role", "from"))
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},:]|[^\s"\[\]{},:]+|"', re.DOTALL)
+_COLUMN = re.compile(rb'"(?:prompt|chosen|rejected)"\s*:\s*(?:\{\s*"0"\s*:|\[\s*")')
 _CLOSES = {b"]": b"[", b"}": b"{"}
 
 
@@ -55,7 +56,7 @@ class Outline:
         rows = [
             name
             for name, (_, keys) in self.lists.items()
-            if keys & _ROW_FIELDS or (name.lower() in ROW_LISTS and not keys & _MESSAGE_FIELDS)
+            if keys & ROW_FIELDS or (name.lower() in ROW_LISTS and not keys & _MESSAGE_FIELDS)
         ]
         return [name for name in rows if name.lower() in ROW_LISTS] or rows
 
@@ -129,7 +130,7 @@ def _objects_or_lines(text: bytes) -> Layout:
     if found is None:
         return Layout.LINES
     first, rest = text[: found.end], text[found.end :] if found.end else b""
-    if not rest.strip() and found.row_lists and not _ROW_FIELDS & set(found.keys):
+    if not rest.strip() and found.row_lists and not ROW_FIELDS & set(found.keys):
         return Layout.WRAPPED
     if found.end is None:
         return Layout.OBJECTS if b"\n" in first.strip() else Layout.LINES
@@ -137,7 +138,19 @@ def _objects_or_lines(text: bytes) -> Layout:
         json.loads(first)
     except (ValueError, RecursionError):
         return Layout.LINES
-    return Layout.OBJECTS if b"\n" in first or rest.lstrip(b" \t")[:1] in (b"{", b",") else Layout.LINES
+    return Layout.OBJECTS if b"\n" in first or rest.lstrip(b" \t\r")[:1] in (b"{", b",") else Layout.LINES
+
+
+def holds_columns(text: bytes) -> bool:
+    """Tells whether a text is one object of columns, each a list or an object by row number, as pandas writes it."""
+    found = outline(text)
+    if (
+        not found
+        or len({"prompt", "chosen", "rejected"} & set(found.keys)) < 2
+        or text[found.end or len(text) :].strip()
+    ):
+        return False
+    return len(_COLUMN.findall(text[: found.end])) > 1
 
 
 def _name(text: bytes) -> str:

@@ -6,9 +6,9 @@ import re
 
 from oddsmill.pipeline.input.kinds.arrow import ARROW_FILE, ARROW_STREAM
 from oddsmill.pipeline.input.kinds.csv_table import CSV, TSV
-from oddsmill.pipeline.input.kinds.foreign import describe_foreign
+from oddsmill.pipeline.input.kinds.foreign import AS_ROWS, describe_foreign
 from oddsmill.pipeline.input.kinds.json_array import JSON_ARRAY, JSON_OBJECTS, JSON_WRAPPED
-from oddsmill.pipeline.input.kinds.json_layout import HEAD_BYTES, Layout, layout_of
+from oddsmill.pipeline.input.kinds.json_layout import HEAD_BYTES, ROW_FIELDS, Layout, holds_columns, layout_of
 from oddsmill.pipeline.input.kinds.json_lines import JSON_LINES
 from oddsmill.pipeline.input.kinds.kind import Compression, DataFile, FileKind
 from oddsmill.pipeline.input.kinds.parquet import PARQUET
@@ -69,14 +69,30 @@ def _text_kind(path: str, name: str, head: bytes) -> FileKind:
     text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
     named = next((kind for kind in KINDS if kind.endings and name.endswith(kind.endings)), JSON_LINES)
     layout = Layout.LINES
-    if text[:1] in (b"[", b"{"):
+    if is_json_text := text[:1] in (b"[", b"{"):
         layout = layout_of(text, has_lines=name.endswith(JSON_LINES.endings))
+        if holds_columns(text):
+            raise Refused(f"{path} holds columns, not rows; with pandas write to_json(orient='records', lines=True)")
         if named is JSON_LINES or _is_json(text, layout):
             return TEXT_KINDS[layout]
     if named.magic:
         ending = name.rpartition(".")[2].title()
         raise Refused(f"{path}: damaged {ending} file (it does not begin like one)")
+    if named is JSON_LINES and not is_json_text:
+        if b"\x00" in head:
+            raise Refused(f"{path} is no text, and of no kind that is known here; {AS_ROWS}")
+        return _table_kind(text) or named
     return named
+
+
+def _table_kind(text: bytes) -> FileKind | None:
+    """Tells a table by its header, where two of the names are those of fields of rows."""
+    header = text.partition(b"\n")[0]
+    for kind, delimiter in ((CSV, b","), (TSV, b"\t")):
+        names = {name.strip(b' \r"').decode("utf-8", "replace").lower() for name in header.split(delimiter)}
+        if len(names & ROW_FIELDS) > 1:
+            return kind
+    return None
 
 
 def _is_json(text: bytes, layout: Layout) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddsmill.pipeline.input.kinds.json_layout import Layout, layout_of, outline
+from oddsmill.pipeline.input.kinds.json_layout import Layout, holds_columns, layout_of, outline
 
 ROW = {"prompt": "p", "chosen": 'c [{\\"', "rejected": "r"}
 MESSAGES = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -70,6 +70,15 @@ def test_the_begin_of_a_file_tells_its_layout(text: str, layout: Layout):
 @pytest.mark.parametrize("text", ["[]", "[1]", lines(MESSAGES * 9)[:200], lines([ROW]), "[oops"])
 def test_a_list_in_a_file_that_is_not_named_for_lines_is_an_array(text: str):
     assert layout_of(text.encode(), has_lines=False) is ARRAY
+
+
+def test_columns_are_told_from_rows():
+    columns = {key: [value, value] for key, value in ROW.items()}
+    assert holds_columns(lines(columns).encode())
+    assert holds_columns(lines({key: {"0": value} for key, value in ROW.items()}, indent=1).encode())
+    for row in (ROW, CHAT, {"data": [columns]}, {"prompt": ["a"], "x": ["b"]}):
+        assert not holds_columns(lines(row).encode())
+    assert not holds_columns(lines(columns, columns).encode())
 
 
 VALUES = st.recursive(

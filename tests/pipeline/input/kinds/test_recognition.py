@@ -32,6 +32,13 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12345\n"
         ("rows.tar.gz", gzip.compress(tar(), mtime=0), ", decompressed, is a tar archive; unpack it"),
         ("rows.jsonl.gz", gzip.compress(gzip.compress(b"{}")), "decompressed, is compressed once more; decompress it"),
         ("rows.zst", b"\x28\xb5\x2f\xfd\x01\x00\x00", "compressed by zstd with a dictionary, which it does not hold"),
+        ("rows.jsonl", b"\x00" * 99, "is no text"),
+        (
+            "rows.json",
+            b'{"prompt": ["p", "q"], "chosen": ["a", "b"], "rejected": ["c", "d"]}',
+            "holds columns, not rows",
+        ),
+        ("rows.json", b'{"prompt":{"0":"p"},"chosen":{"0":"a"},"rejected":{"0":"c"}}', "orient='records', lines=True"),
         ("rows.parquet", LFS, "is a git-lfs pointer.*git lfs pull"),
         ("rows.parquet", b"", "damaged Parquet file"),
         ("rows.parquet.gz", gzip.compress(b"PAR1\x15\x04", mtime=0), "is a compressed Parquet file; unpack it"),
