@@ -31,6 +31,7 @@ class Notes(enum.IntFlag):
     NAMES_NOT_RENDERED = 8192
     WHITE_SPACE_ALONE = 16384
     CASE_ALONE = 32768
+    VARIABLES_NOT_READ = 65536
 
     @property
     def label(self) -> str:
@@ -56,6 +57,7 @@ NOTE_MEANINGS = {
     Notes.TOOL_CALLS_NOT_RENDERED: "pairs with a call of a tool that the chat template does not write",
     Notes.DOCUMENTS_NOT_RENDERED: "pairs with documents that the chat template does not write",
     Notes.NAMES_NOT_RENDERED: "pairs with the name of a speaker that the chat template does not write",
+    Notes.VARIABLES_NOT_READ: "pairs whose row gives the chat template a variable that it does not read",
     Notes.WHITE_SPACE_ALONE: "pairs whose sides differ in white space alone",
     Notes.CASE_ALONE: "pairs whose sides differ in upper and lower case alone, or in it and white space",
 }

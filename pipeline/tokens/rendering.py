@@ -58,21 +58,33 @@ def render_pair(pair: Pair, template: ChatTemplate | None, config: DatasetSettin
     prompt, chosen, rejected = pair.messages()
     options = template_options(pair, config)
     rendered = render_messages(prompt, chosen, rejected, needed(template), options, score_all=config.scores_all_turns)
-    left_out = find_left_out(prompt, chosen, rejected, options["variables"], rendered.texts)
-    return note_left_out(rendered, left_out, config) if left_out else rendered
+    return note_left_out(rendered, pair, (prompt, chosen, rejected), needed(template), config)
 
 
-def note_left_out(rendered: Rendered, left_out: Sequence[LeftOut], config: DatasetSettings) -> Rendered:
-    """Notes the texts that the template left out.
+def note_left_out(
+    rendered: Rendered,
+    pair: ChatPair,
+    messages: tuple[list[Message], list[Message], list[Message]],
+    template: ChatTemplate,
+    config: DatasetSettings,
+) -> Rendered:
+    """Notes what the template left out of a dialogue: texts, and variables of the row.
+
+    Args:
+      messages: those of the pair.
 
     Raises:
-      Dropped: `require_rendered` is on.
+      Dropped: a text, and `require_rendered` is on.
     """
-    if config.require_rendered:
+    row_variables = json.loads(pair.variables)
+    left_out = find_left_out(*messages, config.chat_template_kwargs | row_variables, rendered.texts)
+    notes = rendered.notes
+    if any(name not in ("tools", "documents") and not template.mentions(name) for name in row_variables):
+        notes |= Notes.VARIABLES_NOT_READ
+    if left_out and config.require_rendered:
         more = f" and {len(left_out) - 1} more" if left_out[1:] else ""
         raise Dropped(DropReason.NOT_RENDERED, f"the chat template does not write the {left_out[0]}{more}")
-    notes = reduce(or_, (part.note for part in left_out), rendered.notes)
-    return rendered._replace(notes=notes, left_out=tuple(left_out))
+    return rendered._replace(notes=reduce(or_, (part.note for part in left_out), notes), left_out=tuple(left_out))
 
 
 @dropping_failed_templates()
@@ -156,6 +168,12 @@ def check_rendering(
             )
     if config.chat_date and template and not template.uses_date:
         raise Refused(f"--chat_date={config.chat_date}: has no effect, since the chat template writes no date")
+    for name in config.chat_template_kwargs:
+        if template and not template.mentions(name):
+            raise Refused(
+                f"--chat_template_kwargs={config.chat_template_kwargs}: has no effect, since the chat template does "
+                f"not read {name!r}"
+            )
 
 
 def template_options(pair: ChatPair, config: DatasetSettings) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from oddsmill.pipeline.formats.parsing import as_row
 from oddsmill.pipeline.formats.rows import Row, check_encodable, kind_of
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep
-from oddsmill.pipeline.tokens.left_out import find_left_out
 from oddsmill.pipeline.tokens.rendering import (
     Rendered,
     dropping_failed_templates,
@@ -100,8 +99,7 @@ def render(pair: Pair, template: ChatTemplate | None, config: DatasetSettings) -
     prompt, chosen, rejected = pair.messages()
     options = template_options(pair, config) | {"as_given": True}
     rendered = Rendered(render_messages(prompt, chosen, rejected, needed(template), options))
-    left_out = find_left_out(prompt, chosen, rejected, options["variables"], rendered.texts)
-    return note_left_out(rendered, left_out, config) if left_out else rendered
+    return note_left_out(rendered, pair, (prompt, chosen, rejected), needed(template), config)
 
 
 @dropping_failed_templates()

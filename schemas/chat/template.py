@@ -6,6 +6,7 @@ Importing this module does not need Jinja: it is imported when a template is fir
 import datetime
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
@@ -47,7 +48,12 @@ class ChatTemplate:
         self._compiled: dict[str, jinja2.Template] = {}
         text = templates if isinstance(templates, str) else json.dumps(dict(templates), sort_keys=True)
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
-        self.uses_date = any("strftime_now" in text for text in self._templates.values())
+        self._words = frozenset(re.findall(r"\w+", " ".join(self._templates.values())))
+        self.uses_date = self.mentions("strftime_now")
+
+    def mentions(self, name: str) -> bool:
+        """Says whether a template may read a variable: one whose text does not hold the name cannot."""
+        return name in self._words
 
     def render(
         self,

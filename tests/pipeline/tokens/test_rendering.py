@@ -94,7 +94,15 @@ def test_messages_need_a_template_and_a_template_messages():
             check_rendering(texts, None, config(**setting))
     with pytest.raises(Refused, match="the chat template writes no date"):
         check_rendering([pair_of()], ChatTemplate(CHAT, {}), config(chat_date="2026-01-31"))
+    with pytest.raises(Refused, match="the chat template does not read 'enable_thinking'"):
+        check_rendering([pair_of()], ChatTemplate(CHAT, {}), config(chat_template_kwargs={"enable_thinking": False}))
+    check_rendering([pair_of()], ChatTemplate("{{ tone }}" + CHAT, {}), config(chat_template_kwargs={"tone": 1}))
     check_rendering([pair_of()], ChatTemplate(CHAT, {}), config())
+
+
+def test_a_variable_of_a_row_that_the_template_does_not_read_is_counted():
+    assert render("{{ tone }}" + CHAT, pair_of(tone="kind")).notes == Notes(0)
+    assert render(CHAT, pair_of(tone="kind")).notes == Notes.VARIABLES_NOT_READ
 
 
 def test_a_shorter_prompt_keeps_the_system_and_begins_with_the_user():

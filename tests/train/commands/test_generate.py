@@ -148,6 +148,7 @@ def test_bad_rows_are_refused_by_file_and_row(model, write_rows, row, message):
         (["--prompt=q", "--batch_size=0"], "--batch_size=0: must be positive"),
         (["--prompt=q", "--chat_template_kwargs={a: 1}"], "has no effect: the prompts are texts"),
         (["--prompt=q", "--chat=true", "--chat_date=2026-01-01"], "has no effect: the chat template writes no date"),
+        (["--prompt=q", "--chat=true", "--chat_template_kwargs={mode: 1}"], "the chat template does not read 'mode'"),
         (["--prompt=q", "--chat=true", "--chat_date=today"], "--chat_date=today: must be a day such as 2026-01-31"),
         (["--prompt=q", "--temprature=1"], "did you mean --temperature?"),
         (["--prompt=q", "--out=nowhere/out.jsonl"], "--out=nowhere/out.jsonl: cannot be written"),
