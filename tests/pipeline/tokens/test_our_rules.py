@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,6 +124,15 @@ def test_answers_that_are_cut_to_the_same_tokens_are_dropped(
         assert found.chosen != found.rejected
     else:
         assert re.search(expected, str(found))
+
+
+def test_the_answers_of_the_case_are_the_same_once_they_are_cut(tokenizer_folder: Path):
+    texts = json.loads((Path(__file__).parents[2] / "cases/11/cut.jsonl").read_text())
+    sides = [texts[name] for name in ("prompt", "chosen", "rejected")]
+    assert "are the same in the" in str(tokenized(tokenizer_folder, OURS, *sides, max_length=64))
+    whole = tokenized(tokenizer_folder, OURS, *sides)
+    assert isinstance(whole, PairIds)
+    assert whole.chosen != whole.rejected
 
 
 @pytest.mark.parametrize(
