@@ -142,9 +142,10 @@ def _encoded_prompts(
     template = tokenizer.chat_template
     if config.chat_date and template is not None:
         require(template.uses_date, "chat_date", config.chat_date, "has no effect: the chat template writes no date")
-    for name in config.chat_template_kwargs if template is not None else ():
+    for name in config.chat_template_kwargs:
         problem = f"has no effect: the chat template does not read {name!r}"
-        require(template.mentions(name), "chat_template_kwargs", config.chat_template_kwargs, problem)
+        is_read = template is None or template.mentions(name)
+        require(is_read, "chat_template_kwargs", config.chat_template_kwargs, problem)
     return encode_prompts(
         prompts,
         tokenizer,
