@@ -13,7 +13,7 @@ def test_full_rows_hold_as_many_tokens_as_fit_in_equal_parts(row_length, pairs):
     assert rows.position.shape == rows.branch.shape == (5, row_length)
     assert rows.num_tokens == 5 * (row_length - pairs) and rows.row_length == row_length  # a pair has one slot unused
     assert (rows.pairs, rows.max_pairs) == (5 * pairs, pairs)
-    assert (rows.vocab_size, rows.epoch) == (None, None)
+    assert (rows.max_token_id, rows.epoch) == (None, None)
     counts = [int(np.count_nonzero(rows.branch[0] == part)) for part in (PROMPT, CHOSEN, REJECTED)]
     assert max(counts) - min(counts) <= 2 * pairs and sum(counts) == row_length - pairs
     longest = 2 * -(-row_length // (3 * pairs))  # a prompt and an answer
