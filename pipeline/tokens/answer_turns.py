@@ -88,11 +88,13 @@ def unscored_spans(ids: Sequence[int], ends: Sequence[int], own: Sequence[OwnTex
     return spans
 
 
-def token_ends(text: str, begin: int, count: int, tokenizer: Tokenizer) -> list[int]:
-    """Returns where the last `count` tokens of a text end, in characters counted from `begin`."""
+def token_ends(text: str, begin: int, ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    """Returns where the last tokens of a text, which are `ids`, end: in characters counted from `begin`."""
+    encoding = tokenizer.core.encode(text, add_special_tokens=False)
+    assert encoding.ids[-len(ids) :] == ids, "the text has other tokens by itself"
     # Offsets leave out white space, and of the tokens of one character each has the whole.
-    ends = accumulate((end for _, end in tokenizer.core.encode(text, add_special_tokens=False).offsets), max)
-    return [end - begin for end in list(ends)[-count:]]
+    ends = accumulate((end for _, end in encoding.offsets), max)
+    return [end - begin for end in list(ends)[-len(ids) :]]
 
 
 def cut_unscored(answer: list[int], spans: Spans) -> tuple[list[int], Spans]:

@@ -148,7 +148,7 @@ def _with_unscored(ids: PairIds, rendered: Rendered, tokenizer: Tokenizer) -> Pa
     prompt, *answers = rendered.texts
     spans = []
     for answer, of_answer, own in zip(answers, (ids.chosen, ids.rejected), rendered.own, strict=True):
-        ends = token_ends(prompt + answer, len(prompt), len(of_answer), tokenizer)
+        ends = token_ends(prompt + answer, len(prompt), of_answer, tokenizer)
         spans.append(unscored_spans(of_answer, ends, own, tokenizer))
     return ids._replace(unscored_chosen=spans[0], unscored_rejected=spans[1])
 

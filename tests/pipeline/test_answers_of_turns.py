@@ -16,7 +16,7 @@ from oddsmill.train.data.loader import train_batches
 CASES = Path(__file__).parents[1] / "cases"
 # Like the templates of today: a last turn opens with an empty reasoning, and a tool speaks as the user.
 TEMPLATE = (
-    "{% for m in messages %}[{{ 'user' if m.role == 'tool' else m.role }}]"
+    "{{ bos_token }}{% for m in messages %}[{{ 'user' if m.role == 'tool' else m.role }}]"
     "{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}"
     "{% for call in m.tool_calls or [] %}<{{ call.function.name }} {{ call.function.arguments | tojson }}>{% endfor %}"
     "</s>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"

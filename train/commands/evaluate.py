@@ -164,7 +164,7 @@ def pair_lines(pairs: Pairs, places: Sequence[Place | None], loss: PreferenceLos
 
     `logp_chosen` and `logp_rejected` are log-probabilities of the answers as the loss reads them, and `nll` is the mean
     over its own tokens, in nats; `source` is `file:row`, null where the data do not say it. Terms of the loss that
-    describe a pair stand under their own names.
+    describe a pair stand under their own names. Tokens of answers that no loss counts are in none of the numbers.
     """
     described = describing_terms(loss, pairs)
     for index, (pair, place) in enumerate(zip(pairs["pair_ids"].tolist(), places, strict=True)):
