@@ -53,6 +53,7 @@ def export_model(
             note = note_on_class(unfinished, model.hf_config.get("model_type"))
             if note:
                 log.info(f"note       {note}")
+                card += f"\n## Tokenizer\n\nNote that {note}.\n"
             generation = generation_config(model.folder, model.hf_config, tokenizer)
             _write_json(unfinished / "generation_config.json", generation)
             (unfinished / "README.md").write_text(card, encoding="utf-8")

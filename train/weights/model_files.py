@@ -1,6 +1,7 @@
 """The files of a model: where they are, the decoder that config.json describes, and the decoder with its weights."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -113,10 +114,20 @@ def check_ids(manifest: Manifest, model: ModelFiles, *, data: str) -> None:
     """
     size = model.decoder_config.vocab_size
     if manifest.max_token_id >= size:
+        token = _token(Path(data) / TOKENIZER_FOLDER, manifest.max_token_id)
         raise Refused(
-            f"{data} holds the token id {manifest.max_token_id}, and the model has ids below {size} (vocab_size in "
-            f"{model.folder}): preprocess with the model's own tokenizer, or give a model whose embedding was resized"
+            f"{data} holds the token id {manifest.max_token_id}{token}, and the model has ids below {size} (vocab_size "
+            f"in {model.folder}): preprocess with the model's own tokenizer, or give a model with a larger embedding"
         )
+
+
+def _token(folder: Path, token_id: int) -> str:
+    """Returns the token of an id in parentheses; nothing where the tokenizer's folder does not tell it."""
+    try:
+        added = json.loads((folder / "tokenizer.json").read_bytes())["added_tokens"]
+        return next((f" ({token['content']!r})" for token in added if token["id"] == token_id), "")
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def check_tokenizer(manifest: Manifest, model: ModelFiles, *, data: str) -> None:

@@ -20,7 +20,7 @@ from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.parallel.sharding import make_mesh, param_shardings
 from oddsmill.train.weights.huggingface import save_params
-from oddsmill.train.weights.model_files import check_tokenizer, find_model, load_decoder, read_model_files
+from oddsmill.train.weights.model_files import check_ids, check_tokenizer, find_model, load_decoder, read_model_files
 from tests.pipeline.hub_server import FakeHub
 from tests.train.decoders import TINY, decoder_config, split_decoder
 
@@ -127,6 +127,11 @@ def test_rows_of_another_tokenizer_or_with_ids_that_the_model_lacks_are_refused(
     with pytest.raises(Refused, match=f"rows holds the token id {size}, and the model has ids below {size}"):
         check_tokenizer(SimpleNamespace(tokenizer=tokenizer, max_token_id=size), model, data=str(rows))
     content = json.loads((rows / "tokenizer" / "tokenizer.json").read_text())
+    named = {**content, "added_tokens": [*content["added_tokens"], {"id": size, "content": "<tag>"}]}
+    (tmp_path / "named" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "named" / "tokenizer" / "tokenizer.json").write_text(json.dumps(named))
+    with pytest.raises(Refused, match=rf"named holds the token id {size} \('<tag>'\), and the model"):
+        check_ids(SimpleNamespace(tokenizer=tokenizer, max_token_id=size), model, data=str(tmp_path / "named"))
     (tmp_path / "tokenizer.json").write_text(json.dumps(content, indent=1))  # saved again
     check_tokenizer(manifest, model, data=str(rows))
     content["model"]["merges"].pop()
