@@ -12,11 +12,12 @@ from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, side_text
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.formats.layouts import describe_source
-from oddsmill.pipeline.formats.pairs import ChatPair, PairIds
+from oddsmill.pipeline.formats.pairs import NOTE_MEANINGS, ChatPair, PairIds
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sampling import find_row
 from oddsmill.pipeline.output.folder import shard_name
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
+from oddsmill.pipeline.tokens.differences import note_differences
 from oddsmill.pipeline.tokens.tokenization import encode_pairs
 from oddsmill.pipeline.tokens.tokenizer import load_for_run
 from oddsmill.schemas.chat.tokenizer import Tokenizer
@@ -103,6 +104,8 @@ class Explainer:
                 self._say(side, repr(getattr(encoded.rendered.texts, side)))
             for part in encoded.rendered.left_out:
                 self._say("left out", f"the {part}: the chat template does not write it")
+        for note in encoded.rendered.notes | note_differences(encoded.rendered.texts):
+            self._say("counted", f"among the {NOTE_MEANINGS[note]}")
         self._head("tokens")
         prompt, with_chosen, with_rejected = encoded.sides
         self._say(

@@ -292,7 +292,11 @@ def test_what_is_left_out_is_said_wherever_somebody_looks(
     flags += [f"--{name}={value}" for name, value in settings.items()]
     assert f"check      {said}\n" in command("plan", *flags)[1]
     left_out = "left out   the system turn 'Always answer in Latin.': the chat template does not write it\n"
-    assert [left_out in command("explain", *flags, f"--row={number}")[1] for number in (0, 1)] == [True, False]
+    explained = [command("explain", *flags, f"--row={number}")[1] for number in (0, 1, 2)]
+    assert [left_out in out for out in explained] == [True, False, False]
+    assert f"counted    among the {said.removeprefix('1 ')}\n" in explained[0]
+    assert "counted    among" not in explained[1]
+    assert "counted    among the pairs whose sides differ in white space alone\n" in explained[2]
     strict = run("strict", path, require_rendered=True, **settings)
     assert strict.manifest["ledger"]["drops"] == {"not_rendered": 1}
     assert strict.manifest["counts"]["system_not_rendered"] == 0
