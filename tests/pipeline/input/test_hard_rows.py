@@ -132,7 +132,7 @@ def test_08_a_long_answer_takes_nothing_from_a_short_one(tokenizer: Tokenizer):
         ({"pad_token": "</s>"}, "<s>p:", "</s>"),
         ({"pad_token": None}, "<s>p:", "</s>"),
         ({"unk_token": "<pad>"}, "<s>p:", "</s>"),
-        ({"bos_token": "</s>"}, "</s>p:", "</s>"),
+        ({"bos_token": "</s>"}, "p:", "</s>"),  # what the tokenizer begins texts with is another token
         ({"bos_token": None, "eos_token": "<pad>", "pad_token": None}, "p:", "<pad>"),  # its id is 0
     ],
 )
@@ -145,10 +145,10 @@ def test_09_special_tokens_of_every_kind(make: Callable, config: dict[str, Any],
     ("template", "expected"),
     [
         ("<s>" + CHAT, ("<s>[user]q</s>\n[assistant]", "yes</s>\n", "no</s>\n")),
-        (CHAT.replace("\n", ""), ("<s>[user]q</s>[assistant]", "yes</s>", "no</s>")),
+        (CHAT.replace("\n", ""), ("[user]q</s>[assistant]", "yes</s>", "no</s>")),
         (
             CHAT.replace("[assistant]{%", "[assistant]<think>{%"),
-            ("<s>[user]q</s>\n", "[assistant]yes</s>\n", "[assistant]no</s>\n"),
+            ("[user]q</s>\n", "[assistant]yes</s>\n", "[assistant]no</s>\n"),
         ),
         ("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT, "template_error"),
     ],
@@ -159,7 +159,7 @@ def test_10_templates_of_every_kind(make: Callable, template: str, expected: Any
 
 
 def test_11_a_prompt_beside_whole_dialogues_is_not_repeated(tokenizer: Tokenizer):
-    expected = ("<s>[user]q</s>\n[assistant]", "yes</s>\n", "no</s>\n")
+    expected = ("[user]q</s>\n[assistant]", "yes</s>\n", "no</s>\n")
     for prompt in ("q", [USER]):
         assert outcome(tokenizer, row(prompt, [USER, YES], [USER, NO])) == expected
 
@@ -176,10 +176,10 @@ def test_13_a_system_turn_in_one_side_only_is_no_common_prompt(tokenizer: Tokeni
 def test_14_dialogues_must_lead_to_an_answer(tokenizer: Tokenizer):
     assert outcome(tokenizer, {"chosen": [USER, YES, USER], "rejected": [USER, NO, USER]}) == "bad_roles"
     opened = row([USER, YES], [YES], [NO])  # the prompt begins the answer, which goes on
-    assert outcome(tokenizer, opened) == ("<s>[user]q</s>\n[assistant]yes", "yes</s>\n", "no</s>\n")
+    assert outcome(tokenizer, opened) == ("[user]q</s>\n[assistant]yes", "yes</s>\n", "no</s>\n")
     tool = {"role": "tool", "content": "42"}
     with_tool = {"chosen": [USER, YES, tool, YES], "rejected": [USER, YES, tool, NO]}
-    assert outcome(tokenizer, with_tool)[0] == "<s>[user]q</s>\n[assistant]yes</s>\n[tool]42</s>\n[assistant]"
+    assert outcome(tokenizer, with_tool)[0] == "[user]q</s>\n[assistant]yes</s>\n[tool]42</s>\n[assistant]"
 
 
 def test_15_texts_of_every_kind(tokenizer: Tokenizer):
