@@ -79,7 +79,7 @@ def _text_kind(path: str, name: str, head: bytes) -> FileKind:
         ending = name.rpartition(".")[2].title()
         raise Refused(f"{path}: damaged {ending} file (it does not begin like one)")
     if named is JSON_LINES and not is_json_text:
-        if b"\x00" in head:
+        if b"\x00" in head and b"\n{" not in head:  # a row or two of a file of rows may be spoilt so
             raise Refused(f"{path} is no text, and of no kind that is known here; {AS_ROWS}")
         return _table_kind(text) or named
     return named
