@@ -40,6 +40,7 @@ class ResolvedRun:
       sources: the source of each input, with its format; `sources[row.origin.file]` is that of a row.
       rows_looked_at: the number of rows with pairs that were looked at to tell the formats.
       not_read: in how many of these a column holds something that is not read.
+      absent: the columns that `source.fields` names and no row looked at has.
       num_shards: the number of shards of each split that the dataset has.
       libraries: the versions of the libraries that make the bytes.
     """
@@ -50,6 +51,7 @@ class ResolvedRun:
     sources: list[SourceConfig]
     rows_looked_at: int
     not_read: dict[str, int]
+    absent: list[str]
     has_texts: bool
     tokenizer_folder: str
     tokenizer: TokenizerSummary
@@ -80,7 +82,8 @@ class ResolvedRun:
     @property
     def notes(self) -> list[str]:
         """What to know before a run begins, a line each."""
-        config, notes = self.config, []
+        config = self.config
+        notes = [f"source.fields names {column!r}, which no row looked at has" for column in self.absent]
         if self.has_texts and self.tokenizer.chat_template_sha256 and config.compat is None:
             notes.append(
                 "the rows are texts, and the tokenizer has a chat template that is not used: right for a base model, "
@@ -132,6 +135,7 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
         sources=resolved.of_inputs,
         rows_looked_at=resolved.rows,
         not_read=dict(resolved.not_read),
+        absent=resolved.absent,
         has_texts=any(isinstance(pair, PreferencePair) for pair in resolved.pairs),
         tokenizer_folder=str(folder),
         tokenizer=summarize_tokenizer(tokenizer),

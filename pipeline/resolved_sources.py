@@ -12,6 +12,7 @@ from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats.detection import resolve_source
 from oddsmill.pipeline.formats.layouts import describe_source
 from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.formats.parsing import as_row
 from oddsmill.pipeline.input.parts import Input, read_in_order
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sources import find_inputs
@@ -34,12 +35,14 @@ class ResolvedSources(NamedTuple):
       pairs: the pairs of the rows looked at.
       rows: the number of rows looked at that gave pairs.
       not_read: in how many of these rows a column holds something that is not read.
+      absent: the columns that the settings name and no row looked at has.
     """
 
     of_inputs: list[SourceConfig]
     pairs: list[Pair]
     rows: int
     not_read: Counter[str]
+    absent: list[str]
 
 
 class _Look(NamedTuple):
@@ -82,6 +85,7 @@ def resolve_sources(
     of_inputs: dict[int, SourceConfig] = {}
     pairs: list[Pair] = []
     count, not_read = 0, Counter[str]()
+    absent: list[str] = []
     for number, source in enumerate(sources):
         own = {index: each for index, each in enumerate(inputs) if each.source == number}
         with _naming(number, sources):
@@ -94,12 +98,25 @@ def resolve_sources(
                 of_inputs[index] = kinds[kinds.index(told)]
             for kind in kinds:
                 rules.check_source(kind)
+        absent += _absent_columns(source, [row for look in looks.values() for row in look.rows])
         for index, look in looks.items():
             for row in look.rows:
                 with suppress(Dropped):
                     pairs += rules.parse_row(row, source=of_inputs[index], not_read=not_read)
                     count += 1
-    return ResolvedSources([of_inputs[index] for index in range(len(inputs))], pairs, count, not_read)
+    return ResolvedSources([of_inputs[index] for index in range(len(inputs))], pairs, count, not_read, absent)
+
+
+def _absent_columns(source: SourceConfig, rows: Sequence[RawRow]) -> list[str]:
+    """Returns the columns and paths that a source names for fields and that none of some rows has."""
+    named = [name for names in source.fields.values() for name in ([names] if isinstance(names, str) else names)]
+    for raw in rows:
+        with suppress(Dropped):
+            row = as_row(raw, source)
+            named = [name for name in named if row.column(name) is None]
+        if not named:
+            break
+    return named
 
 
 def describe_formats(

@@ -97,6 +97,10 @@ def test_texts_beside_a_chat_template_that_is_not_used_are_named(
     assert resolve_run(config(tokenizer=folder, chat=True)).notes == []
     assert resolve_run(config(tokenizer=folder, compat="trl")).notes == []
     assert resolve_run(config()).notes == []
+    named = SourceConfig(path=config().source.path, fields={"system": "sytem"})
+    assert resolve_run(replace(config(), source=named)).notes == [
+        "source.fields names 'sytem', which no row looked at has"
+    ]
     with pytest.raises(Refused, match="the rows are texts, not messages; --chat=true makes messages of them"):
         resolve_run(config(tokenizer=folder, chat_template_kwargs={"a": 1}))
     with pytest.raises(Refused, match="the tokenizer has no chat template"):

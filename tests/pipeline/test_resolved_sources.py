@@ -115,3 +115,14 @@ def test_columns_that_are_not_read_are_counted_by_row(resolve: Callable):
     rows[0]["topic"] = "deep"
     line = json.dumps(rows[0]).replace('"deep"', "[" * 390 + "1" + "]" * 390).encode()
     assert resolve({"text.jsonl": [line]}).not_read == {"topic": 1, "id": 1}
+
+
+def test_columns_that_are_named_and_that_no_row_has_are_told(resolve: Callable):
+    rows = [row | {"persona": {"text": "s"}} for row in TEXTS]
+    fields = {"system": "sytem", "history": "persona.turns", "images": "persona.text", "prompt": ["prompt", "input"]}
+    assert resolve({"text.jsonl": rows}, {"fields": fields | {"images": []}}).absent == [
+        "sytem",
+        "persona.turns",
+        "input",
+    ]
+    assert resolve({"text.jsonl": rows}, {"fields": {"system": "persona.text"}}).absent == []

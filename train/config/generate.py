@@ -37,7 +37,7 @@ class GenerateConfig(SamplingConfig):
     out: str | None = setting("The JSONL file to write; null: standard output.", default=None)
     chat: Chat = setting(
         "`auto` renders messages by the chat template and takes texts as they stand, true takes a text as the message "
-        "of a user, false refuses messages.",
+        "of a user and a transcript as its turns, as `chat` of the pipeline, false refuses messages.",
         default="auto",
     )
     chat_template: str | None = setting(
