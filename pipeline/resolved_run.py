@@ -40,6 +40,7 @@ class ResolvedRun:
       sources: the source of each input, with its format; `sources[row.origin.file]` is that of a row.
       rows_looked_at: the number of rows with pairs that were looked at to tell the formats.
       not_read: in how many of these a column holds something that is not read.
+      before: in how many of these a column holds what stands before the prompt, such as the system's text.
       absent: the columns that `source.fields` names and no row looked at has.
       num_shards: the number of shards of each split that the dataset has.
       libraries: the versions of the libraries that make the bytes.
@@ -51,6 +52,7 @@ class ResolvedRun:
     sources: list[SourceConfig]
     rows_looked_at: int
     not_read: dict[str, int]
+    before: dict[str, int]
     absent: list[str]
     has_texts: bool
     tokenizer_folder: str
@@ -84,6 +86,10 @@ class ResolvedRun:
         """What to know before a run begins, a line each."""
         config = self.config
         notes = [f"source.fields names {column!r}, which no row looked at has" for column in self.absent]
+        if self.before:
+            columns = " and ".join(f"{column} ({count:,} rows)" for column, count in sorted(self.before.items()))
+            form = "paragraphs" if self.has_texts else "turns"
+            notes.append(f"before the prompt stand, as {form}: {columns}, of {self.rows_looked_at:,} rows looked at")
         if self.has_texts and self.tokenizer.chat_template_sha256 and config.compat is None:
             notes.append(
                 "the rows are texts, and the tokenizer has a chat template that is not used: right for a base model, "
@@ -135,6 +141,7 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
         sources=resolved.of_inputs,
         rows_looked_at=resolved.rows,
         not_read=dict(resolved.not_read),
+        before=dict(resolved.before) if config.compat is None else {},
         absent=resolved.absent,
         has_texts=any(isinstance(pair, PreferencePair) for pair in resolved.pairs),
         tokenizer_folder=str(folder),

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from oddsmill.pipeline.config import SourceConfig
+from oddsmill.pipeline.formats.context import columns_before
 from oddsmill.pipeline.formats.detection import resolve_source
 from oddsmill.pipeline.formats.layouts import describe_source
 from oddsmill.pipeline.formats.pairs import Pair
@@ -35,6 +36,7 @@ class ResolvedSources(NamedTuple):
       pairs: the pairs of the rows looked at.
       rows: the number of rows looked at that gave pairs.
       not_read: in how many of these rows a column holds something that is not read.
+      before: in how many rows looked at a column holds a part of the prompt, such as the system's text.
       absent: the columns that the settings name and no row looked at has.
     """
 
@@ -42,6 +44,7 @@ class ResolvedSources(NamedTuple):
     pairs: list[Pair]
     rows: int
     not_read: Counter[str]
+    before: Counter[str]
     absent: list[str]
 
 
@@ -85,7 +88,7 @@ def resolve_sources(
     of_inputs: dict[int, SourceConfig] = {}
     pairs: list[Pair] = []
     count, not_read = 0, Counter[str]()
-    absent: list[str] = []
+    before, absent = Counter[str](), list[str]()
     for number, source in enumerate(sources):
         own = {index: each for index, each in enumerate(inputs) if each.source == number}
         with _naming(number, sources):
@@ -104,7 +107,8 @@ def resolve_sources(
                 with suppress(Dropped):
                     pairs += rules.parse_row(row, source=of_inputs[index], not_read=not_read)
                     count += 1
-    return ResolvedSources([of_inputs[index] for index in range(len(inputs))], pairs, count, not_read, absent)
+                    before.update(columns_before(as_row(row, of_inputs[index])))
+    return ResolvedSources([of_inputs[index] for index in range(len(inputs))], pairs, count, not_read, before, absent)
 
 
 def _absent_columns(source: SourceConfig, rows: Sequence[RawRow]) -> list[str]:

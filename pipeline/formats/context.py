@@ -30,6 +30,14 @@ def read_context(row: Row, forms: MessageForms) -> Context | None:
     return chat_context.read_context(systems, histories, media, forms)
 
 
+def columns_before(row: Row) -> list[str]:
+    """Returns the columns of a row that hold something which stands before its prompt."""
+    if _COLUMNS.isdisjoint(row.values) and CONTEXT_FIELDS.isdisjoint(row.names):
+        return []
+    known = {"system": SYSTEM_COLUMNS, "history": HISTORY_COLUMNS}
+    return [name for field in known for name, value in _columns(row, field, known[field]) if value]
+
+
 def add_context(pair: Pair, context: Context) -> Pair:
     """Adds what stands before the prompt: turns to a dialogue, paragraphs to a text.
 

@@ -169,8 +169,14 @@ def check_encodable(name: str, text: str) -> str:
 
 
 def _follow(value: Any, path: Sequence[str], missing: Any) -> Any:
-    """Follows a path into a value. A member of a list that does not have it counts as null, unless all lack it."""
+    """Follows a path into a value. A member of a list that does not have it counts as null, unless all lack it.
+
+    A text on the way that is JSON of an object or a list, as in a table of texts, is followed as that.
+    """
     for at, key in enumerate(path):
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            with suppress(ValueError, RecursionError):
+                value = json.loads(value)
         if isinstance(value, Mapping) and key in value:
             value = value[key]
         elif isinstance(value, list) and key.isdecimal():

@@ -105,3 +105,15 @@ def test_texts_beside_a_chat_template_that_is_not_used_are_named(
         resolve_run(config(tokenizer=folder, chat_template_kwargs={"a": 1}))
     with pytest.raises(Refused, match="the tokenizer has no chat template"):
         resolve_run(config(chat=True))
+
+
+def test_columns_that_stand_before_the_prompt_are_named(
+    config: Callable, write_rows: Callable, triples: Callable, make_tokenizer: Callable, tmp_path: Path
+):
+    rows = [row | {"system": "s" if n % 2 else "", "history": [["Hi", "Hello."]]} for n, row in enumerate(triples(10))]
+    source = SourceConfig(path=str(write_rows("system.jsonl", rows)))
+    (note,) = resolve_run(replace(config(), source=source)).notes
+    assert note == "before the prompt stand, as paragraphs: history (10 rows) and system (5 rows), of 10 rows looked at"
+    folder = str(make_tokenizer(tmp_path / "chat", chat_template=TEMPLATE))
+    (note,) = resolve_run(replace(config(tokenizer=folder, chat=True), source=source)).notes
+    assert note.startswith("before the prompt stand, as turns: history")

@@ -52,6 +52,8 @@ def test_a_field_may_lie_in_another_or_be_made_of_several():
         ("columns.b", [4, 5]),  # a list of structs that is stored as a struct of lists
         ("deep.x.y", [[1, 2], [3]]),
         ("empty.b", []),
+        ("text.b", [1, 2]),  # a table of texts holds its lists as JSON
+        ("broken.b", None),
         ("a.b.c", None),
         ("a.absent", None),
         ("a.2.b", None),
@@ -64,6 +66,8 @@ def test_a_path_through_a_list_gives_the_values_of_its_members(path: str, value:
         "columns": {"b": [4, 5]},
         "deep": [{"x": [{"y": 1}, {"y": 2}]}, {"x": [{"y": 3}]}],
         "empty": [],
+        "text": '[{"b": 1}, {"b": 2}]',
+        "broken": "[{",
     }
     row = Row(values, {"prompt": path})
     assert row.has("prompt") == (value is not None)
