@@ -8,8 +8,9 @@ from oddsmill.pipeline.formats import messages, ranked, transcript, triple, user
 from oddsmill.pipeline.formats.context import add_context, as_chat, read_context
 from oddsmill.pipeline.formats.pairs import Pair, PreferencePair
 from oddsmill.pipeline.formats.ratings import check_scores
-from oddsmill.pipeline.formats.rows import Row, kind_of
+from oddsmill.pipeline.formats.rows import Row
 from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.schemas.chat.tools import kind_of
 from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 
 # Where a row reads under several, the first of them is its format.

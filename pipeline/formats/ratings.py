@@ -11,8 +11,9 @@ from typing import Any
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats.dialogues import as_answer, read_row_variables, split_dialogues
 from oddsmill.pipeline.formats.pairs import Pair, PreferencePair
-from oddsmill.pipeline.formats.rows import Row, check_encodable, kind_of
+from oddsmill.pipeline.formats.rows import Row, check_encodable
 from oddsmill.schemas.chat.messages import KNOWN, MessageForms, read_turns
+from oddsmill.schemas.chat.tools import kind_of
 from oddsmill.schemas.drops import Dropped, DropReason
 
 _VOTES = (

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.schemas.chat.tools import kind_of
 from oddsmill.schemas.drops import Dropped, DropReason
 
 Names = Mapping[str, str | list[str]]
@@ -133,11 +134,6 @@ class RowFormat(NamedTuple):
     settings: tuple[str, ...] = ("margin",)
     has_scores: bool = True
     is_own: Callable[[Row], bool] = lambda _: True
-
-
-def kind_of(value: Any) -> str:
-    """Names the kind of a value for a message."""
-    return "null" if value is None else type(value).__name__
 
 
 def _holds_something(value: Any) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats import messages, triple
 from oddsmill.pipeline.formats.pairs import Pair
-from oddsmill.pipeline.formats.rows import Row, kind_of
+from oddsmill.pipeline.formats.rows import Row
+from oddsmill.schemas.chat.tools import kind_of
 from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.errors import Refused
 

@@ -13,7 +13,7 @@ from oddsmill.pipeline.config import DatasetSettings, SourceConfig
 from oddsmill.pipeline.formats import detection, parsing
 from oddsmill.pipeline.formats.pairs import Message, Notes, Pair, PairIds, PreferencePair, chat_pair
 from oddsmill.pipeline.formats.parsing import as_row
-from oddsmill.pipeline.formats.rows import Row, check_encodable, kind_of
+from oddsmill.pipeline.formats.rows import Row, check_encodable
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep
 from oddsmill.pipeline.tokens.rendering import (
@@ -25,7 +25,7 @@ from oddsmill.pipeline.tokens.rendering import (
 )
 from oddsmill.schemas.chat.template import ChatTemplate
 from oddsmill.schemas.chat.tokenizer import Tokenizer
-from oddsmill.schemas.chat.tools import without_nulls
+from oddsmill.schemas.chat.tools import kind_of, without_nulls
 from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.record import WHOLE, Truncated
