@@ -24,6 +24,7 @@ from oddsmill.schemas.stores import check_access, is_remote
 from oddsmill.schemas.version import tool_version
 
 SHARD_TEXT_BYTES = 64 << 20
+_PAIRS_RENDERED = 256
 # The manifest leaves out settings that the dataset does not depend on, and those that it holds by digest.
 _NOT_IN_MANIFEST = ("tokenizer", "tokenizer_revision", "chat_template", "output", "overwrite", "beam_options")
 
@@ -123,7 +124,8 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
     rules = choose_rules(config)
     resolved = resolve_sources(config.sources, inputs, rules)
     chats = [pair for pair in resolved.pairs if isinstance(pair, ChatPair)]
-    check_rendering(resolved.pairs, tokenizer.chat_template, config, render=rules.render)
+    step = len(resolved.pairs) // _PAIRS_RENDERED + 1  # of many files, some pairs of each
+    check_rendering(resolved.pairs[::step], tokenizer.chat_template, config, render=rules.render)
     if config.output is not None:
         _check_apart(config.output, [file for each in inputs for file in each.files] + [str(folder)])
     num_shards = _num_shards(config, inputs)

@@ -68,7 +68,7 @@ def test_a_row_that_is_no_pair_goes_to_the_rejects(resolved: ResolvedRun):
 
 def test_columns_that_no_one_reads_are_counted_over_all_batches(resolved: ResolvedRun):
     (batch,) = read(resolved)["main"]
-    rows = [row._replace(parsed=row.parsed | {"system": "s", "id": row.origin.row, "note": ""}) for row in batch]
+    rows = [row._replace(parsed=row.parsed | {"topic": "s", "id": row.origin.row, "note": ""}) for row in batch]
     halves = [by_tag(ParseRows(resolved).process(half)) for half in (rows[:2], rows[2:])]
     # The fourth row is dropped, with all its columns.
-    assert add_seen([seen for half in halves for seen in half["seen"]]) == Seen(not_read={"system": 4, "id": 4})
+    assert add_seen([seen for half in halves for seen in half["seen"]]) == Seen(not_read={"topic": 4, "id": 4})
