@@ -163,7 +163,7 @@ def test_the_mean_update_is_that_of_float32(optim, monkeypatch):
         narrow, wide = (change(optim, dtype, gradient_scale) for dtype in (jnp.bfloat16, jnp.float32))
         return jnp.vdot(narrow, wide) / jnp.vdot(wide, wide)
 
-    cases = jnp.array([(1e-7, 1.0), (3e-6, 1.0), (1e-4, 1.0), (1e-4, 0.0)])
+    cases = jnp.array([(1e-7, 1.0), (1e-4, 1.0), (1e-4, 0.0)])
     found = jax.jit(partial(jax.lax.map, moved))(cases)
     np.testing.assert_allclose(found, 1, atol=0.05)
 
