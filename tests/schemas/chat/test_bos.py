@@ -67,8 +67,6 @@ def test_no_bos_is_added_where_there_is_none(tmp_path):
 
 def test_real_tokenizers_begin_texts_as_transformers_does(shared: Path):
     expected = {
-        "llama-3": True,
-        "qwen2": False,
         "minimind-chatml": False,
         "phi-3-mini": False,
         "phi-3-vision-bos": True,
