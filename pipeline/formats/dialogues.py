@@ -4,7 +4,7 @@ from typing import Any
 
 from oddsmill.pipeline.formats.pairs import ChatPair, Message, chat_pair
 from oddsmill.pipeline.formats.rows import Row
-from oddsmill.schemas.chat.messages import KNOWN, SYSTEM_ROLES, MessageForms, are_same_turns, read_turns
+from oddsmill.schemas.chat.messages import KNOWN, SYSTEM_ROLES, MessageForms, are_same_turns, read_turns, tools_beside
 from oddsmill.schemas.chat.tools import read_variables
 from oddsmill.schemas.drops import Dropped, DropReason
 
@@ -24,7 +24,10 @@ def read_dialogues(row: Row, forms: MessageForms = KNOWN) -> ChatPair:
         prompt = _prompt_of_one(chosen, rejected)
     if isinstance(chosen, str) and isinstance(rejected, str) and not isinstance(prompt, list):
         raise Dropped(DropReason.WRONG_TYPE, "prompt, chosen and rejected are strings, not messages")
-    return split_dialogues(prompt, as_answer(chosen), as_answer(rejected), read_row_variables(row))
+    variables = read_row_variables(row)
+    if "tools" not in variables and (tools := _tools_of_sides(row)):
+        variables = read_variables(variables, tools)
+    return split_dialogues(prompt, as_answer(chosen), as_answer(rejected), variables)
 
 
 def split_dialogues(
@@ -92,6 +95,19 @@ def read_row_variables(row: Row) -> dict[str, Any]:
     """
     variables, tools = (row.value(name) if row.has(name) else None for name in ("chat_template_kwargs", "tools"))
     return {} if variables is tools is None else read_variables(variables, tools)
+
+
+def _tools_of_sides(row: Row) -> Any:
+    """Returns the tools that stand beside the messages of prompt and sides, which must be the same; or None.
+
+    Raises:
+      Dropped: they differ.
+    """
+    given = [tools_beside(row.value(name)) for name in ("prompt", "chosen", "rejected") if row.has(name)]
+    tools = [each for each in given if each]
+    if any(each != tools[0] for each in tools):
+        raise Dropped(DropReason.WRONG_TYPE, "chosen and rejected have different tools, which would be another prompt")
+    return tools[0] if tools else None
 
 
 def as_answer(side: list[Message] | str) -> list[Message]:

@@ -32,6 +32,8 @@ _ROLE_OF = {role: role for role in ROLES} | {
 # Of the first two keys, both are read; of the others, one stands for a missing one.
 _ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
 _CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
+# An object with one of these is a conversation, and may hold its tools beside them.
+_CONVERSATION_KEYS = ("messages", "conversations", "conversation")
 _MEDIA_KEYS = ("images", "image", "image_url", "videos", "video", "audios", "audio")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 OPENERS = frozenset("[{")  # JSON text of messages begins with one of them
@@ -70,7 +72,9 @@ KNOWN = MessageForms()
 
 
 def read_turns(name: str, value: Any, forms: MessageForms = KNOWN) -> list[Message] | str:
-    """Reads messages: a list of them, one of them, JSON text of either; any other text stays what it is.
+    """Reads messages: a list of them, one of them, an object of a conversation, or JSON text of these.
+
+    Any other text stays what it is.
 
     Args:
       name: the name of the value in messages.
@@ -84,7 +88,7 @@ def read_turns(name: str, value: Any, forms: MessageForms = KNOWN) -> list[Messa
             return value
         value = decoded
     if isinstance(value, dict):
-        value = [value]
+        value = _messages_in(value) or [value]
     if not isinstance(value, list):
         raise Dropped(DropReason.WRONG_TYPE, f"{name} is {kind_of(value)}, not a list of messages")
     turns: list[Message] = []
@@ -120,14 +124,34 @@ def decode_messages(name: str, text: str) -> Any:
         return None
     if _REPR.match(text) and text.rstrip()[-1] in "]}" and ("'content'" in text or "'value'" in text):
         raise Dropped(DropReason.WRONG_TYPE, f"{name} is messages as a Python repr; write JSON")
+    value = _decode_conversation(text)
+    value = _messages_in(value) or value
+    members = value if isinstance(value, list) else [value]
+    return value if members and all(map(_is_message, members)) else None
+
+
+def tools_beside(value: Any) -> Any:
+    """Returns the tools that an object of a conversation, or JSON text of one, holds beside its messages, or None."""
+    if isinstance(value, str) and value.lstrip()[:1] in OPENERS:
+        value = _decode_conversation(value)
+    return value.get("tools") if _messages_in(value) else None
+
+
+def _decode_conversation(text: str) -> Any:
+    """Returns the value of JSON text that names a speaker; None where it is no such text."""
     if '"role"' not in text and '"from"' not in text:
         return None
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
-    members = value if isinstance(value, list) else [value]
-    return value if members and all(map(_is_message, members)) else None
+
+
+def _messages_in(value: Any) -> list[Any] | None:
+    """Returns the list of messages that an object of a conversation holds; None where it is none."""
+    if not isinstance(value, dict) or "role" in value or "from" in value:
+        return None
+    return next((value[key] for key in _CONVERSATION_KEYS if isinstance(value.get(key), list)), None)
 
 
 def seen(message: Message) -> tuple[Any, ...]:
