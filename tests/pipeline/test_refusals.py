@@ -34,6 +34,7 @@ BAD = {
     "chat_date": ["", "today", "2026-13-01", "2026-01-31"],
     "require_rendered": ["maybe", "true"],
     "output": ["", "/proc/out"],
+    "add_bos": ["maybe", ""],
     "answer_loss": ["some", ""],
     "max_length": ["0", "1", "-5", "1e3", "many", "", "null"],
     "max_prompt_length": ["0", "-1", "2.5"],
