@@ -80,9 +80,16 @@ class TokenizerSummary:
     ids_sha256: str | None = None
 
     def differences(self, other: "TokenizerSummary") -> list[str]:
-        """Names the files by which two tokenizers make other rows; empty where their files make the same."""
-        ours, theirs = (dataclasses.replace(each, sha256={}) for each in (self, other))
-        if ours == theirs and (self.ids_sha256 or self.sha256 == other.sha256):
+        """Names the files by which two tokenizers make other rows; empty where their files make the same.
+
+        A dataset of an older version does not say what decides its ids: then the files must be equal.
+        """
+        is_known = self.ids_sha256 is not None and other.ids_sha256 is not None
+        ours, theirs = (
+            dataclasses.replace(each, sha256={}, ids_sha256=each.ids_sha256 if is_known else None)
+            for each in (self, other)
+        )
+        if ours == theirs and (is_known or self.sha256 == other.sha256):
             return []
         names = sorted(self.sha256.items() ^ other.sha256.items())
         return list(dict.fromkeys(name for name, _ in names)) or ["reading of it"]
@@ -137,10 +144,15 @@ class Manifest:
     def to_json(self) -> str:
         """Returns the text of manifest.json; equal manifests give equal text."""
         fields = dataclasses.asdict(self)
+        # The text, and so the fingerprint, of an earlier version's manifest stays the same.
         if self.not_read is None:
-            del fields["not_read"]  # the text, and so the fingerprint, of an earlier version's manifest stays the same
+            del fields["not_read"]
+        if self.tokenizer.ids_sha256 is None:
+            del fields["tokenizer"]["ids_sha256"]
         for split in fields["splits"].values():
-            if not split["unscored"]:  # so that the manifest of a dataset without them is the one it always was
+            if split["max_token_id"] is None:
+                del split["max_token_id"]
+            if not split["unscored"]:
                 del split["unscored"]
         return json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 

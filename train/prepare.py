@@ -27,7 +27,7 @@ from oddsmill.train.step.batch_rules import batch_rules
 from oddsmill.train.step.evaluation import Evaluation
 from oddsmill.train.step.optimizer import num_warmup_steps
 from oddsmill.train.step.program import StepProgram, build_program
-from oddsmill.train.weights.model_files import ModelFiles, check_tokenizer, find_model, read_model_files
+from oddsmill.train.weights.model_files import ModelFiles, check_ids, check_tokenizer, find_model, read_model_files
 from oddsmill.train.weights.stored_weights import check_stored
 
 
@@ -107,6 +107,7 @@ def prepare(config: TrainConfig) -> Run:
     model_path = find_model(config.model)
     model = read_model_files(model_path, disable_dropout=config.disable_dropout)
     check_tokenizer(data.manifest, model, data=config.data)
+    check_ids(eval_data.manifest, model, data=eval_data.folder)
     program = build_run_program(config, data, eval_data, model, model_path=model_path)
     if config.model.path:
         check_stored(model_path, program.stored_weights, num_layers=model.decoder_config.num_hidden_layers)

@@ -63,6 +63,27 @@ def test_a_manifest_comes_back_from_its_text(manifest: Manifest):
     assert parse_manifest(manifest.to_json(), path="m").sha256 == manifest.sha256
 
 
+def test_the_text_of_an_earlier_version_s_manifest_stays_the_same(manifest: Manifest):
+    fields = json.loads(manifest.to_json())
+    for later, where in (
+        ("not_read", fields),
+        ("ids_sha256", fields["tokenizer"]),
+        ("max_token_id", fields["splits"]["train"]),
+    ):
+        where.pop(later, None)
+    text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    assert parse_manifest(text, path="m").to_json() == text  # so that a run of then goes on with its dataset
+
+
+def test_tokenizers_of_two_datasets_are_compared_by_what_both_say_of_them(manifest: Manifest):
+    old = manifest.tokenizer
+    new = dataclasses.replace(old, ids_sha256="1" * 64)
+    saved_again = dataclasses.replace(new, sha256={"tokenizer.json": "2" * 64})
+    assert old.differences(old) == old.differences(new) == new.differences(old) == new.differences(saved_again) == []
+    assert old.differences(saved_again) == ["tokenizer.json"]
+    assert new.differences(dataclasses.replace(new, ids_sha256="3" * 64)) == ["reading of it"]
+
+
 def test_its_digest_covers_every_shard(manifest: Manifest):
     split = manifest.splits["train"]
     altered = dataclasses.replace(split, shards=[dataclasses.replace(split.shards[0], sha256="1" * 64)])

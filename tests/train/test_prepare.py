@@ -80,6 +80,22 @@ def test_the_eval_split_is_that_of_the_data_or_of_the_folder_that_is_given(confi
     assert changed(config, data=str(folder / "train_only")).evaluation() is None
 
 
+def test_an_eval_split_with_ids_that_the_model_lacks_is_refused(config, folder, tmp_path):
+    data, eval_data, model = tmp_path / "data", tmp_path / "eval", tmp_path / "config.json"
+    write_dataset(data, {"train": ROWS}, **SIZES)
+    write_dataset(eval_data, {"eval": ROWS[:2]}, **SIZES)
+    for path, max_token_id in ((data, VOCAB_SIZE - 2), (eval_data, VOCAB_SIZE - 1)):
+        manifest = json.loads((path / "manifest.json").read_text())
+        for split in manifest["splits"].values():
+            split["max_token_id"] = max_token_id
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    model.write_text(json.dumps({**TINY, "vocab_size": VOCAB_SIZE - 1}))
+    settings = {"data": str(data), "model": ModelConfig(config=str(model))}
+    assert not changed(config, **settings).data.num_rows("eval")
+    with pytest.raises(Refused, match=f"eval holds the token id {VOCAB_SIZE - 1}, and the model has ids below"):
+        changed(config, **settings, eval_data=str(eval_data))
+
+
 def test_the_console_says_what_will_be_done(config):
     said = describe_run(changed(config, max_steps=8, warmup_steps=2)).splitlines()
     assert (

@@ -121,13 +121,14 @@ def _renamed(stored: Mapping[str, StoredTensor], *, tied: bool) -> tuple[dict[st
     """
     prefix = _prefix_of_decoder(stored)
     outer = prefix.removesuffix("model.")
+    head = f"{outer if outer + _HEAD in stored else ''}lm_head."
     found: dict[str, StoredTensor] = {}
     left_out: list[str] = []
     for name, tensor in stored.items():
         if name.endswith(_UNUSED):
             continue
-        if name in (_HEAD, outer + _HEAD):
-            found[_HEAD] = tensor
+        if name.startswith(head):
+            found[f"lm_head.{name.removeprefix(head)}"] = tensor
         elif name.startswith(prefix) if prefix else _prefix(name) == "":
             found[f"model.{name.removeprefix(prefix)}"] = tensor
         else:
@@ -138,9 +139,18 @@ def _renamed(stored: Mapping[str, StoredTensor], *, tied: bool) -> tuple[dict[st
 
 
 def _prefix_of_decoder(stored: Mapping[str, StoredTensor]) -> str:
-    """Returns what stands before `layers.0` in the stored names of the decoder: `model.` in most files."""
+    """Returns what stands before `layers.0` in the stored names of the decoder: `model.` in most files.
+
+    Raises:
+      Refused: several decoders stand below wrappers.
+    """
     prefixes = [prefix for prefix in dict.fromkeys(map(_prefix, stored)) if prefix is not None]
     with_embedding = [prefix for prefix in prefixes if f"{prefix}embed_tokens.weight" in stored]
+    if "model." in with_embedding:
+        return "model."
+    if len(with_embedding) > 1:
+        names = ", ".join(f"{prefix}…" for prefix in sorted(with_embedding))
+        raise Refused(f"the folder of weights holds several decoders: {names}; store the one to train alone")
     return next(iter(with_embedding + prefixes), "model.")
 
 

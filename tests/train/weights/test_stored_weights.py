@@ -81,6 +81,33 @@ def test_other_heads_beside_the_decoder_are_left_out_and_named(tmp_path, caplog,
     assert message == f"{tmp_path}: left out, since no decoder has them: {'; '.join(sorted(others))}"
 
 
+@pytest.mark.parametrize("wrapper", ["ref_model", "a"])  # tensors are stored by name
+def test_of_two_decoders_the_one_without_a_wrapper_is_read(tmp_path, wrapper):
+    def rename(tensors):
+        return tensors | {f"{wrapper}.{name}": np.zeros_like(tensor) for name, tensor in tensors.items()}
+
+    params = stored_as(tmp_path, rename)
+    assert_equal_trees(load(tmp_path), params)
+
+
+def test_two_decoders_below_wrappers_are_refused(tmp_path):
+    stored_as(tmp_path, lambda tensors: {f"{name}.{key}": tensors[key] for key in tensors for name in ("a", "b")})
+    with pytest.raises(Refused, match=r"holds several decoders: a\.model\.…, b\.model\.…"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "a."])
+def test_what_the_head_adds_to_its_matrix_is_not_left_out(tmp_path, prefix):
+    def rename(tensors):
+        return with_prefix(f"{prefix}model.", f"{prefix}lm_head.weight")(tensors) | {
+            f"{prefix}lm_head.bias": np.ones(tensors["lm_head.weight"].shape[0], np.float32)
+        }
+
+    stored_as(tmp_path, rename)
+    with pytest.raises(Refused, match=r"unexpected lm_head\.bias"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["model.embed_positions.weight", "model.layers.2.norm.weight", "model.layers.0.new"])
 def test_what_is_left_over_inside_the_decoder_is_another_architecture(tmp_path, name):
     stored_as(tmp_path, lambda tensors: tensors | {name: np.zeros((2, 2), np.float32)})
