@@ -18,6 +18,7 @@ from oddsmill.schemas.record import PLAIN_VERSION, SCHEMA_VERSIONS
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
+BOS_BEFORE_TEXTS = "BOS before texts"  # the name of this difference in messages
 Split = Literal["train", "eval"]
 
 
@@ -65,6 +66,7 @@ class TokenizerSummary:
 
     Attributes:
       ids_sha256: the digest of what decides the ids (schemas/chat/identity.py); None in a dataset of an older version.
+      adds_bos: BOS begins every text; None in a dataset of an older version.
       turn_end: the ids that the chat template writes after an answer, from the token that ends the turn on.
       turn_start_id: the token that begins a turn; None where text does.
     """
@@ -78,21 +80,28 @@ class TokenizerSummary:
     turn_end: list[int] = field(default_factory=list)
     turn_start_id: int | None = None
     ids_sha256: str | None = None
+    adds_bos: bool | None = None
+
+    def begins_texts_as(self, other: "TokenizerSummary") -> bool:
+        """Says whether both begin texts with BOS, or neither; so it is taken to be where one does not say."""
+        return None in (self.adds_bos, other.adds_bos) or self.adds_bos == other.adds_bos
 
     def differences(self, other: "TokenizerSummary") -> list[str]:
-        """Names the files by which two tokenizers make other rows; empty where their files make the same.
+        """Names what makes other rows in two tokenizers: files, or BOS; empty where they make the same.
 
         A dataset of an older version does not say what decides its ids: then the files must be equal.
         """
         is_known = self.ids_sha256 is not None and other.ids_sha256 is not None
         ours, theirs = (
-            dataclasses.replace(each, sha256={}, ids_sha256=each.ids_sha256 if is_known else None)
+            dataclasses.replace(each, sha256={}, ids_sha256=each.ids_sha256 if is_known else None, adds_bos=None)
             for each in (self, other)
         )
-        if ours == theirs and (is_known or self.sha256 == other.sha256):
+        begin_alike = self.begins_texts_as(other)
+        if ours == theirs and begin_alike and (is_known or self.sha256 == other.sha256):
             return []
-        names = sorted(self.sha256.items() ^ other.sha256.items())
-        return list(dict.fromkeys(name for name, _ in names)) or ["reading of it"]
+        names = [name for name, _ in sorted(self.sha256.items() ^ other.sha256.items())]
+        names += [] if begin_alike else [BOS_BEFORE_TEXTS]
+        return list(dict.fromkeys(names)) or ["reading of it"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +156,9 @@ class Manifest:
         # The text, and so the fingerprint, of an earlier version's manifest stays the same.
         if self.not_read is None:
             del fields["not_read"]
-        if self.tokenizer.ids_sha256 is None:
-            del fields["tokenizer"]["ids_sha256"]
+        for name in ("ids_sha256", "adds_bos"):
+            if fields["tokenizer"][name] is None:
+                del fields["tokenizer"][name]
         for split in fields["splits"].values():
             if split["max_token_id"] is None:
                 del split["max_token_id"]

@@ -93,6 +93,7 @@ def summarize_tokenizer(tokenizer: Tokenizer) -> TokenizerSummary:
         turn_end=tokenizer.turn_markers.end,
         turn_start_id=tokenizer.turn_markers.start_id,
         ids_sha256=ids_sha256(tokenizer.folder),
+        adds_bos=tokenizer.adds_bos,
     )
 
 

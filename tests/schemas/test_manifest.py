@@ -68,6 +68,7 @@ def test_the_text_of_an_earlier_version_s_manifest_stays_the_same(manifest: Mani
     for later, where in (
         ("not_read", fields),
         ("ids_sha256", fields["tokenizer"]),
+        ("adds_bos", fields["tokenizer"]),
         ("max_token_id", fields["splits"]["train"]),
     ):
         where.pop(later, None)
@@ -82,6 +83,9 @@ def test_tokenizers_of_two_datasets_are_compared_by_what_both_say_of_them(manife
     assert old.differences(old) == old.differences(new) == new.differences(old) == new.differences(saved_again) == []
     assert old.differences(saved_again) == ["tokenizer.json"]
     assert new.differences(dataclasses.replace(new, ids_sha256="3" * 64)) == ["reading of it"]
+    with_bos, without = (dataclasses.replace(saved_again, adds_bos=adds_bos) for adds_bos in (True, False))
+    assert with_bos.differences(with_bos) == with_bos.differences(new) == []
+    assert with_bos.differences(without) == ["BOS before texts"]
 
 
 def test_its_digest_covers_every_shard(manifest: Manifest):

@@ -15,7 +15,7 @@ from oddsmill.schemas.chat.identity import differences
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.files import publish_text
-from oddsmill.schemas.manifest import TOKENIZER_FOLDER, read_manifest
+from oddsmill.schemas.manifest import BOS_BEFORE_TEXTS, TOKENIZER_FOLDER, read_manifest
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.evaluate import EvaluateConfig
 from oddsmill.train.config.loss import LossSettings
@@ -147,10 +147,12 @@ def rows_for_run(config: EvaluateConfig, run: Run) -> Dataset:
     if config.data is None and dataset.manifest.sha256 != own.manifest.sha256:
         raise Refused(f"{own.folder} was preprocessed anew since the run; give rows by --data")
     verify_shards([dataset], read_verified_shards(run.files.verified_shards))
-    same = dataset.manifest.tokenizer.sha256["tokenizer.json"] == run.data.manifest.tokenizer.sha256["tokenizer.json"]
+    given, trained = dataset.manifest.tokenizer, run.data.manifest.tokenizer
+    same = given.sha256["tokenizer.json"] == trained.sha256["tokenizer.json"]
     different = (
         [] if same else differences(dataset.manifest, Path(dataset.folder) / TOKENIZER_FOLDER, run.files.tokenizer)
     )
+    different += [] if given.begins_texts_as(trained) else [BOS_BEFORE_TEXTS]
     if different:
         raise Refused(
             f"--data={dataset.folder} was made with another tokenizer than {run.data.folder}, which the run was "

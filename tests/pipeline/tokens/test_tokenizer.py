@@ -34,6 +34,12 @@ def test_the_digest_of_the_template_follows_the_file_where_there_is_one(
     assert third.sha256.keys() - second.sha256.keys() == {"additional_chat_templates/rag.jinja"}
 
 
+def test_a_tokenizer_that_begins_texts_otherwise_makes_other_rows(tokenizer_folder: Path):
+    with_bos, without = (summarize_tokenizer(load_tokenizer(tokenizer_folder, add_bos=add)) for add in (True, False))
+    assert with_bos.ids_sha256 == without.ids_sha256
+    assert with_bos.differences(without) == ["tokenizer.json", "BOS before texts"]
+
+
 def test_a_copy_is_the_same_tokenizer(tokenizer_folder: Path, tmp_path: Path):
     copy_tokenizer(load_tokenizer(tokenizer_folder), tmp_path / "copy")
     assert summarize_tokenizer(load_tokenizer(tmp_path / "copy")) == summarize_tokenizer(

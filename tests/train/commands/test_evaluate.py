@@ -140,6 +140,22 @@ def test_the_rows_of_a_run_are_those_that_it_trained_on_and_measured(data, held_
         assert rows_for_run(EvaluateConfig(run_dir="run", **settings), run) == expected, settings
 
 
+def test_rows_that_begin_otherwise_than_those_of_the_run_are_refused(data, tmp_path):
+    manifest = json.loads((data / "manifest.json").read_text())
+    folders = []
+    for adds_bos in (True, False):
+        folders.append(tmp_path / str(adds_bos))
+        shutil.copytree(data, folders[-1])
+        changed = manifest | {"tokenizer": manifest["tokenizer"] | {"adds_bos": adds_bos}}
+        (folders[-1] / "manifest.json").write_text(json.dumps(changed))
+    own = Dataset(str(folders[0]), read_manifest(folders[0]))
+    run = SimpleNamespace(data=own, eval_data=own, files=RunFiles(tmp_path))
+    for same in (data, folders[0]):
+        assert rows_for_run(EvaluateConfig(run_dir="run", data=str(same)), run).folder == str(same)
+    with pytest.raises(Refused, match="they differ in: BOS before texts"):
+        rows_for_run(EvaluateConfig(run_dir="run", data=str(folders[1])), run)
+
+
 def test_rows_of_a_run_that_are_gone_or_others_now_are_refused(data, held_out, tmp_path):
     moved = tmp_path / "moved"
     gone = Dataset(str(moved), read_manifest(data))
