@@ -25,7 +25,7 @@ def read_dialogues(row: Row, forms: MessageForms = KNOWN) -> ChatPair:
     if isinstance(chosen, str) and isinstance(rejected, str) and not isinstance(prompt, list):
         raise Dropped(DropReason.WRONG_TYPE, "prompt, chosen and rejected are strings, not messages")
     variables = read_row_variables(row)
-    if "tools" not in variables and (tools := _tools_of_sides(row)):
+    if "tools" not in variables and (tools := _tools_of_sides(row, forms)):
         variables = read_variables(variables, tools)
     return split_dialogues(prompt, as_answer(chosen), as_answer(rejected), variables)
 
@@ -97,13 +97,13 @@ def read_row_variables(row: Row) -> dict[str, Any]:
     return {} if variables is tools is None else read_variables(variables, tools)
 
 
-def _tools_of_sides(row: Row) -> Any:
+def _tools_of_sides(row: Row, forms: MessageForms) -> Any:
     """Returns the tools that stand beside the messages of prompt and sides, which must be the same; or None.
 
     Raises:
       Dropped: they differ.
     """
-    given = [tools_beside(row.value(name)) for name in ("prompt", "chosen", "rejected") if row.has(name)]
+    given = [tools_beside(row.value(name), forms) for name in ("prompt", "chosen", "rejected") if row.has(name)]
     tools = [each for each in given if each]
     if any(each != tools[0] for each in tools):
         raise Dropped(DropReason.WRONG_TYPE, "chosen and rejected have different tools, which would be another prompt")
@@ -121,7 +121,10 @@ def as_prompt(prompt: list[Message] | str | None) -> list[Message]:
 
 
 def _read_prompt(row: Row, forms: MessageForms, *sides: list[Message] | str) -> list[Message] | str | None:
-    """Reads the prompt; another column is it only where the sides are no whole conversations, or hold its turns."""
+    """Reads the prompt; another column is it only where the sides are no whole conversations, or hold its turns.
+
+    Where another column ends in one of the answers, the prompt is what stands before.
+    """
     instead = row.free(_PROMPT_NAMES)
     name = next((name for name in ("prompt", *instead) if name in row.values), None)
     if name is None and "prompt" not in row.names:
@@ -129,6 +132,12 @@ def _read_prompt(row: Row, forms: MessageForms, *sides: list[Message] | str) -> 
     value = row.value("prompt", instead=instead)
     prompt = None if value is None else read_turns("the prompt", value, forms)
     is_named = name == "prompt" or "prompt" in row.names
+    if (
+        isinstance(prompt, list)
+        and not is_named
+        and any(are_same_turns(prompt[-1:], as_answer(side)) for side in sides)
+    ):
+        return prompt[:-1]
     whole = [side for side in sides if isinstance(side, list) and _begins(side)]
     if is_named or len(whole) < len(sides) or all(_turns_in(prompt, side) is not None for side in whole):
         return prompt

@@ -232,7 +232,7 @@ def find_layouts(rows: Iterable[Mapping[str, Any]], source: SourceConfig) -> Ite
         suits = source.fields.keys() <= layout.fields.keys() and source.format in (None, layout.format or None)
         if suits and _has_most(rows, layout.columns):
             yield layout
-    for fields in (_sides_by_names(columns, source.fields), _answers_by_names(columns, source.fields)):
+    for fields in (_answers_by_names(columns, source.fields), _sides_by_names(columns, source.fields)):
         if fields:
             yield Layout("", (), source.format or "", fields)
 

@@ -55,6 +55,8 @@ def _votes_of(row: Row) -> tuple[list[Any], Sequence[str]]:
     """Returns the votes of a row that are not null, and the columns of its two answers where they have their own."""
     names = row.names.get("votes", "votes")
     value = row.items("votes") if isinstance(names, list) else row.value("votes")
+    if isinstance(value, str) and value.lstrip().startswith("["):  # a table of texts holds its lists as JSON
+        value = row.items("votes")
     columns = row.names.get("completions", ())
     given = [vote for vote in (value if isinstance(value, list) else [value]) if not is_absent(vote)]
     return given, columns if isinstance(columns, list) else ()

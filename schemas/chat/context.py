@@ -8,7 +8,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from oddsmill.schemas.chat.messages import KNOWN, SYSTEM_ROLES, MessageForms, read_message
+from oddsmill.schemas.chat.messages import (
+    KNOWN,
+    SYSTEM_ROLES,
+    MessageForms,
+    are_same_turns,
+    decode_messages,
+    read_message,
+)
 from oddsmill.schemas.chat.template import Message
 from oddsmill.schemas.chat.tools import kind_of
 from oddsmill.schemas.drops import Dropped, DropReason
@@ -52,6 +59,8 @@ def text_with_context(prompt: str, context: Context) -> str:
 def turns_with_context(prompt: list[Message], context: Context, forms: MessageForms = KNOWN) -> list[Message]:
     """Returns a dialogue with the context's turns: the system's first, those before the prompt after it.
 
+    What the dialogue begins with already stands once.
+
     Raises:
       Dropped: the dialogue has a system turn already, and another.
     """
@@ -61,8 +70,10 @@ def turns_with_context(prompt: list[Message], context: Context, forms: MessageFo
             problem = "the dialogue begins with a system turn, and the row's own column holds another"
             raise Dropped(DropReason.BAD_ROLES, problem + _leave_out("system", forms))
         systems = []
-    at = next((place for place, turn in enumerate(prompt) if turn["role"] not in SYSTEM_ROLES), len(prompt))
-    return [*systems, *prompt[:at], *context.history, *prompt[at:]]
+    begin = next((place for place, turn in enumerate(prompt) if turn["role"] not in SYSTEM_ROLES), len(prompt))
+    end = begin + len(context.history)
+    history = [] if are_same_turns(prompt[begin:end], context.history) else context.history
+    return [*systems, *prompt[:begin], *history, *prompt[begin:]]
 
 
 def _leave_out(field: str, forms: MessageForms) -> str:
@@ -71,15 +82,17 @@ def _leave_out(field: str, forms: MessageForms) -> str:
 
 
 def _is_empty(value: Any) -> bool:
-    """Tells whether a column of media holds none: null, an empty list, a list of nulls, or the text of one of these."""
+    """Tells whether a column of media holds none: null, false, an empty list, a list of these, or the text of one."""
     if isinstance(value, str):
         return value.strip() in ("", "[]", "null", "{}")
     if isinstance(value, list):
         return all(map(_is_empty, value))
-    return value is None or value == {}
+    return value is None or value is False or value == {}
 
 
 def _read_system(name: str, value: Any, forms: MessageForms) -> str:
+    if isinstance(value, str):
+        value = decode_messages(name, value, forms) or value
     if isinstance(value, dict | list):  # a message of the system, or the list of it
         value = "\n\n".join(
             read_message(turn, forms)["content"] or "" for turn in (value if isinstance(value, list) else [value])

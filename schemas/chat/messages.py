@@ -83,7 +83,7 @@ def read_turns(name: str, value: Any, forms: MessageForms = KNOWN) -> list[Messa
       Dropped: it has another form, or one of its messages has.
     """
     if isinstance(value, str):
-        decoded = decode_messages(name, value)
+        decoded = decode_messages(name, value, forms)
         if decoded is None:
             return value
         value = decoded
@@ -114,7 +114,7 @@ def read_message(value: Any, forms: MessageForms = KNOWN) -> Message:
     return _read(value, forms)[0]
 
 
-def decode_messages(name: str, text: str) -> Any:
+def decode_messages(name: str, text: str, forms: MessageForms = KNOWN) -> Any:
     """Returns the messages that a text holds as JSON; None where it is a text and nothing else.
 
     Raises:
@@ -124,22 +124,22 @@ def decode_messages(name: str, text: str) -> Any:
         return None
     if _REPR.match(text) and text.rstrip()[-1] in "]}" and ("'content'" in text or "'value'" in text):
         raise Dropped(DropReason.WRONG_TYPE, f"{name} is messages as a Python repr; write JSON")
-    value = _decode_conversation(text)
+    value = _decode_conversation(text, forms)
     value = _messages_in(value) or value
     members = value if isinstance(value, list) else [value]
-    return value if members and all(map(_is_message, members)) else None
+    return value if members and all(_is_message(member, forms) for member in members) else None
 
 
-def tools_beside(value: Any) -> Any:
+def tools_beside(value: Any, forms: MessageForms = KNOWN) -> Any:
     """Returns the tools that an object of a conversation, or JSON text of one, holds beside its messages, or None."""
     if isinstance(value, str) and value.lstrip()[:1] in OPENERS:
-        value = _decode_conversation(value)
+        value = _decode_conversation(value, forms)
     return value.get("tools") if _messages_in(value) else None
 
 
-def _decode_conversation(text: str) -> Any:
+def _decode_conversation(text: str, forms: MessageForms) -> Any:
     """Returns the value of JSON text that names a speaker; None where it is no such text."""
-    if '"role"' not in text and '"from"' not in text:
+    if not any(f'"{key}"' in text for key in _role_keys(forms)):
         return None
     try:
         return json.loads(text)
@@ -217,7 +217,7 @@ def _plain(value: Any) -> Message | None:
 
 def _read(value: Any, forms: MessageForms) -> tuple[Message, bool]:
     """Reads a message; True beside it where its turn is of calls alone."""
-    if isinstance(value, str) and (decoded := decode_messages("a message", value)) is not None:
+    if isinstance(value, str) and (decoded := decode_messages("a message", value, forms)) is not None:
         value = decoded
     if not isinstance(value, dict):
         raise Dropped(DropReason.WRONG_TYPE, f"a message is {kind_of(value)}, not an object of role and content")
@@ -240,8 +240,7 @@ def _read(value: Any, forms: MessageForms) -> tuple[Message, bool]:
 
 def _take_role(message: dict[str, Any], forms: MessageForms) -> str:
     """Takes the role out of a message."""
-    keys = (forms.keys["role"],) if "role" in forms.keys else _ROLE_KEYS
-    key = next((key for key in keys if key in message), None)
+    key = next((key for key in _role_keys(forms) if key in message), None)
     if key is None:
         keys_there = f"an object of {', '.join(map(str, message)) or 'nothing'}"
         raise Dropped(DropReason.WRONG_TYPE, f"a message is {keys_there}, not of role and content or from and value")
@@ -273,8 +272,7 @@ def _role_of(name: Any, forms: MessageForms) -> str | None:
 
 def _take_content(message: dict[str, Any], forms: MessageForms) -> Any:
     """Takes the content out of a message; None where there is none."""
-    keys = (forms.keys["content"],) if "content" in forms.keys else _CONTENT_KEYS
-    key = next((key for key in keys if key in message), None)
+    key = next((key for key in _content_keys(forms) if key in message), None)
     if key is None:
         return None
     content = message.pop(key)
@@ -285,11 +283,26 @@ def _take_content(message: dict[str, Any], forms: MessageForms) -> Any:
     return content
 
 
-def _is_message(value: Any) -> bool:
-    """Says whether a value has the keys of a message: by them a text that is JSON of messages is told from others."""
+def _role_keys(forms: MessageForms) -> tuple[str, ...]:
+    return (forms.keys["role"],) if "role" in forms.keys else _ROLE_KEYS
+
+
+def _content_keys(forms: MessageForms) -> tuple[str, ...]:
+    return (forms.keys["content"],) if "content" in forms.keys else _CONTENT_KEYS
+
+
+def _is_message(value: Any, forms: MessageForms) -> bool:
+    """Says whether a value has the keys of a message: by them a text that is JSON of messages is told from others.
+
+    Other keys than the two usual pairs stand in other objects, too: with them the role must be a known one.
+    """
     if not isinstance(value, dict):
         return False
-    return ("role" in value and ("content" in value or "tool_calls" in value)) or ("from" in value and "value" in value)
+    if ("role" in value and ("content" in value or "tool_calls" in value)) or ("from" in value and "value" in value):
+        return True
+    speaker = next((value[key] for key in _role_keys(forms) if key in value), None)
+    has_content = any(key in value for key in (*_content_keys(forms), "tool_calls", "function_call"))
+    return has_content and _role_of(speaker, forms) is not None
 
 
 def _read_calls_of_text(content: Any) -> tuple[str | None, list[dict[str, Any]]]:

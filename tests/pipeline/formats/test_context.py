@@ -37,6 +37,7 @@ def prompt_of(pair: Pair) -> list[dict[str, Any]]:
 def test_a_system_column_becomes_the_first_turn(row: dict):
     assert prompt_of(parse(row | {"system": "s"}, "messages")) == [system("s"), ASKED]
     assert prompt_of(parse(row | {"system_prompt": "s"}, "messages")) == [system("s"), ASKED]
+    assert prompt_of(parse(row | {"system": json.dumps(system("s"))}, "messages")) == [system("s"), ASKED]
     assert prompt_of(parse(row | {"persona": "s"}, "messages", system="persona")) == [system("s"), ASKED]
     for nothing in (None, "", " \n"):
         assert parse(row | {"system": nothing}, "messages") == parse(row, "messages")
@@ -66,6 +67,12 @@ def test_a_history_becomes_turns_before_the_prompt(history: Any):
         assert parse(CHAT | {"history": nothing}, "messages") == parse(CHAT, "messages")
 
 
+def test_a_history_that_the_dialogue_has_already_stands_once():
+    turns = [system("s"), HI, HELLO, ASKED]
+    for row in (CHAT | {"prompt": turns}, {"chosen": [*turns, YES], "rejected": [*turns, NO]}):
+        assert prompt_of(parse(row | {"history": [["Hi", "Hello."]]}, "messages")) == turns
+
+
 def test_texts_keep_what_stands_before_their_prompt_as_paragraphs():
     before = {"system": "s!", "history": [["Hi", "Hello."]]}
     assert parse(TEXTS | before) == ("s!\n\nHi\n\nHello.\n\nq", "a", "b")
@@ -87,7 +94,7 @@ def test_a_row_with_an_image_a_video_or_a_sound_is_dropped(column: str):
         for something in (["a.png"], "a.png", {"bytes": "x", "path": None}, [None, "a.png"]):
             with pytest.raises(Dropped, match=rf"unsupported_content: '{column}' is not empty.*images=\[\]"):
                 parse(row | {column: something}, name)
-        for nothing in (None, [], "", "[]", [None], {}):
+        for nothing in (None, [], "", "[]", [None], {}, False):
             assert parse(row | {column: nothing}, name) == parse(row, name)
         assert parse(row | {column: "a.png"}, name, images=[]) == parse(row, name)
     with pytest.raises(Dropped, match="unsupported_content: 'pixels' is not empty"):

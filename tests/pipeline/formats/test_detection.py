@@ -164,6 +164,13 @@ def test_a_column_of_other_values_is_not_taken_for_votes(vote: Any):
         detect(rows)
 
 
+@pytest.mark.parametrize(("better", "worse"), [("winner", "loser"), ("better", "worse"), ("chosen", "rejected")])
+def test_columns_that_name_the_answers_are_votes_and_no_answers(better: str, worse: str):
+    row = {"prompt": "p", "response_a": "x", "response_b": "y", better: "response_b", worse: "response_a"}
+    source = resolve_source([raw(row)], source=SourceConfig(path="a"))
+    assert parse_row(raw(row), source=source) == [("p", "y", "x")]
+
+
 def test_rows_that_are_dropped_for_what_they_hold_tell_their_format():
     turns = {"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}]}
     image = turns | {"rejected": [{"role": "assistant", "content": "b"}], "images": ["a.png"]}

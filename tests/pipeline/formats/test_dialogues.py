@@ -41,6 +41,12 @@ def test_an_explicit_prompt_stands_before_both_answers():
     assert explicit("q", [YES], [NO]) == PAIR
 
 
+def test_a_column_of_messages_that_ends_in_one_of_the_answers_is_the_prompt_without_it():
+    for column in ("messages", "conversations"):
+        assert parse({column: [USER, YES], "chosen": "yes", "rejected": "no"}) == PAIR
+        assert parse({column: [USER, NO], "chosen": [YES], "rejected": [NO]}) == PAIR
+
+
 def test_an_implicit_prompt_is_the_turns_before_the_last():
     turns = [SYSTEM, USER, message("assistant", "a"), message("user", "more")]
     assert implicit([*turns, YES], [*turns, NO]) == (turns, [YES], [NO])

@@ -1,5 +1,6 @@
 """The format `messages` reads every form of messages, by names that a source has for roles and keys."""
 
+import json
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ def test_a_source_has_its_own_names_for_roles_and_keys():
             '{"from":"gpt","value":"no"}',
         ),
         ('[{"role": "user", "content": "q"}]', "yes", "no"),
+        ('[{"speaker": "Human", "text": "q"}]', '[{"from": "gpt", "text": "yes"}]', '{"role": "bot", "value": "no"}'),
     ],
 )
 def test_a_conversation_that_is_stored_as_json_text_is_messages_and_no_text(prompt: str, chosen: str, rejected: str):
@@ -49,6 +51,17 @@ def test_a_conversation_that_is_stored_as_json_text_is_messages_and_no_text(prom
     assert parse(row) == PAIR
     with pytest.raises(Dropped, match=r"wrong_type: .* is messages as JSON text; --source.format=messages reads it"):
         triple.read(Row(row, {}), SourceConfig(path="a"))
+
+
+def test_json_text_of_messages_is_told_by_the_names_that_the_source_gives():
+    row = {
+        name: json.dumps([{"who": who, "said": said}])
+        for name, who, said in (("prompt", "tutee", "q"), ("chosen", "tutor", "yes"), ("rejected", "tutor", "no"))
+    }
+    names = {"message_keys": {"role": "who", "content": "said"}, "roles": {"tutor": "assistant", "tutee": "user"}}
+    assert parse(row, **names) == PAIR
+    with pytest.raises(Dropped, match="wrong_type: prompt is messages as JSON text"):
+        triple.read(Row(row, {}), SourceConfig(path="a", **names))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +72,7 @@ def test_a_conversation_that_is_stored_as_json_text_is_messages_and_no_text(prom
         "{}",
         '[{"role": "x"}]',
         '{"name": "a", "from": "b"}',
+        '{"from": "Ann", "text": "b"}',
         "[{'a': 1}]",
         '[{"role": "user", "content',
         "[",

@@ -1,11 +1,13 @@
 import json
 from typing import Any
 
+import pytest
+
 from oddsmill.pipeline import SourceConfig
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.formats.parsing import parse_row
 from oddsmill.pipeline.input.rows import RawRow
-from oddsmill.schemas.drops import Origin
+from oddsmill.schemas.drops import Dropped, Origin
 
 GOOD = {"prompt": "p", "chosen": "c", "rejected": "r"}
 
@@ -25,3 +27,10 @@ def triple(values: Any, **fields: str) -> Pair:
 
 def test_a_triple_is_taken_as_it_stands():
     assert triple({"prompt": " p\n", "chosen": " c", "rejected": "r ", "more": 1}) == (" p\n", " c", "r ")
+
+
+def test_names_of_two_columns_are_no_answers():
+    row = GOOD | {"chosen": "response_1", "rejected": "response_2", "response_1": "c", "response_2": "r"}
+    with pytest.raises(Dropped, match="wrong_type: chosen and rejected name the columns response_1 and response_2"):
+        triple(row)
+    assert triple(GOOD | {"chosen": "response_1", "response_1": "c"}).chosen == "response_1"

@@ -15,7 +15,9 @@ def votes(value: Any, *, answers: Any = ("a", "b"), **settings: Any) -> Pair:
     return pair
 
 
-@pytest.mark.parametrize("value", [1, "1", 1.0, "A", "first", [1, 2, 1], [1, 1, 0], [1], [1, None], ["1", 2, 1]])
+@pytest.mark.parametrize(
+    "value", [1, "1", 1.0, "A", "first", [1, 2, 1], [1, 1, 0], [1], [1, None], ["1", 2, 1], "[1, 1, 2]"]
+)
 def test_the_majority_is_chosen(value: Any):
     assert votes(value) == ("p", "a", "b")
     assert votes(value, answers=("b", "a")) == ("p", "b", "a")
