@@ -31,6 +31,7 @@ class Rendered(NamedTuple):
     left_out: tuple[LeftOut, ...] = ()
 
 
+_OF_ANSWERS = (Notes.ANSWERS_NOT_RENDERED, Notes.TOOL_CALLS_NOT_RENDERED, Notes.REASONING_NOT_RENDERED)
 Render = Callable[[Pair, ChatTemplate | None, DatasetSettings], Rendered]
 
 
@@ -58,7 +59,26 @@ def render_pair(pair: Pair, template: ChatTemplate | None, config: DatasetSettin
     prompt, chosen, rejected = pair.messages()
     options = template_options(pair, config)
     rendered = render_messages(prompt, chosen, rejected, needed(template), options, score_all=config.scores_all_turns)
-    return note_left_out(rendered, pair, (prompt, chosen, rejected), needed(template), config)
+    rendered = note_left_out(rendered, pair, (prompt, chosen, rejected), needed(template), config)
+    if any(part.note in _OF_ANSWERS for part in rendered.left_out):
+        _check_answers(rendered, prompt, needed(template), options)
+    return rendered
+
+
+def _check_answers(
+    rendered: Rendered, prompt: list[Message], template: ChatTemplate, options: Mapping[str, Any]
+) -> None:
+    """Drops a pair with an answer of which the template writes nothing: the model would learn to say nothing.
+
+    Raises:
+      Dropped: the answer is rendered as an empty one is.
+    """
+    with suppress(TemplateFailed):  # a template that takes no empty answer has written something
+        nothing = template.render([*prompt, {"role": "assistant", "content": ""}], **options)
+        for name, text in zip(("chosen", "rejected"), rendered.texts[1:], strict=True):
+            if rendered.texts.prompt + text == nothing:
+                lacking = ", ".join(map(str, rendered.left_out[:3]))
+                raise Dropped(DropReason.TEMPLATE_ERROR, f"the template writes nothing of {name}: no {lacking}")
 
 
 def note_left_out(

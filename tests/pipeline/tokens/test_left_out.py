@@ -301,3 +301,20 @@ def test_what_is_left_out_is_said_wherever_somebody_looks(
     assert strict.manifest["ledger"]["drops"] == {"not_rendered": 1}
     assert strict.manifest["counts"]["system_not_rendered"] == 0
     assert "'Always answer in Latin.'" in strict.rejects[0]["detail"]
+
+
+CALL = {"type": "function", "function": {"name": "find_tree", "arguments": {"kind": "oak"}}}
+
+
+@pytest.mark.parametrize(("content", "dropped"), [("", True), (None, True), ("Let me look.", False)])
+def test_an_answer_of_which_nothing_is_written_is_a_drop(content: str | None, dropped: bool):
+    """Of a call that the template does not know, the end of the turn alone would be left to learn."""
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}</>{% endfor %}"
+    template += "{% if add_generation_prompt %}<assistant>{% endif %}"
+    pair = pair_of(chosen=turn("assistant", content, tool_calls=[CALL]))
+    if dropped:
+        with pytest.raises(Dropped, match="template_error: the template writes nothing of chosen: no name or argument"):
+            render(template, pair)
+        assert render(template, pair, TRL).texts.chosen == "</>"  # TRL learns it
+    else:
+        assert Notes.TOOL_CALLS_NOT_RENDERED in render(template, pair).notes
