@@ -49,7 +49,7 @@ def find_stored(folder: str | Path, abstract_params: Params, *, num_layers: int)
         for name in hf_names(path, num_layers)
     }
     tied = _HEAD not in wanted
-    stored, left_out = _renamed(stored_tensors(folder), tied=tied)
+    stored, left_out = _renamed(folder, tied=tied)
     surplus = [name for name in stored if name not in wanted and not (tied and name == _HEAD)]
     misshaped = [
         f"{stored[name].name} has shape {list(stored[name].shape)}, config.json makes it {list(shape)}"
@@ -105,7 +105,7 @@ def stored_dtypes(folder: Path, paths: set[WeightPath], *, num_layers: int) -> d
 
     A weight that the folder lacks, or holds in a dtype that is not supported, is left out: `find_stored` reports it.
     """
-    stored, _ = _renamed(stored_tensors(folder), tied=("lm_head", "weight") not in paths)
+    stored, _ = _renamed(folder, tied=("lm_head", "weight") not in paths)
     found = {path: {stored[name].dtype for name in hf_names(path, num_layers) if name in stored} for path in paths}
     return {
         path: jnp.result_type(*(DTYPES[name] for name in names))
@@ -114,12 +114,13 @@ def stored_dtypes(folder: Path, paths: set[WeightPath], *, num_layers: int) -> d
     }
 
 
-def _renamed(stored: Mapping[str, StoredTensor], *, tied: bool) -> tuple[dict[str, StoredTensor], list[str]]:
-    """Returns the decoder's tensors by transformers' names, and the names of the others.
+def _renamed(folder: str | Path, *, tied: bool) -> tuple[dict[str, StoredTensor], list[str]]:
+    """Returns the decoder's tensors in a folder by transformers' names, and the names of the others.
 
     The decoder is where the embedding is, or where the layers are if only the head is stored.
     """
-    prefix = _prefix_of_decoder(stored)
+    stored = stored_tensors(folder)
+    prefix = _prefix_of_decoder(stored, folder)
     outer = prefix.removesuffix("model.")
     head = f"{outer if outer + _HEAD in stored else ''}lm_head."
     found: dict[str, StoredTensor] = {}
@@ -138,7 +139,7 @@ def _renamed(stored: Mapping[str, StoredTensor], *, tied: bool) -> tuple[dict[st
     return found, left_out
 
 
-def _prefix_of_decoder(stored: Mapping[str, StoredTensor]) -> str:
+def _prefix_of_decoder(stored: Mapping[str, StoredTensor], folder: str | Path) -> str:
     """Returns what stands before `layers.0` in the stored names of the decoder: `model.` in most files.
 
     Raises:
@@ -150,7 +151,7 @@ def _prefix_of_decoder(stored: Mapping[str, StoredTensor]) -> str:
         return "model."
     if len(with_embedding) > 1:
         names = ", ".join(f"{prefix}…" for prefix in sorted(with_embedding))
-        raise Refused(f"the folder of weights holds several decoders: {names}; store the one to train alone")
+        raise Refused(f"{folder} holds several decoders: {names}; store the one to train alone")
     return next(iter(with_embedding + prefixes), "model.")
 
 
