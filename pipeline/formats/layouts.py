@@ -4,7 +4,7 @@ A dataset is added by one record in `LAYOUTS`; docs/reference/datasets.md has a 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import product, takewhile
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +20,7 @@ class Layout(NamedTuple):
 
     Attributes:
       columns: the columns and paths that tell it: a row of the dataset has them all.
+      without: a path that tells of another layout: most rows of the dataset do not have it.
       format, fields, vote_values: the settings of the source under which its rows are read.
       advice: what to do instead, where its rows are no pairs by themselves.
     """
@@ -30,6 +31,7 @@ class Layout(NamedTuple):
     fields: Names = MappingProxyType({})
     vote_values: Mapping[str, Meaning] = MappingProxyType({})
     advice: str = ""
+    without: str = ""
 
 
 _SIGNED: dict[str, Meaning] = {"-3": "first", "-2": "first", "-1": "first", "0": "tie"}
@@ -180,6 +182,7 @@ LAYOUTS = (
         ("instruction", "output.1"),
         "triple",
         {"prompt": ["instruction", "input"], "chosen": "output.0", "rejected": "output.1"},
+        without="output.2",
     ),
 )
 _PROMPTS = ("instruction", "question", "query", "input", "problem", "conversation", "context")
@@ -195,7 +198,7 @@ _WORDS = (
     ("winner", "loser"),
 )
 _NOUNS = ("response", "answer", "completion", "output", "text", "messages", "conversation", "conversations")
-_ENDS = (("a", "b"), ("1", "2"), ("0", "1"))
+_ENDS = ("abcdefghij", "0123456789", "123456789")
 _SCORES = ("score", "rating", "reward")
 _VOTES = (
     "winner",
@@ -230,7 +233,8 @@ def find_layouts(rows: Iterable[Mapping[str, Any]], source: SourceConfig) -> Ite
         if has_sides and "completions" in layout.fields:
             continue  # columns with our names are what they say
         suits = source.fields.keys() <= layout.fields.keys() and source.format in (None, layout.format or None)
-        if suits and _has_most(rows, layout.columns):
+        is_another = layout.without and _has_most(rows, [layout.without])
+        if suits and _has_most(rows, layout.columns) and not is_another:
             yield layout
     for fields in (_answers_by_names(columns, source.fields), _sides_by_names(columns, source.fields)):
         if fields:
@@ -273,14 +277,16 @@ def _sides_by_names(columns: Sequence[str], given: Names) -> dict[str, str | lis
 
 
 def _answers_by_names(columns: Sequence[str], given: Names) -> dict[str, str | list[str]]:
-    """Finds two answers in columns such as response_a and response_b, and their scores or the vote between them."""
+    """Finds answers in columns such as response_a and response_b, and their scores, or the vote between two."""
     named = _by_plain_name(columns)
     for noun, ends, gap in product(_NOUNS, _ENDS, ("_", "")):
-        answers = [noun + gap + end for end in ends]
-        if not named.keys() >= {*answers}:
+        answers = list(takewhile(named.__contains__, (noun + gap + end for end in ends)))
+        if len(answers) < 2:
             continue
+        ends = ends[: len(answers)]
         scores = next((s for of in _SCORES if named.keys() >= {*(s := [of + gap + end for end in ends])}), None)
         vote = next((name for name in _VOTES if name in named and name not in answers), None)
+        vote = vote if len(answers) == 2 else None
         found: dict[str, str | list[str]] = {"votes": named[vote]} if vote else {}
         if scores:
             found = {"scores": [named[name] for name in scores]}

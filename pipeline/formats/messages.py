@@ -7,6 +7,7 @@ from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.formats.dialogues import read_dialogues
 from oddsmill.pipeline.formats.pairs import ChatPair
 from oddsmill.pipeline.formats.rows import MESSAGE_SETTINGS, Row, RowFormat
+from oddsmill.schemas.chat.messages import decode_messages
 
 
 def read(row: Row, source: SourceConfig) -> list[ChatPair]:
@@ -17,7 +18,9 @@ def read(row: Row, source: SourceConfig) -> list[ChatPair]:
 def is_sharegpt(row: Row) -> bool:
     """Says whether the first message of a row's answer names its role by `from`."""
     side = row.value("chosen")
-    first = side[0] if isinstance(side, list) else side
+    if isinstance(side, str):
+        side = decode_messages("chosen", side)
+    first = side[0] if isinstance(side, list) and side else side
     return isinstance(first, dict) and "from" in first
 
 

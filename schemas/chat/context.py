@@ -84,7 +84,7 @@ def _leave_out(field: str, forms: MessageForms) -> str:
 def _is_empty(value: Any) -> bool:
     """Tells whether a column of media holds none: null, false, an empty list, a list of these, or the text of one."""
     if isinstance(value, str):
-        return value.strip() in ("", "[]", "null", "{}")
+        return value.strip().lower() in ("", "[]", "null", "{}", "false")
     if isinstance(value, list):
         return all(map(_is_empty, value))
     return value is None or value is False or value == {}

@@ -94,7 +94,7 @@ def test_a_row_with_an_image_a_video_or_a_sound_is_dropped(column: str):
         for something in (["a.png"], "a.png", {"bytes": "x", "path": None}, [None, "a.png"]):
             with pytest.raises(Dropped, match=rf"unsupported_content: '{column}' is not empty.*images=\[\]"):
                 parse(row | {column: something}, name)
-        for nothing in (None, [], "", "[]", [None], {}, False):
+        for nothing in (None, [], "", "[]", [None], {}, False, "False"):
             assert parse(row | {column: nothing}, name) == parse(row, name)
         assert parse(row | {column: "a.png"}, name, images=[]) == parse(row, name)
     with pytest.raises(Dropped, match="unsupported_content: 'pixels' is not empty"):

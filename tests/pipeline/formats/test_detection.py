@@ -150,9 +150,15 @@ def test_other_names_are_looked_for_only_where_most_rows_are_no_pairs_under_ours
         ({"prompt": "p", "Response A": "x", "Response B": "y", "chosen": "B"}, ("p", "y", "x")),
         ({"prompt": "p", "completion1": "x", "completion2": "y", "choice": "model_2"}, ("p", "y", "x")),
         ({"prompt": "p", "answer_a": "x", "answer_b": "y", "score_a": 1, "score_b": "2.5"}, ("p", "y", "x")),
+        (
+            {"prompt": "p"}
+            | {f"answer_{number}": text for number, text in enumerate("xyz")}
+            | {f"score_{number}": score for number, score in enumerate((3, 1, 2))},
+            ("p", "x", "y"),
+        ),
     ],
 )
-def test_two_answers_in_columns_of_their_own_are_found_with_their_vote_or_their_scores(row: dict, expected: tuple):
+def test_answers_in_columns_of_their_own_are_found_with_their_vote_or_their_scores(row: dict, expected: tuple):
     source = resolve_source([raw(row)], source=SourceConfig(path="a"))
     assert parse_row(raw(row), source=source) == [expected]
 
@@ -162,6 +168,29 @@ def test_a_column_of_other_values_is_not_taken_for_votes(vote: Any):
     rows = [{"prompt": "p", "response_a": "x", "response_b": "y", "preference": each} for each in (1, 2, vote)]
     with pytest.raises(Refused, match="none of the first 3 rows"):
         detect(rows)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "answer_1": "x", "answer_2": "y", "answer_3": "z", "choice": 1},
+        {"instruction": "p", "output": ["x", "y", "z"]},
+    ],
+)
+def test_of_three_answers_no_pair_is_guessed(row: dict):
+    with pytest.raises(Refused, match="none of the first 1 rows"):
+        detect([row])
+
+
+def test_a_side_without_turns_beside_an_image_ends_no_run():
+    picture = {"role": "user", "content": [{"type": "image"}]}
+    assert detect([{"prompt": [picture], "chosen": [], "rejected": []}, GOOD, GOOD]) == "triple"
+
+
+def test_the_names_of_keys_tell_the_format_in_json_text_too():
+    turns = {"prompt": ("human", "q"), "chosen": ("gpt", "a"), "rejected": ("gpt", "b")}
+    row = {name: [{"from": who, "value": said}] for name, (who, said) in turns.items()}
+    assert detect([row]) == detect([{name: json.dumps(value) for name, value in row.items()}]) == "sharegpt"
 
 
 @pytest.mark.parametrize(("better", "worse"), [("winner", "loser"), ("better", "worse"), ("chosen", "rejected")])
