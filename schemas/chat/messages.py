@@ -263,10 +263,12 @@ def _take_role(message: dict[str, Any], forms: MessageForms) -> str:
 def _role_of(name: Any, forms: MessageForms) -> str | None:
     if not isinstance(name, str):
         return None
+    if name in forms.roles:
+        return forms.roles[name]
     plain = name.strip().lower()
-    for key in (name, plain):
-        if key in forms.roles:
-            return forms.roles[key]
+    given = next((role for key, role in forms.roles.items() if key.strip().lower() == plain), None)
+    if given is not None:
+        return given
     return _ROLE_OF.get(plain) or _ROLE_OF.get(plain.replace("-", "_").replace(" ", "_"))
 
 

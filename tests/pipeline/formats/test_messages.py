@@ -30,6 +30,7 @@ def test_a_source_has_its_own_names_for_roles_and_keys():
     }
     roles, keys = {"tutor": "assistant", "pupil": "user"}, {"role": "who", "content": "said"}
     assert parse(row, roles=roles, message_keys=keys) == PAIR
+    assert parse(row, roles={"TUTOR": "assistant", "Pupil": "user"}, message_keys=keys) == PAIR
     with pytest.raises(Dropped, match=r"""bad_roles: who 'Tutor' .*--source\.roles='{"Tutor": "assistant"}'"""):
         parse(row, roles={"pupil": "user"}, message_keys=keys)
 
