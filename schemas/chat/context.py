@@ -24,6 +24,8 @@ SYSTEM_COLUMNS, HISTORY_COLUMNS = ("system", "system_prompt"), ("history",)
 MEDIA_COLUMNS = ("images", "image", "videos", "video", "audios", "audio")
 Columns = Iterable[tuple[str, Any]]
 
+_LONG = 40  # characters; "Translate" may stand in a prompt and be no system's text
+
 
 class Context(NamedTuple):
     """The system's text and the turns before a prompt, as a row has them in columns of their own."""
@@ -50,10 +52,15 @@ def read_context(systems: Columns, histories: Columns, media: Columns, forms: Me
 
 def text_with_context(prompt: str, context: Context) -> str:
     """Returns a prompt of text with the context's texts before it, a paragraph each."""
-    said = [context.system] * (context.system.strip() not in prompt)
+    said = [context.system] * (not _holds(prompt, context.system.strip()))
     said += [turn["content"] or "" for turn in context.history]
     before = "\n\n".join(text for text in said if text.strip())
     return before + ("" if not before or prompt.startswith("\n\n") else "\n\n") + prompt
+
+
+def _holds(prompt: str, system: str) -> bool:
+    """Says whether a prompt has the system's text in it already: a line of its own, or a text too long for chance."""
+    return system in prompt and (len(system) >= _LONG or system in map(str.strip, prompt.splitlines()))
 
 
 def turns_with_context(prompt: list[Message], context: Context, forms: MessageForms = KNOWN) -> list[Message]:

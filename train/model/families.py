@@ -44,6 +44,8 @@ class Family:
       reads_layer_types: layer_types says which layers slide; without this it may only repeat `sliding_layers`.
       rope_types: the types of rotary embedding that it has.
       partial_rotary: only a share of a head's dimensions may be rotated (partial_rotary_factor).
+      forced_split: the pattern by which transformers 5.23 splits texts for all models of this type, by a tokenizer
+        class that it takes whatever the folder names; None: it takes the class that the folder names.
       local_rope: sliding layers have a rotary embedding of their own (rope_local_base_freq).
     """
 
@@ -68,6 +70,7 @@ class Family:
     rope_types: tuple[str, ...] = ("default", "linear", "llama3")
     partial_rotary: bool = False
     local_rope: bool = False
+    forced_split: str | None = None
 
 
 def _all_layers(config: HfConfig) -> list[bool]:
@@ -91,6 +94,8 @@ _QWEN2 = Family(
     sliding_layers=_upper_layers,
     window_switch="use_sliding_window",
     reads_layer_types=True,
+    forced_split=r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+",
 )
 _QWEN3 = Family(
     defaults={**_QWEN2_DEFAULTS, "head_dim": 128},

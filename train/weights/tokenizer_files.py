@@ -12,16 +12,12 @@ from typing import Any
 
 from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG, read_json_object
 from oddsmill.schemas.chat.tokenizer import TOKENIZER_JSON
+from oddsmill.train.model.families import FAMILIES
 
 # Files that preprocessing does not use. tokenizer.json holds the same, but some tools read these.
 _FURTHER_FILES = ("added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json")
 # Settings that lead away from tokenizer.json: code of another folder, files of another machine, a conversion.
 _LEADING_AWAY = ("auto_map", "from_slow", "split_special_tokens", "tokenizer_file", "vocab_file")
-# transformers 5.23 takes this class for this type of model, whatever the folder names, and with it this pattern.
-_FORCED = {
-    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
-    r"\s+(?!\S)|\s+"
-}
 
 
 def copy_tokenizer(folder: Path, tokenizer_folder: Path, model_folder: Path) -> None:
@@ -76,8 +72,10 @@ def note_on_class(folder: Path, model_type: str | None) -> str | None:
       folder: the exported folder.
       model_type: of config.json.
     """
-    content = read_json_object(folder / TOKENIZER_JSON)
-    if model_type not in _FORCED or _is_of_class(content, _FORCED[model_type]):
+    family = FAMILIES.get(model_type or "")
+    if family is None or family.forced_split is None:
+        return None
+    if _is_of_class(read_json_object(folder / TOKENIZER_JSON), family.forced_split):
         return None
     return (
         f"transformers 5 loads the tokenizer of every {model_type} model by a class of its own, which makes other ids "

@@ -76,7 +76,7 @@ def test_a_history_that_the_dialogue_has_already_stands_once():
 def test_texts_keep_what_stands_before_their_prompt_as_paragraphs():
     before = {"system": "s!", "history": [["Hi", "Hello."]]}
     assert parse(TEXTS | before) == ("s!\n\nHi\n\nHello.\n\nq", "a", "b")
-    assert parse(TEXTS | {"system": "s!", "prompt": "s! q"}).prompt == "s! q"  # it holds the system's text already
+    assert parse(TEXTS | {"system": "s!", "prompt": "s!\nq"}).prompt == "s!\nq"  # it holds the system's text already
     said = "\n\nHuman: q\n\nAssistant:"
     row = {"chosen": said + " a", "rejected": said + " b", "system": "s!"}
     assert parse(row, "transcript") == ("s!" + said, " a", " b")

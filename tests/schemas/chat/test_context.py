@@ -26,6 +26,20 @@ def test_a_context_stands_before_the_prompt():
     assert text_with_context("q", CONTEXT) == "s\n\nHi\n\nHello.\n\nq"
 
 
+@pytest.mark.parametrize(
+    ("system", "prompt", "held"),
+    [
+        ("Translate", "Translate this: x", False),
+        ("Translate", "Translate\nthis: x", True),
+        ("Translate", "SYSTEM:\n Translate \n\nUSER: x", True),
+        ("Translate all that the user says into Latin.", "[Translate all that the user says into Latin.] x", True),
+        ("Translate all that the user says into Latin.", "Translate all that the user says into French. x", False),
+    ],
+)
+def test_a_system_text_is_left_out_only_where_the_prompt_says_it(system: str, prompt: str, held: bool):
+    assert text_with_context(prompt, Context(system, [])) == (prompt if held else f"{system}\n\n{prompt}")
+
+
 @pytest.mark.parametrize(("option", "ending"), [("source.", r"=\[\] leaves the column out$"), ("", "texts are read$")])
 def test_a_setting_is_named_where_there_is_one(option: str, ending: str):
     with pytest.raises(Dropped, match=f"unsupported_content: 'image' is not empty, .*{ending}"):
