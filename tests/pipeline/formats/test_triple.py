@@ -34,3 +34,21 @@ def test_names_of_two_columns_are_no_answers():
     with pytest.raises(Dropped, match="wrong_type: chosen and rejected name the columns response_1 and response_2"):
         triple(row)
     assert triple(GOOD | {"chosen": "response_1", "response_1": "c"}).chosen == "response_1"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (("response_a", "response_b"), "name the columns response_a and response_b"),
+        (("Answer_A", "Answer_B"), "name the columns Answer_A and Answer_B"),
+        (("option_a", "question_b"), None),
+        (("a_text", "b_text"), None),
+    ],
+)
+def test_labels_of_two_columns_are_no_answers(columns: tuple[str, str], message: str | None):
+    row = GOOD | {"chosen": "A", "rejected": "B"} | dict.fromkeys(columns, "text")
+    if message:
+        with pytest.raises(Dropped, match=message):
+            triple(row)
+    else:
+        assert triple(row)[1:] == ("A", "B")
