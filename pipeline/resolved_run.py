@@ -37,7 +37,8 @@ class ResolvedRun:
       bos: what begins the rows, in lines for people.
       settings: the settings as the manifest gives them.
       rules: the functions that take a row to ids, as `compat` asks for them.
-      has_texts: rows looked at are texts, which no chat template renders.
+      has_texts: some of the rows looked at are texts, which no chat template renders.
+      has_dialogues: some of them are dialogues.
       sources: the source of each input, with its format; `sources[row.origin.file]` is that of a row.
       rows_looked_at: the number of rows with pairs that were looked at to tell the formats.
       not_read: in how many of these a column holds something that is not read.
@@ -56,6 +57,7 @@ class ResolvedRun:
     before: dict[str, int]
     absent: list[str]
     has_texts: bool
+    has_dialogues: bool
     tokenizer_folder: str
     tokenizer: TokenizerSummary
     bos: list[str]
@@ -89,11 +91,12 @@ class ResolvedRun:
         notes = [f"source.fields names {column!r}, which no row looked at has" for column in self.absent]
         if self.before:
             columns = " and ".join(f"{column} ({count:,} rows)" for column, count in sorted(self.before.items()))
-            form = "paragraphs" if self.has_texts else "turns"
+            form = " or ".join(["turns"] * self.has_dialogues + ["paragraphs"] * self.has_texts)
             notes.append(f"before the prompt stand, as {form}: {columns}, of {self.rows_looked_at:,} rows looked at")
         if self.has_texts and self.tokenizer.chat_template_sha256 and config.compat is None:
+            which = "some rows" if self.has_dialogues else "the rows"
             notes.append(
-                "the rows are texts, and the tokenizer has a chat template that is not used: right for a base model, "
+                f"{which} are texts, and the tokenizer has a chat template that is not used: right for a base model, "
                 "and for texts that are rendered already; --chat=true makes each prompt the user's turn and each "
                 "answer the assistant's"
             )
@@ -146,6 +149,7 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
         before=dict(resolved.before) if config.compat is None else {},
         absent=resolved.absent,
         has_texts=any(isinstance(pair, PreferencePair) for pair in resolved.pairs),
+        has_dialogues=bool(chats),
         tokenizer_folder=str(folder),
         tokenizer=summarize_tokenizer(tokenizer),
         bos=list(describe_bos(tokenizer, texts=len(chats) < len(resolved.pairs), dialogues=bool(chats))),

@@ -39,7 +39,7 @@ class DropReason(enum.StrEnum):
     NO_COMMON_PROMPT = "no_common_prompt", "chosen and rejected do not share a prompt"
     TIE = "tie", "no answer is better than another"
     SWAPPED_SCORES = "swapped_scores", "the scores say that rejected is better than chosen"
-    UNSUPPORTED_CONTENT = "unsupported_content", "a message holds an image, a sound or another part that is not text"
+    UNSUPPORTED_CONTENT = "unsupported_content", "the row holds an image, a sound or another part that is not text"
     TEMPLATE_ERROR = "template_error", "the chat template fails on the messages"
     TEMPLATE_NOT_PREFIX = "template_not_prefix", "no rendering of the prompt begins the rendering of both sides"
     NOT_RENDERED = "not_rendered", "require_rendered: the chat template does not write a text of the messages"

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,13 @@ def test_texts_beside_a_chat_template_that_is_not_used_are_named(
     (note,) = resolve_run(config(tokenizer=folder)).notes
     assert note.startswith("the rows are texts, and the tokenizer has a chat template that is not used")
     assert "--chat=true" in note
+    rows = tmp_path / "rows.jsonl"
+    sides = {"chosen": [{"role": "assistant", "content": "c"}], "rejected": [{"role": "assistant", "content": "r"}]}
+    rows.write_text(json.dumps({"prompt": [{"role": "user", "content": "p"}], "system": "s"} | sides))
+    mixed = SourceConfig(path=[config().source.path, str(rows)])
+    system, note = resolve_run(replace(config(tokenizer=folder), source=mixed)).notes
+    assert note.startswith("some rows are texts, and the tokenizer has")
+    assert system.startswith("before the prompt stand, as turns or paragraphs: system (1 rows)")
     assert resolve_run(config(tokenizer=folder, chat=True)).notes == []
     assert resolve_run(config(tokenizer=folder, compat="trl")).notes == []
     assert resolve_run(config()).notes == []
