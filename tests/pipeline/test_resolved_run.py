@@ -95,7 +95,7 @@ def test_texts_beside_a_chat_template_that_is_not_used_are_named(
     (note,) = resolve_run(config(tokenizer=folder)).notes
     assert note.startswith("the rows are texts, and the tokenizer has a chat template that is not used")
     assert "--chat=true" in note
-    rows = tmp_path / "rows.jsonl"
+    rows = tmp_path / "dialogues.jsonl"
     sides = {"chosen": [{"role": "assistant", "content": "c"}], "rejected": [{"role": "assistant", "content": "r"}]}
     rows.write_text(json.dumps({"prompt": [{"role": "user", "content": "p"}], "system": "s"} | sides))
     mixed = SourceConfig(path=[config().source.path, str(rows)])
