@@ -30,7 +30,7 @@ EFFECTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "require_rendered": (True, "messages", {"chat_template": LOSING}),
     "max_length": (48, "triples", {"row_length": 200}),
     "max_prompt_length": (8, "triples", {"row_length": 200, "max_length": 40}),
-    "max_completion_length": (8, "triples", {}),
+    "max_completion_length": (20, "triples", {}),
     "truncation_side": ("keep_start", "triples", {"max_length": 40, "max_prompt_length": 8}),
     "overlong": ("drop", "triples", {"max_length": 56, "max_prompt_length": 8}),
     "compat": ("trl", "long prompts", {"max_length": 550}),

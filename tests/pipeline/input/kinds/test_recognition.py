@@ -30,7 +30,11 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12345\n"
         ("rows.zip", b"PK\x03\x04", "zip archive; unpack it"),
         ("rows.csv", "a,b".encode("utf-16"), "is UTF-16 or UTF-32; give it as UTF-8"),
         ("rows.tar.gz", gzip.compress(tar(), mtime=0), ", decompressed, is a tar archive; unpack it"),
-        ("rows.jsonl.gz", gzip.compress(gzip.compress(b"{}")), "decompressed, is compressed once more; decompress it"),
+        (
+            "rows.jsonl.gz",
+            gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0),
+            "decompressed, is compressed once more; decompress it",
+        ),
         ("rows.zst", b"\x28\xb5\x2f\xfd\x01\x00\x00", "compressed by zstd with a dictionary, which it does not hold"),
         ("rows.jsonl", b"\x00" * 99, "is no text"),
         (
