@@ -75,7 +75,7 @@ class Side:
 
     @property
     def bytes_a_parameter(self) -> tuple[float, float]:
-        """Of the state, and of all that the step needs beside it."""
+        """Returns the bytes of the state, and of all that the step needs beside it, by parameter."""
         temporary = self.step.memory_analysis().temp_size_in_bytes
         return shard_bytes(self.program.abstract_state) / self.parameters, temporary / self.parameters
 

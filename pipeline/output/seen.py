@@ -13,7 +13,7 @@ _COLUMNS_SHOWN = 12
 
 
 class Seen(NamedTuple):
-    """What was seen of the rows; the sums over all parts are the run's.
+    """Counts what was seen of the rows; the sums over all parts are the run's.
 
     Attributes:
       rows: the number of rows read, by the number of their file.

@@ -1,4 +1,4 @@
-"""Whether BOS begins what a model reads: as it does at inference, in texts and in dialogues.
+"""Tells whether BOS begins what a model reads: as it does at inference, in texts and in dialogues.
 
 transformers begins a text with BOS where the post-processor of tokenizer.json does, and adds nothing to a dialogue that
 the chat template has rendered: there the template writes BOS, or nobody does. `add_bos_token` of tokenizer_config.json

@@ -55,12 +55,7 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
     Raises:
       Dropped: it is something else.
     """
-    tools = _decode("tools", value)
-    if tools is None:
-        return []
-    if not isinstance(tools, list | dict):
-        raise Dropped(DropReason.WRONG_TYPE, f"tools is {kind_of(tools)}, not a list of schemas")
-    return [_read_tool(_decode("a tool", tool)) for tool in (tools if isinstance(tools, list) else [tools])]
+    return [_read_tool(_decode("a tool", tool)) for tool in _members("tools", value, "schemas")]
 
 
 def read_calls(value: Any) -> list[dict[str, Any]]:
@@ -73,12 +68,7 @@ def read_calls(value: Any) -> list[dict[str, Any]]:
     Raises:
       Dropped: it is something else.
     """
-    calls = _decode("tool_calls", value)
-    if calls is None:
-        return []
-    if not isinstance(calls, list | dict):
-        raise Dropped(DropReason.WRONG_TYPE, f"tool_calls is {kind_of(calls)}, not a list of calls")
-    return [_read_call(_decode("a call of a tool", call)) for call in (calls if isinstance(calls, list) else [calls])]
+    return [_read_call(_decode("a call of a tool", call)) for call in _members("tool_calls", value, "calls")]
 
 
 def read_arguments(value: Any) -> Any:
@@ -108,6 +98,14 @@ def read_arguments(value: Any) -> Any:
 def kind_of(value: Any) -> str:
     """Names the kind of a value for a message."""
     return "null" if value is None else type(value).__name__
+
+
+def _members(name: str, value: Any, of: str) -> list[Any]:
+    """Returns the members of a list, or one object as the only one, or none, each also as JSON text."""
+    value = _decode(name, value)
+    if not isinstance(value, list | dict | None):
+        raise Dropped(DropReason.WRONG_TYPE, f"{name} is {kind_of(value)}, not a list of {of}")
+    return [value] if isinstance(value, dict) else value or []
 
 
 def _decode(name: str, value: Any) -> Any:

@@ -370,7 +370,7 @@ VARYING = [
 
 
 def outcome(situation: Situation) -> tuple[str, str, str] | str:
-    """What the pipeline makes of a row that stands alone in its file."""
+    """Returns what the pipeline makes of a row that stands alone in its file."""
     raw = make_row(Origin(0, 0), json.dumps(situation.row).encode(), None)
     config = DatasetSettings(
         source=SourceConfig(path="rows.jsonl", **situation.settings or {}),

@@ -27,7 +27,7 @@ _SEVERAL = "it holds several lists of rows ({}); give each list a file of its ow
 
 
 class ByteStream(Protocol):
-    """What is read of a file: its next bytes, none at its end."""
+    """Reads a file: each call returns its next bytes, none at its end."""
 
     def read(self, size: int, /) -> bytes: ...
 
