@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jax
 
+from oddsmill.schemas.command_line.reading import load_settings
 from oddsmill.schemas.console import show_messages
-from oddsmill.schemas.settings import load_settings
 from oddsmill.train.config.plan import PlanConfig
 from oddsmill.train.planning.plan import Plan, describe_trial, make_plan
 

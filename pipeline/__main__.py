@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.schemas.command_line.reading import read_command_line
 from oddsmill.schemas.errors import Refused, run_command
-from oddsmill.schemas.settings import read_command_line
 
 USAGE = """\
 usage: oddsmill pipeline VERB …

@@ -1,34 +1,24 @@
-"""Settings: a frozen dataclass a verb, then a YAML file, then `--key=value`, each over the one before.
+"""Settings: a frozen dataclass a verb. How they are given, schemas/command_line/ reads.
 
 All facts of a setting stand on its field: default, help, range, and what it goes with. The checks, `--help`, the
 docstring, the reference page and the identity of a run are read off them.
 """
 
-import argparse
 import dataclasses
-import difflib
 import inspect
 import math
-import re
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
-import jsonargparse
 import yaml
 
-from oddsmill.schemas.console import LogLevel, show_messages
-from oddsmill.schemas.errors import Refused, require
-from oddsmill.schemas.listed_settings import check_elements, listable_groups, take_lists
+from oddsmill.schemas.errors import require
 
 Settings = TypeVar("Settings")
 _UNIONS = (types.UnionType, typing.Union)
-_LOG_LEVEL_HELP = (
-    "Beside these: --log_level=debug|info|warning|error, which messages are shown (default: info); "
-    "it is no setting and is kept nowhere."
-)
 _FACTS = "facts"  # the key of a field's metadata
 
 
@@ -205,80 +195,9 @@ def fixed_settings(values: Any) -> dict[str, Any]:
     return fixed
 
 
-def read_command_line(
-    settings_class: type[Settings],
-    arguments: Sequence[str],
-    *,
-    command: str,
-    positional: str | None = None,
-    messages_to_stderr: bool = False,
-) -> Settings:
-    """Reads the settings of one verb as `load_settings` does; from now on shows messages of `--log_level` and above.
-
-    Args:
-      messages_to_stderr: for commands whose standard output is a result.
-    """
-    flags = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    flags.add_argument("--log_level", choices=typing.get_args(LogLevel), default="info")
-    try:
-        own, others = flags.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise Refused(f"--log_level: {error.message}") from error
-    show_messages(own.log_level, to_stderr=messages_to_stderr)
-    return load_settings(settings_class, others, command=command, positional=positional)
-
-
-def load_settings(
-    settings_class: type[Settings], arguments: Sequence[str], *, command: str, positional: str | None = None
-) -> Settings:
-    """Reads settings of one class.
-
-    Args:
-      settings_class: made by `settings`.
-      arguments: what stands after the verb: `--config FILE.yaml`, `--key=value`, `--print_config`, `--help`.
-      command: how the verb is called, for the help text.
-      positional: the field that a bare first argument sets (`inspect OUT`).
-
-    Raises:
-      Refused: an unknown setting (with the nearest known one), a wrong type, a value that a check refuses.
-    """
-    arguments = _spell_out_flags(arguments, settings_class)
-    if positional and arguments and not arguments[0].startswith("-"):
-        arguments[0] = f"--{positional}={arguments[0]}"
-    parser = jsonargparse.ArgumentParser(prog=command, exit_on_error=False, epilog=_LOG_LEVEL_HELP)
-    parser.add_argument("--config", action="config", help="A YAML file of settings; the command line wins.")
-    groups = listable_groups(settings_class)
-    arguments, lists = take_lists(arguments, groups)
-    for name, group in groups.items():
-        if name in lists:
-            parser.add_argument(f"--{name}", type=list[group])  # type: ignore[valid-type]
-            text = check_elements(name, lists[name], group, lambda kind, own: load_settings(kind, own, command=command))
-            arguments.append(f"--{name}={text}")
-        else:
-            parser.add_class_arguments(group, name)
-    parser.add_class_arguments(settings_class, skip=set(groups))
-    try:
-        namespace = parser.instantiate(parser.parse_args(arguments))
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        raise Refused(_explain(str(error), dict(setting_types(settings_class)))) from error
-    names = [field.name for field in dataclasses.fields(settings_class)]  # type: ignore[arg-type]
-    return settings_class(**{name: namespace[name] for name in names})
-
-
 def settings_as_yaml(settings: Any) -> str:
     """Returns the resolved settings as YAML that `--config` takes."""
     return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
-
-
-def _spell_out_flags(arguments: Sequence[str], settings_class: type) -> list[str]:
-    """Writes `--overwrite` alone out as `--overwrite=true`."""
-    types_of_settings = setting_types(settings_class)
-    flags = {f"--{name}" for name, kind in types_of_settings if kind is bool or bool in typing.get_args(kind)}
-    following = [*arguments, "--"][1:]
-    return [
-        f"{argument}=true" if argument in flags and after.startswith("-") else argument
-        for argument, after in zip(arguments, following, strict=True)
-    ]
 
 
 def setting_types(settings_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -307,40 +226,3 @@ def type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is dict:
         return f"mapping of {' to '.join(map(type_name, typing.get_args(annotation)))}"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
-
-
-def _explain(message: str, setting_types: dict[str, Any]) -> str:
-    """Says what the settings library found wrong: the setting, what it wants, the nearest known name."""
-    refused = re.search(r"^\s*- (--[\w.]+=.*)$", message, re.MULTILINE)
-    if refused:  # by the checks of a group that may be null: the library lists it beside "Expected NoneType"
-        return refused.group(1)
-    stray = re.search(r"unrecognized arguments: ([^-\s]\S*)", message)
-    if stray:
-        return f"unexpected argument {stray.group(1)!r}: settings are given as --key=value"
-    unknown = (
-        re.search(r"unrecognized arguments: --?([^\s=]+)", message)
-        or re.search(r"does not accept option '([^']+)'", message)
-        or re.search(r"Option '([^']+)' is not accepted", message)
-    )
-    if unknown:
-        name = unknown.group(1)
-        group = re.search(r"[Gg]roup '([^']+)'", message) or re.search(r'Parser key "([^"]+)"', message)
-        if group and not name.startswith(group.group(1)):
-            name = f"{group.group(1)}.{name}"
-        # A name without its group is a common slip: `path` for `source.path`.
-        nearest = [known for known in setting_types if known.rsplit(".", 1)[-1] == name][:1]
-        nearest = nearest or difflib.get_close_matches(name, setting_types, n=1, cutoff=0.5)
-        hint = f"; did you mean --{nearest[0]}?" if nearest else ""
-        return f"unknown setting --{name}{hint}"
-    missing = re.search(r"the following arguments are required: (\S+)", message) or re.search(
-        r'[Kk]ey "([^"]+)" is required', message
-    )
-    if missing:
-        return f"--{missing.group(1)} is needed: give it on the command line or in the --config file"
-    # One key inside the other, where a group may be null.
-    keys = list(re.finditer(r'Parser key "([^"]+)"', message))
-    wrong = ".".join(key.group(1) for key in keys)
-    given = re.search(r"(?:Given|Got) value: (.*)", message[keys[-1].end() :] if keys else "")
-    if given and wrong in setting_types:
-        return f"--{wrong}={given.group(1)}: expected {type_name(setting_types[wrong])}"
-    return re.sub(r"\s*\n\s*", " ", message)

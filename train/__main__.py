@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Sequence
 
+from oddsmill.schemas.command_line.reading import read_command_line
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, run_command
-from oddsmill.schemas.settings import read_command_line
 
 _USAGE = """usage: oddsmill train VERB [--config FILE.yaml] [--key=value ...]
 

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from oddsmill.schemas.command_line.reading import load_settings
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.files import publish_folder, publish_text
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, parse_manifest
-from oddsmill.schemas.settings import load_settings, settings_as_yaml
+from oddsmill.schemas.settings import settings_as_yaml
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
 from oddsmill.train.checkpoint.run_files import RunFiles

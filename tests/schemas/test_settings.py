@@ -1,114 +1,17 @@
-"""Settings: what their fields say is checked, shown and loaded."""
+"""Settings: what their fields say is checked and shown."""
 
 import math
-from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from oddsmill.schemas.console import log
-from oddsmill.schemas.errors import Refused, require
-from oddsmill.schemas.settings import (
-    defaults_of,
-    fixed_settings,
-    load_settings,
-    read_command_line,
-    setting,
-    settings,
-    settings_as_yaml,
-)
-
-
-@settings(group="source.")
-class Inner:
-    path: str | list[str] = setting("Where it is.")
-    fields: dict[str, str] = setting("What it is called.", default_factory=dict)
-    margin: float = setting("How far apart.", default=0.5, at_least=0, below=1, may_change=True)
-
-
-@settings()
-class Limits:
-    """Groups come first."""
-
-    max_length: int = setting("The longest.", default=1024, above=0)
-    seed: int | None = setting("The seed.", default=None, at_least=0, at_most=9)
-
-    def check(self) -> None:
-        require(self.max_length != 13, "max_length", self.max_length, "brings bad luck")
-
-
-@settings()
-class Outer(Limits):
-    """All of it."""
-
-    source: Inner = setting("The rows.")
-    output: str = setting("Where it goes.", default="out", may_change=True)
-    scope: Literal["full", "response"] = setting("How much.", default="full")
-    overwrite: bool = setting("Replaced.", default=False)
-    depth: int = setting("How deep.", default=0, needs=("overwrite", "seed"))
-    width: int = setting("How wide.", default=0, only_with={"scope": ("response",)})
-    height: int = setting("How high.", default=0, at_least=0, only_with={"seed": (None,)})
-
-    def check(self) -> None:
-        require(self.output != "nowhere", "output", self.output, "is no place")
+from oddsmill.schemas.command_line.reading import load_settings
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.settings import defaults_of, fixed_settings, setting
+from tests.schemas.sample_settings import Inner, Outer
 
 
 def load(*arguments: str) -> Outer:
     return load_settings(Outer, arguments, command="x")
-
-
-def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_path: Path):
-    file = tmp_path / "settings.yaml"
-    file.write_text("source:\n  path: a.jsonl\nmax_length: 7\nscope: response\n")
-    settings = load("--config", str(file), "--max_length=9")
-    assert settings == Outer(source=Inner(path="a.jsonl"), max_length=9, scope="response")
-
-
-def test_settings_come_back_from_their_yaml(tmp_path: Path):
-    settings = Outer(source=Inner(path=["a", "b"], fields={"prompt": "question"}), seed=3)
-    file = tmp_path / "settings.yaml"
-    file.write_text(settings_as_yaml(settings))
-    assert load(f"--config={file}") == settings
-
-
-def test_a_flag_may_stand_alone():
-    assert load("--source.path=a", "--overwrite").overwrite
-    assert load("--overwrite", "--source.path=a").overwrite
-    assert not load("--source.path=a", "--overwrite=false").overwrite
-    assert not load("--source.path=a", "--overwrite", "false").overwrite
-
-
-def test_a_bare_first_argument_sets_the_positional_field():
-    assert load_settings(Outer, ["folder", "--source.path=a"], command="x", positional="output").output == "folder"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--max_lenght=3"], "unknown setting --max_lenght; did you mean --max_length?"),
-        (["--path=a"], "unknown setting --path; did you mean --source.path?"),
-        (["--max_length=x"], "--max_length=x: expected int"),
-        (["--scope=prompt"], "--scope=prompt: expected one of full, response"),
-        (["--max_length=0"], "--max_length=0: must be positive"),
-        (["a.jsonl"], "unexpected argument 'a.jsonl': settings are given as --key=value"),
-    ],
-)
-def test_what_is_wrong_is_named_with_what_would_be_right(arguments: list[str], message: str):
-    with pytest.raises(Refused) as refused:
-        load("--source.path=a", *arguments)
-    assert str(refused.value) == message
-
-
-def test_a_setting_that_is_needed_is_asked_for():
-    with pytest.raises(Refused, match=r"^--source\.path is needed"):
-        load("--max_length=3")
-
-
-def test_an_unknown_key_of_the_file_is_named(tmp_path: Path):
-    file = tmp_path / "settings.yaml"
-    file.write_text("source:\n  path: a.jsonl\nmax_lenght: 7\n")
-    with pytest.raises(Refused, match="max_lenght; did you mean --max_length"):
-        load(f"--config={file}")
 
 
 @pytest.mark.parametrize(
@@ -163,31 +66,6 @@ def test_what_may_change_is_not_what_makes_a_run_the_same():
         "depth": 0, "width": 0, "height": 0,
     }  # fmt: skip
     assert defaults_of(Inner) == {"fields": {}, "margin": 0.5}
-
-
-def test_messages_are_shown_from_the_level_that_the_command_line_names(capsys: pytest.CaptureFixture[str]):
-    for level, shown in (
-        ([], "a\nwarning: b\n"),
-        (["--log_level=warning"], "warning: b\n"),
-        (["--log_level", "error"], ""),
-    ):
-        assert read_command_line(Outer, ["--source.path=a", *level], command="x") == Outer(source=Inner(path="a"))
-        log.info("a")
-        log.warning("b")
-        assert capsys.readouterr().out == shown
-    read_command_line(Outer, ["--source.path=a"], command="x", messages_to_stderr=True)
-    log.info("a")
-    assert capsys.readouterr() == ("", "a\n")
-    with pytest.raises(Refused, match="--log_level: invalid choice: 'loud'"):
-        read_command_line(Outer, ["--source.path=a", "--log_level=loud"], command="x")
-
-
-def test_the_level_of_messages_is_no_setting(tmp_path: Path):
-    assert "log_level" not in settings_as_yaml(Outer(source=Inner(path="a")))
-    file = tmp_path / "settings.yaml"
-    file.write_text("source:\n  path: a.jsonl\nlog_level: debug\n")
-    with pytest.raises(Refused, match="unknown setting --log_level"):
-        load(f"--config={file}")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from oddsmill.schemas.settings import facts_of, load_settings, settings_as_yaml
+from oddsmill.schemas.command_line.reading import load_settings
+from oddsmill.schemas.settings import facts_of, settings_as_yaml
 from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.config.train_config import (
     FINE_TUNING_LEARNING_RATE,

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from oddsmill.schemas.command_line.reading import load_settings
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.settings import load_settings, setting, settings, settings_as_yaml
+from oddsmill.schemas.settings import setting, settings, settings_as_yaml
 
 
 @settings(group="source.")
