@@ -56,10 +56,10 @@ def open_file(path: str) -> Iterator[io.BufferedReader]:
     Raises:
       Refused: The file cannot be opened, or the store denies a part of it later.
     """
-    with _refusing(path, "read"):
+    with refusing(path, "read"):
         if is_remote(path):
             # The files of stores are written in Python: without a buffer in front every line would cost several calls.
-            store_file = _StoreFile(path, _store(path).open(path, "rb", block_size=_READ_BYTES))
+            store_file = _StoreFile(path, store_of(path).open(path, "rb", block_size=_READ_BYTES))
             file: io.BufferedReader = io.BufferedReader(store_file, 1 << 20)
         else:
             file = open(path, "rb")  # noqa: SIM115
@@ -73,8 +73,8 @@ def size_of(path: str) -> int:
     Raises:
       Refused: The file is not there, or the store does not say.
     """
-    with _refusing(path, "read"):
-        return int(_store(path).size(path)) if is_remote(path) else os.path.getsize(path)
+    with refusing(path, "read"):
+        return int(store_of(path).size(path)) if is_remote(path) else os.path.getsize(path)
 
 
 def digest_of(path: str) -> str:
@@ -84,12 +84,12 @@ def digest_of(path: str) -> str:
       Refused: The file cannot be read.
     """
     if is_remote(path):
-        with _refusing(path, "read"):
-            about = _store(path).info(path)
+        with refusing(path, "read"):
+            about = store_of(path).info(path)
         for field, prefix in _CHECKSUMS.items():
             if about.get(field):
                 return f"{prefix}:{about[field]}".replace('"', "")
-    with open_file(path) as file, _refusing(path, "read"):
+    with open_file(path) as file, refusing(path, "read"):
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
@@ -99,11 +99,11 @@ def is_file(path: str) -> bool:
     Raises:
       Refused: The store cannot be asked.
     """
-    with _refusing(path, "read"):
+    with refusing(path, "read"):
         if not is_remote(path):
             return os.path.isfile(path)
         try:  # fsspec's `isfile` takes an access that is denied for a file that is not there
-            return bool(_store(path).info(path)["type"] == "file")
+            return bool(store_of(path).info(path)["type"] == "file")
         except FileNotFoundError:
             return False
 
@@ -114,10 +114,10 @@ def find_matches(pattern: str) -> list[str]:
     Raises:
       Refused: The place cannot be listed.
     """
-    with _refusing(pattern, "read"):
+    with refusing(pattern, "read"):
         if not is_remote(pattern):
             return sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
-        found = _store(pattern).glob(pattern, detail=True)
+        found = store_of(pattern).glob(pattern, detail=True)
     return _addresses(pattern, [name for name, about in found.items() if about["type"] == "file"])
 
 
@@ -130,9 +130,9 @@ def files_under(folder: str) -> list[str]:
     if not is_remote(folder):
         return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
     prefix = folder.rstrip("/") + "/"
-    with _refusing(folder, "read"):
+    with refusing(folder, "read"):
         try:
-            found = _addresses(folder, _store(folder).find(prefix))
+            found = _addresses(folder, store_of(folder).find(prefix))
         except FileNotFoundError:  # of the hub; other stores have no folders, so they list none
             return []
     return [path.removeprefix(prefix) for path in found if path.startswith(prefix)]
@@ -179,9 +179,9 @@ def upload(local: str, path: str) -> None:
     """
     if scheme_of(path) == "hf":
         raise Refused(f"{path}: cannot be written (each file would be a commit); write to a folder and upload that")
-    with _refusing(path, "written"):
+    with refusing(path, "written"):
         # Not by `open`: fsspec commits what was written of a file even if an exception leaves the `with` block.
-        _store(path).put_file(local, path)
+        store_of(path).put_file(local, path)
 
 
 def remove(paths: Iterable[str]) -> None:
@@ -191,8 +191,8 @@ def remove(paths: Iterable[str]) -> None:
       Refused: The store does not let them go.
     """
     for path in paths:
-        with _refusing(path, "written"):
-            _store(path).rm_file(path)
+        with refusing(path, "written"):
+            store_of(path).rm_file(path)
 
 
 def check_access(paths: Sequence[str], *, anonymous: bool = True) -> None:
@@ -235,7 +235,7 @@ def check_access(paths: Sequence[str], *, anonymous: bool = True) -> None:
         raise Refused(f"{path}: Google Cloud does not take the credentials ({one_line(error)}); {login}") from error
 
 
-def _store(path: str) -> "AbstractFileSystem":
+def store_of(path: str) -> "AbstractFileSystem":
     """Returns fsspec's file system of a remote path.
 
     Raises:
@@ -306,7 +306,7 @@ class _StoreFile(io.RawIOBase):
         super().close()
 
     def readinto(self, buffer: "WriteableBuffer") -> int | None:
-        with _refusing(self._path, "read"):
+        with refusing(self._path, "read"):
             return self._file.readinto(buffer)
 
 
@@ -325,7 +325,7 @@ def _download(path: str, target: str) -> None:
 
 
 @contextlib.contextmanager
-def _refusing(path: str, what: str) -> Iterator[None]:
+def refusing(path: str, what: str) -> Iterator[None]:
     """Turns whatever a file system raises into a refusal that says which path cannot be read or written."""
     try:
         yield

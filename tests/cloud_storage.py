@@ -126,6 +126,8 @@ def _handler(storage: FakeStorage) -> type[BaseHTTPRequestHandler]:
             _, about, content, _ = body.split(b"--" + boundary.group(1).encode())
             line = b"\r\n" if about.startswith(b"\r\n") else b"\n"  # gcsfs ends lines otherwise than Google's client
             name = query.get("name") or json.loads(about.split(line * 2, 1)[1])["name"]
+            if query.get("ifGenerationMatch") == "0" and f"{bucket}/{name}" in storage.objects:
+                return 412, {"error": {"code": 412, "message": "conditionNotMet"}}, {}
             storage.objects[f"{bucket}/{name}"] = content.split(line * 2, 1)[1].removesuffix(line)
             return 200, storage.describe(f"{bucket}/{name}"), {}
 

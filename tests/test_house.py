@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # The rooms of each package, folders and modules, from the ground up: a room imports from those before it, and any stage
 # imports `schemas`. A room that is not here has no place in the house yet.
 ROOMS = {
-    "schemas": "errors drops console settings command_line version files stores hub record layout manifest "
+    "schemas": "errors drops console settings command_line version files stores locks hub record layout manifest "
     "provenance chat",
     "pipeline": "config progress input formats tokens resolved_sources resolved_run output dataflow transforms build "
     "runner run commands __init__ __main__",
