@@ -46,7 +46,7 @@ BENCH ?=
 FILED = $(if $(FILE),--file)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preprocess train test test-slow test-parity check docs plans bench bench-peers bench-gpu clean lock
+.PHONY: help setup preprocess train test test-slow test-parity campaign check docs plans bench bench-peers bench-gpu clean lock
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -96,6 +96,12 @@ test-slow: $(DATAFLOW_INSTALLED) $(TPU_INSTALLED)  ## The slow proofs
 
 test-parity: $(PARITY_INSTALLED)  ## Beside live torch, transformers and peft, in an environment of their own
 	@$(PARITY_PYTHON) -m pytest -m parity tests/parity
+
+# Another SEED is other cases; CAMPAIGN="rows --count=200" is some of one attack (python -m tests.campaign --help)
+SEED ?= 1
+CAMPAIGN ?= all
+campaign: $(DATAFLOW_INSTALLED)  ## Attacks at random on every part: hours
+	@$(RUN_PYTHON) -m tests.campaign $(CAMPAIGN) --seed=$(SEED)
 
 check: $(INSTALLED)  ## Format, lint, types, and the links of the documentation
 	@$(VENV)/bin/ruff format --check .

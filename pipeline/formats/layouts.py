@@ -3,6 +3,7 @@
 A dataset is added by one record in `LAYOUTS`; docs/reference/datasets.md has a line for it, and its test a row.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product, takewhile
 from types import MappingProxyType
@@ -224,10 +225,13 @@ _SIDES = (
 def find_layouts(rows: Iterable[Mapping[str, Any]], source: SourceConfig) -> Iterator[Layout]:
     """Yields the layouts that the rows may have, the most likely first: those of known datasets, then by names.
 
-    A field that the source names is left to it, and a layout is not tried that does not read that field.
+    A field that the source names is left to it, and a layout is not tried that does not read that field. Columns that
+    few rows have tell nothing: they are of odd rows.
     """
     rows = list(rows)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    having = Counter(column for row in rows for column in row)
+    columns = [column for column, count in having.items() if count >= len(rows) / 2]
+    columns += [column for column in having if column.lower() == "input" and column not in columns]  # may be left out
     has_sides = {"chosen", "rejected"} <= {*columns}
     for layout in LAYOUTS:
         if has_sides and "completions" in layout.fields:

@@ -393,6 +393,16 @@ def test_a_known_dataset_is_read_without_a_setting(name: str):
             parse_row(raw(case.row | changes), source=source)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"chosen": 1, "rejected": 2}, {"prompt": "p", "Answer 1": "a", "answer_2": "b"}, {"better": "a", "worse": "b"}],
+)
+def test_columns_of_an_odd_row_hide_no_layout(odd: dict[str, Any]):
+    for name, case in CASES.items():
+        source = resolve(case.row, case.row, case.row, odd | case.row, odd)
+        assert describe_source(source, SourceConfig(path="a")) == case.read_as, name
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_known_dataset_makes_dialogues_where_that_is_wanted(name: str):
     case = CASES[name]

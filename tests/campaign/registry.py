@@ -1,0 +1,32 @@
+"""The attacks by name. Each is imported only when it is asked for: some need JAX, some Beam."""
+
+import importlib
+from typing import NamedTuple
+
+from tests.campaign.harness import Attack
+
+
+class Entry(NamedTuple):
+    """The module that has an attack as `ATTACK`, and how many of its cases are tried.
+
+    Attributes:
+      count: by `make campaign`.
+      slow: by `make test-slow`, which has a minute or two for all attacks together.
+      quick: by `make test`, which has some seconds for all together.
+    """
+
+    module: str
+    count: int
+    slow: int = 0
+    quick: int = 0
+
+
+ATTACKS = {
+    "rows": Entry("tests.campaign.rows", count=10_000, slow=150, quick=20),
+}
+
+
+def load_attack(name: str) -> Attack:
+    """Imports the module of an attack and returns it."""
+    attack: Attack = importlib.import_module(ATTACKS[name].module).ATTACK
+    return attack
