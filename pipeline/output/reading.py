@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader
 
 from oddsmill.pipeline.output.folder import REJECTS_FOLDER
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Shard
-from oddsmill.schemas.provenance import provenance_path
+from oddsmill.schemas.provenance import provenance_batches, provenance_path
 from oddsmill.schemas.record import Row, check_row, decode_row
 from oddsmill.schemas.stores import files_under, is_file, local_file, open_file
 
@@ -75,18 +74,30 @@ def read_provenance(folder: str, shard: Shard) -> list[Provenance]:
     """Reads the sources of a shard's pairs, in stored order; none where the file is not there.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: it is damaged; says which.
+    """
+    columns = ("id", "prompt_id", "file", "file_row")
+    lines: list[Provenance] = []
+    for batch in read_provenance_batches(folder, shard, columns):
+        values = (batch.column(name).to_pylist() for name in columns)
+        lines += [Provenance(pair, prompt, f"{file}:{row}") for pair, prompt, file, row in zip(*values, strict=True)]
+    return lines
+
+
+def read_provenance_batches(folder: str, shard: Shard, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    """Yields some columns of what `read_provenance` reads, without a Python object for each value.
+
+    Raises:
+      ValueError: the file is damaged; says which.
     """
     path = provenance_path(folder, shard.name)
     if not is_file(path):
-        return []
-    try:
-        with open_file(path) as file:
-            table = pq.read_table(file)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path}: {error}") from error
-    columns = [table.column(name).to_pylist() for name in ("id", "prompt_id", "file", "file_row")]
-    return [Provenance(pair, prompt, f"{file}:{row}") for pair, prompt, file, row in zip(*columns, strict=True)]
+        return
+    with local_file(path) as local:
+        try:
+            yield from provenance_batches(local, columns)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def read_rejects(folder: str) -> Iterator[Rejected]:

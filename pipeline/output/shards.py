@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from oddsmill.pipeline import progress
@@ -22,7 +21,7 @@ from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.schemas.drops import DropReason, Origin, Reject
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.manifest import Shard, Split, TokenizerSummary, file_sha256
-from oddsmill.schemas.provenance import provenance_path
+from oddsmill.schemas.provenance import provenance_path, write_provenance
 from oddsmill.schemas.record import NO_SPANS, Row, encode_row, lay_row, token_dtype
 
 # One record a group: the trainer reads records at random. Levels above 3 only cost time.
@@ -220,4 +219,4 @@ def _write_provenance(path: str, pairs: Items, rows: Sequence[Sequence[int]], pa
         "file_row": pa.array(stored["row"].astype(np.int64), pa.int64()),
     }
     with publishing(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+        write_provenance(temporary, pa.table(columns))

@@ -4,12 +4,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest
-from oddsmill.schemas.provenance import provenance_path
+from oddsmill.schemas.provenance import provenance_batches, provenance_path
 
 Place = tuple[str, int]  # a file, and a row of it from 0
 
@@ -23,17 +20,18 @@ def read_places(folder: str, manifest: Manifest, split: str) -> dict[int, list[P
       Refused: one is damaged.
     """
     places: dict[int, list[Place]] = {}
+    columns = ("id", "file", "file_row")
     for shard in manifest.splits[split].shards:
         path = provenance_path(folder, shard.name)
         if not os.path.isfile(path):
             continue
         try:
-            table = pq.read_table(path, columns=["id", "file", "file_row"])
-        except (pa.ArrowException, OSError) as error:
+            for batch in provenance_batches(path, columns):
+                values = (batch.column(name).to_pylist() for name in columns)
+                for pair, file, row in zip(*values, strict=True):
+                    places.setdefault(pair, []).append((file, row))
+        except ValueError as error:
             raise Refused(f"{path} cannot be read ({error}); remove it, or run the preprocessing again") from error
-        ids, files, rows = (table.column(name).to_pylist() for name in ("id", "file", "file_row"))
-        for pair, file, row in zip(ids, files, rows, strict=True):
-            places.setdefault(pair, []).append((file, row))
     return places
 
 

@@ -22,6 +22,8 @@ from oddsmill.pipeline.input.kinds.streams import DAMAGE
 from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.stores import is_remote, open_file, size_of
 
+_OPTIONS = pa.ipc.IpcReadOptions(use_threads=False)
+
 
 def number_rows(batches: Iterator[pa.RecordBatch], first_row: int, wanted: range) -> Iterator[FoundRow]:
     """Yields the wanted rows of record batches; no Python objects are made of the others.
@@ -47,12 +49,17 @@ def number_rows(batches: Iterator[pa.RecordBatch], first_row: int, wanted: range
 
 @contextlib.contextmanager
 def open_for_arrow(path: str) -> Iterator[pa.NativeFile]:
-    """Opens a file for Arrow: a local one is mapped into memory, one of a store is read through `open_file`."""
+    """Opens a file for Arrow: a local one by its path, one of a store through `open_file`.
+
+    A local file is not mapped into memory: the process would be killed if it were cut while it is read. The reader must
+    stay in its own thread (`use_threads=False`, `pre_buffer=False`): a thread of Arrow's that lets go of bytes of a
+    Python file aborts a process that is ending. Only the footer of an Arrow file is read in another, long before that.
+    """
     if is_remote(path):
-        with open_file(path) as file:
-            yield pa.PythonFile(file)
+        with open_file(path) as file, pa.PythonFile(file) as source:
+            yield source
     else:
-        with pa.memory_map(path) as source:
+        with pa.OSFile(path) as source:
             yield source
 
 
@@ -66,20 +73,24 @@ def refusing_damaged(file: DataFile) -> Iterator[None]:
 
 
 def _divide_file(file: DataFile, part_bytes: int) -> list[Span]:
-    with refusing_damaged(file), open_for_arrow(file.path) as source, pa.ipc.open_file(source) as reader:
+    with (
+        refusing_damaged(file),
+        open_for_arrow(file.path) as source,
+        pa.ipc.open_file(source, options=_OPTIONS) as reader,
+    ):
         batches = int(reader.num_record_batches)
     step = math.ceil(batches / max(1, math.ceil(size_of(file.path) / part_bytes)))
     return [Span(start, min(start + step, batches)) for start in range(0, batches, step or 1)]
 
 
 def _file_batches(part: Part) -> Iterator[pa.RecordBatch]:
-    with open_for_arrow(part.file.path) as source, pa.ipc.open_file(source) as reader:
+    with open_for_arrow(part.file.path) as source, pa.ipc.open_file(source, options=_OPTIONS) as reader:
         for index in range(part.span.start, part.span.end):
             yield reader.get_batch(index)
 
 
 def _stream_batches(part: Part) -> Iterator[pa.RecordBatch]:
-    with open_for_arrow(part.file.path) as source, pa.ipc.open_stream(source) as stream:
+    with open_for_arrow(part.file.path) as source, pa.ipc.open_stream(source, options=_OPTIONS) as stream:
         yield from stream
 
 

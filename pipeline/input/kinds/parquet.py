@@ -17,8 +17,12 @@ from oddsmill.pipeline.input.kinds.kind import (
 
 
 def _divide(file: DataFile, part_bytes: int) -> list[Span]:
-    with refusing_damaged(file), open_for_arrow(file.path) as source:
-        metadata = pq.read_metadata(source)
+    with (
+        refusing_damaged(file),
+        open_for_arrow(file.path) as source,
+        pq.ParquetFile(source, pre_buffer=False) as opened,
+    ):
+        metadata = opened.metadata
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     return [Span(group, group + 1, count) for group, count in enumerate(rows)]
 
@@ -28,9 +32,9 @@ def _count(part: Part) -> int | None:
 
 
 def _read(part: Part, first_row: int, wanted: range) -> Iterator[FoundRow]:
-    with open_for_arrow(part.file.path) as source, pq.ParquetFile(source) as file:
+    with open_for_arrow(part.file.path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
         groups = list(range(part.span.start, part.span.end))
-        yield from number_rows(file.iter_batches(BATCH_ROWS, row_groups=groups), first_row, wanted)
+        yield from number_rows(file.iter_batches(BATCH_ROWS, row_groups=groups, use_threads=False), first_row, wanted)
 
 
 PARQUET = FileKind(

@@ -1,6 +1,9 @@
 """Arrow files and streams, and what they share with Parquet: division, texts that are not UTF-8, damage."""
 
+import contextlib
+import io
 import struct
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from oddsmill.pipeline.config import SourceConfig
-from oddsmill.pipeline.input.parts import count_part, divide, number_parts
+from oddsmill.pipeline.input.kinds import arrow
+from oddsmill.pipeline.input.parts import count_part, divide, number_parts, numbered_parts, read_batches
 from oddsmill.pipeline.input.sources import find_inputs
 from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import Refused
@@ -77,3 +81,39 @@ def test_a_column_of_bytes_is_one_of_texts_where_it_holds_texts(tmp_path: Path, 
         {"prompt": "é", "image": b"\x89PNG"},
         {"prompt": b"\xff", "image": b"\x89PNG"},
     ]
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "stream.arrow"])
+def test_no_thread_of_arrow_touches_a_python_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    """One that still holds bytes of it aborts a process that ends meanwhile."""
+    seen: list[threading.Thread] = []
+
+    class WatchedBytes(bytes):
+        def __del__(self) -> None:
+            seen.append(threading.current_thread())
+
+    class WatchedFile(io.BytesIO):
+        mode = "rb"
+
+        def read(self, size: int | None = -1) -> bytes:
+            seen.append(threading.current_thread())
+            return WatchedBytes(super().read(size))
+
+    content = KINDS[name]([dict.fromkeys("abcdef", f"text {n}") for n in range(20)])
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(arrow, "open_file", lambda path: contextlib.closing(WatchedFile(content)))
+    assert len(read(f"store:/{tmp_path / name}")) == 20
+    assert seen and not [thread for thread in seen if isinstance(thread, threading._DummyThread)]  # Python began none
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "file.arrow"])
+def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path: Path, name: str):
+    """Of a file that is mapped into memory the process would be killed."""
+    (tmp_path / name).write_bytes(KINDS[name]([{"prompt": f"{n} text " * 99} for n in range(2000)]))
+    parts = numbered_parts(find_inputs(SourceConfig(path=str(tmp_path / name))))
+    rows = (row for part in parts for batch in read_batches(part) for row in batch)
+    next(rows)
+    with open(tmp_path / name, "rb+") as file:
+        file.truncate(4096)
+    with pytest.raises(Refused, match="the file is damaged"):
+        list(rows)
