@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from oddsmill.schemas.chat.messages import KNOWN, MessageForms
 from oddsmill.schemas.errors import require
+from oddsmill.schemas.record import MAX_ROW_LENGTH
 from oddsmill.schemas.settings import setting, settings
 
 FIELDS = (
@@ -208,6 +209,7 @@ class LengthSettings:
     max_length: int = setting(
         "The longest prompt + answer, in tokens, BOS and EOS counted. It holds for both sides.",
         default=1024,
+        at_most=MAX_ROW_LENGTH // 2,
     )
     max_prompt_length: int | None = setting(
         "A prompt is cut to make room for the answers, but not below this. null: half of max_length.",
@@ -240,6 +242,7 @@ class LengthSettings:
     row_length: int | None = setting(
         "The token slots of a row; a pair that needs more is dropped. null: twice max_length, which holds every pair.",
         default=None,
+        at_most=MAX_ROW_LENGTH,
     )
 
     def check(self) -> None:

@@ -7,29 +7,40 @@ equal rows and settings give an equal manifest, byte for byte. `run.json` beside
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.record import PLAIN_VERSION, SCHEMA_VERSIONS
+from oddsmill.schemas.record import MAX_ROW_LENGTH, MAX_TOKEN_ID, PLAIN_VERSION, SCHEMA_VERSIONS
+from oddsmill.schemas.typed_json import Count, Digest, Form, Malformed, Range, as_type, parse_json, read_bounded, shown
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 BOS_BEFORE_TEXTS = "BOS before texts"  # the name of this difference in messages
+SHARD_NAME = r"(train|eval)-(\d{5,7})-of-(\d{5,7})\.arrayrecord"
+OWN_DIGEST = "manifest_sha256"  # the field of the file that no byte of it can be altered beside
+_ADVICE = "run the preprocessing again"
 Split = Literal["train", "eval"]
+_SplitName = Annotated[str, Form("train|eval", "train or eval")]
+_Side = Annotated[str, Form("prompt|chosen|rejected", "prompt, chosen or rejected")]
+TokenId = Annotated[int, Range(0, MAX_TOKEN_ID)]
+# Names of files of a tokenizer's folder, which never lead out of it.
+_FileName = Annotated[
+    str, Form(r"(additional_chat_templates/)?[^/\x00-\x1f.][^/\x00-\x1f]{0,250}", "the name of a tokenizer's file")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """One ArrayRecord file of a split."""
 
-    name: str
-    records: int
-    bytes: int
-    sha256: str
+    name: Annotated[str, Form(SHARD_NAME, "a name such as train-00000-of-00004.arrayrecord")]
+    records: Count
+    bytes: Count
+    sha256: Digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +60,15 @@ class SplitSummary:
     """
 
     shards: list[Shard]
-    rows: int
-    pairs: int
-    tokens: dict[str, int]
-    padding_share: float
-    max_pairs_per_row: int
-    truncated: dict[str, int]
-    length_histograms: dict[str, dict[str, int]]
-    unscored: dict[str, int] = field(default_factory=dict)
-    max_token_id: int | None = None
+    rows: Count
+    pairs: Count
+    tokens: dict[_Side, Count]
+    padding_share: Annotated[float, Range(0, 1)]
+    max_pairs_per_row: Annotated[int, Range(0, MAX_ROW_LENGTH)]
+    truncated: dict[_Side, Count]
+    length_histograms: dict[_Side, dict[Annotated[str, Form(r"[1-9]\d{0,8}", "a length in digits")], Count]]
+    unscored: dict[_Side, Count] = field(default_factory=dict)
+    max_token_id: Annotated[int, Range(-1, MAX_TOKEN_ID)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +82,15 @@ class TokenizerSummary:
       turn_start_id: the token that begins a turn; None where text does.
     """
 
-    sha256: dict[str, str]
-    chat_template_sha256: str | None
-    bos_id: int | None
-    eos_id: int
-    pad_id: int
-    vocab_size: int
-    turn_end: list[int] = field(default_factory=list)
-    turn_start_id: int | None = None
-    ids_sha256: str | None = None
+    sha256: dict[_FileName, Digest]
+    chat_template_sha256: Digest | None
+    bos_id: TokenId | None
+    eos_id: TokenId
+    pad_id: TokenId
+    vocab_size: Annotated[int, Range(1, MAX_TOKEN_ID + 1)]
+    turn_end: list[TokenId] = field(default_factory=list)
+    turn_start_id: TokenId | None = None
+    ids_sha256: Digest | None = None
     adds_bos: bool | None = None
 
     def begins_texts_as(self, other: "TokenizerSummary") -> bool:
@@ -112,10 +123,10 @@ class Ledger:
       extra_pairs: where a row may give several pairs, those beyond the first of each.
     """
 
-    rows_in: int
-    pairs_out: int
-    drops: dict[str, int]
-    extra_pairs: int = 0
+    rows_in: Count
+    pairs_out: Count
+    drops: dict[str, Count]
+    extra_pairs: Count = 0
 
     def balances(self) -> bool:
         return self.rows_in + self.extra_pairs == self.pairs_out + sum(self.drops.values())
@@ -142,16 +153,19 @@ class Manifest:
     settings: dict[str, Any]
     tokenizer: TokenizerSummary
     source_fingerprint: str
-    row_length: int
-    splits: dict[str, SplitSummary]
+    row_length: Annotated[int, Range(2, MAX_ROW_LENGTH)]
+    splits: dict[_SplitName, SplitSummary]
     ledger: Ledger
-    counts: dict[str, int]
-    not_read: dict[str, int] | None = None
+    counts: dict[str, Count]
+    not_read: dict[str, Count] | None = None
     writer_options: str
     libraries: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Returns the text of manifest.json; equal manifests give equal text."""
+        """Returns the text of manifest.json; equal manifests give equal text. It holds the digest of all else in it."""
+        return _as_text(self._fields() | {OWN_DIGEST: self.sha256})
+
+    def _fields(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self)
         # The text, and so the fingerprint, of an earlier version's manifest stays the same.
         if self.not_read is None:
@@ -164,7 +178,7 @@ class Manifest:
                 del split["max_token_id"]
             if not split["unscored"]:
                 del split["unscored"]
-        return json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        return fields
 
     @property
     def max_token_id(self) -> int:
@@ -176,36 +190,103 @@ class Manifest:
     @property
     def sha256(self) -> str:
         """The fingerprint of the dataset, which covers settings, tokenizer and the digest of every shard."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return hashlib.sha256(_as_text(self._fields()).encode()).hexdigest()
 
 
-def parse_manifest(text: str, *, path: str) -> Manifest:
-    """Reads manifest.json.
+def _as_text(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def parse_manifest(content: bytes | str, *, path: str) -> Manifest:
+    """Reads manifest.json, which may have been altered: the type and the bounds of each field, then its sums.
 
     Raises:
-      Refused: not JSON, another schema version, a field missing or unknown.
+      Refused: no JSON, another schema version, a field missing, unknown, of another type or out of its bounds, numbers
+        that contradict each other, or content that is not what its own digest says.
     """
     try:
-        fields = json.loads(text)
-        version = fields["schema_version"]
+        fields = parse_json(content)
+        if not isinstance(fields, dict):
+            raise Malformed(f"it holds {shown(fields)}, no object")
+        version = as_type(int, fields.get("schema_version"), "schema_version")
         if version not in SCHEMA_VERSIONS:
             raise Refused(
                 f"{path}: schema version {version}, this version of oddsmill reads "
-                f"{' and '.join(map(str, SCHEMA_VERSIONS))}; "
-                "run the preprocessing again with it"
+                f"{' and '.join(map(str, SCHEMA_VERSIONS))}; {_ADVICE} with it"
             )
-        splits = {
-            name: SplitSummary(**{**split, "shards": [Shard(**shard) for shard in split["shards"]]})
-            for name, split in fields["splits"].items()
-        }
-        nested = {
-            "splits": splits,
-            "tokenizer": TokenizerSummary(**fields["tokenizer"]),
-            "ledger": Ledger(**fields["ledger"]),
-        }
-        return Manifest(**{**fields, **nested})
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"{path} is damaged ({error}); run the preprocessing again") from error
+        digest = as_type(Digest | None, fields.pop(OWN_DIGEST, None), OWN_DIGEST)  # earlier versions had none
+        manifest: Manifest = as_type(Manifest, fields)
+        if found := list(islice(contradictions(manifest), 5)):
+            raise Malformed("; ".join(found))
+        if digest not in (None, manifest.sha256):
+            raise Malformed(f"it was altered: its content has the sha256 {manifest.sha256}, {OWN_DIGEST} is {digest}")
+    except Malformed as problem:
+        raise Refused(f"{path} is damaged ({problem}); {_ADVICE}") from problem
+    return manifest
+
+
+def contradictions(manifest: Manifest) -> Iterator[str]:
+    """Yields what cannot be true of a dataset at once, each by the fields that say it."""
+    ledger, length, vocab = manifest.ledger, manifest.row_length, manifest.tokenizer.vocab_size
+    if not ledger.balances():
+        yield f"the ledger does not balance: {shown(dataclasses.asdict(ledger))}"
+    pairs = sum(split.pairs for split in manifest.splits.values())
+    if pairs != ledger.pairs_out:
+        yield f"ledger.pairs_out={ledger.pairs_out}: the splits have {pairs}"
+    longest = manifest.settings.get("max_length")
+    if type(longest) is not int or not 2 <= longest <= length:
+        yield f"settings.max_length={shown(longest)}: must be a whole number from 2 to row_length={length}"
+    if "tokenizer.json" not in manifest.tokenizer.sha256:
+        yield "tokenizer.sha256 lacks tokenizer.json"
+    ids = ("bos_id", "eos_id", "pad_id", "turn_start_id")
+    for name, value in [(name, getattr(manifest.tokenizer, name)) for name in ids] + [
+        ("turn_end", token) for token in manifest.tokenizer.turn_end
+    ]:
+        if value is not None and value >= vocab:
+            yield f"tokenizer.{name}={value}: must be below vocab_size={vocab}"
+    if not manifest.splits:
+        yield "splits is empty"
+    for name, split in manifest.splits.items():
+        for problem in _contradictions_of(name, split, length, vocab):
+            yield f"splits.{name}.{problem}"
+
+
+def _contradictions_of(name: str, split: SplitSummary, length: int, vocab: int) -> Iterator[str]:
+    names = [f"{name}-{index:05d}-of-{len(split.shards):05d}.arrayrecord" for index in range(len(split.shards))]
+    for index, (shard, expected) in enumerate(zip(split.shards, names, strict=True)):
+        if shard.name != expected:
+            yield f"shards[{index}].name={shown(shard.name)}: must be {expected}"
+    records = sum(shard.records for shard in split.shards)
+    if split.rows != records:
+        yield f"rows={split.rows}: the shards have {records} records"
+    most = split.max_pairs_per_row
+    if not max(split.rows, most) <= split.pairs <= split.rows * most:
+        yield f"pairs={split.pairs}: there are {split.rows} rows of 1 to {most} pairs"
+    if 3 * most > length:  # each pair has a token of the prompt and of each answer
+        yield f"max_pairs_per_row={most}: a row of {length} slots cannot hold so many"
+    for field_name in ("tokens", "truncated", "length_histograms"):
+        missing = {"prompt", "chosen", "rejected"} - getattr(split, field_name).keys()
+        if missing:
+            yield f"{field_name} lacks {', '.join(sorted(missing))}"
+    tokens = sum(split.tokens.values())
+    if tokens > split.rows * length or any(count < split.pairs for count in split.tokens.values()):
+        yield f"tokens={shown(split.tokens)}: {split.pairs} pairs in {split.rows} rows of {length} cannot have so many"
+    elif split.rows and abs(1 - tokens / (split.rows * length) - split.padding_share) > 1e-5:
+        yield f"padding_share={split.padding_share}: {tokens} of {split.rows * length} slots hold a token"
+    for side, histogram in split.length_histograms.items():
+        if sum(histogram.values()) != split.pairs:
+            yield f"length_histograms.{side} counts {sum(histogram.values())} pairs, there are {split.pairs}"
+        wrong = next((key for key in histogram if int(key) & (int(key) - 1) or int(key) >= 2 * length), None)
+        if wrong is not None:
+            yield f"length_histograms.{side}.{wrong}: must be a power of two below {2 * length}"
+    for side, count in split.truncated.items():
+        if count > split.pairs:
+            yield f"truncated.{side}={count}: there are {split.pairs} pairs"
+    for side, count in split.unscored.items():
+        if count > split.tokens.get(side, 0):
+            yield f"unscored.{side}={count}: there are {split.tokens.get(side, 0)} tokens"
+    if split.max_token_id is not None and split.max_token_id >= vocab:
+        yield f"max_token_id={split.max_token_id}: must be below vocab_size={vocab}"
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -219,37 +300,23 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise Refused(f"{folder}: no such folder; preprocess first: oddsmill pipeline run --output={folder} …")
     if not path.is_file():
         raise Refused(f"{folder} has no {MANIFEST_NAME}: preprocessing did not finish there; run it again")
-    return parse_manifest(path.read_text(encoding="utf-8"), path=str(path))
+    return read_manifest_file(path)
+
+
+def read_manifest_file(path: Path) -> Manifest:
+    """Reads a file that holds a manifest.
+
+    Raises:
+      Refused: as `parse_manifest`, or it cannot be read.
+    """
+    try:
+        return parse_manifest(read_bounded(path), path=str(path))
+    except Malformed as problem:
+        raise Refused(f"{path} is damaged ({problem}); {_ADVICE}") from problem
+    except OSError as error:
+        raise Refused(f"{path} cannot be read ({error.strerror})") from error
 
 
 def file_sha256(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def damaged_shards(folder: str | Path, manifest: Manifest, *, digests: bool = True) -> Iterator[str]:
-    """Yields a line for each shard on disk that is missing or altered.
-
-    Args:
-      digests: compare contents too, not only sizes. Reads every byte (about 1 GB/s).
-    """
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            path = os.path.join(folder, shard.name)
-            if not os.path.isfile(path):
-                yield f"{path} is missing"
-            elif os.path.getsize(path) != shard.bytes:
-                yield f"{path} has {os.path.getsize(path)} bytes, the manifest says {shard.bytes}"
-            elif digests and file_sha256(path) != shard.sha256:
-                yield f"{path} was altered: its sha256 is not the manifest's"
-
-
-def check_shards(folder: str | Path, manifest: Manifest) -> None:
-    """Refuses a dataset with a missing or altered shard, all of them named at once.
-
-    Raises:
-      Refused: as said.
-    """
-    damage = list(damaged_shards(folder, manifest))
-    if damage:
-        raise Refused("; ".join(damage) + f". Run the preprocessing of {folder} again")

@@ -21,6 +21,8 @@ import pyarrow as pa
 
 PLAIN_VERSION, UNSCORED_VERSION = 1, 2
 SCHEMA_VERSIONS = (PLAIN_VERSION, UNSCORED_VERSION)
+MAX_ROW_LENGTH = 1 << 24  # slots: a mask of such a row would already take 256 TiB
+MAX_TOKEN_ID = (1 << 31) - 2  # ids are stored as int32 at most, and there are one more of them
 _VERSION_KEY = b"oddsmill.schema_version"
 
 

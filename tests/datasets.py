@@ -3,14 +3,32 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from oddsmill.schemas.manifest import Ledger, Manifest, Shard, SplitSummary, TokenizerSummary, file_sha256
 from oddsmill.schemas.record import Pair, encode_row, make_row
+
+SIDES = ("prompt", "chosen", "rejected")
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes the fields of a dataset's manifest, which then is as an earlier version wrote it: without its digest."""
+    fields = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    change(fields)
+    fields.pop("manifest_sha256", None)
+    (folder / "manifest.json").write_text(json.dumps(fields), encoding="utf-8")
+
+
+def adopt_tokenizer(folder: Path) -> None:
+    """Makes the files that lie in a dataset's `tokenizer/` those that its manifest describes."""
+    own = folder / "tokenizer"
+    files = {path.relative_to(own).as_posix(): file_sha256(path) for path in own.rglob("*") if path.is_file()}
+    edit_manifest(folder, lambda fields: fields["tokenizer"].update(sha256=files))
 
 
 def random_pairs(rng: np.random.Generator, count: int, *, vocab_size: int, longest: int = 6) -> list[Pair]:
@@ -71,10 +89,10 @@ def write_dataset(
             shards=written,
             rows=len(rows),
             pairs=sum(map(len, rows)),
-            tokens={},
-            padding_share=0.0,
+            tokens={side: sum(len(getattr(pair, side)) for row in rows for pair in row) for side in SIDES},
+            padding_share=1 - sum(len(pair) for row in rows for pair in row) / (len(rows) * row_length),
             max_pairs_per_row=max(map(len, rows)),
-            truncated={},
+            truncated=dict.fromkeys(SIDES, 0),
             length_histograms=_length_histograms([pair for row in rows for pair in row]),
         )
     pairs = sum(summary.pairs for summary in summaries.values())
@@ -102,6 +120,5 @@ def write_dataset(
 
 def _length_histograms(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:
     """Counts lengths by the power of two at or above them, as the manifest has them."""
-    sides = ("prompt", "chosen", "rejected")
-    bounds = {side: Counter(str(1 << (len(getattr(pair, side)) - 1).bit_length()) for pair in pairs) for side in sides}
+    bounds = {side: Counter(str(1 << (len(getattr(pair, side)) - 1).bit_length()) for pair in pairs) for side in SIDES}
     return {side: dict(counts) for side, counts in bounds.items()}

@@ -11,12 +11,12 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from oddsmill.schemas.errors import Refused, require
-from oddsmill.schemas.manifest import Manifest, read_manifest
+from oddsmill.schemas.manifest import Manifest
 from oddsmill.schemas.settings import fixed_settings
 from oddsmill.train.checkpoint.best import Best, make_best
 from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.data.dataset import Dataset, open_train_data
+from oddsmill.train.data.dataset import Dataset, open_dataset, open_train_data
 from oddsmill.train.data.verified_shards import VerifiedShards, read_verified_shards, verify_shards
 from oddsmill.train.loss.choice import preference_loss
 from oddsmill.train.loss.pairs import metric_names
@@ -123,7 +123,7 @@ def open_eval_data(config: TrainConfig, data: Dataset) -> Dataset:
     """
     if not config.eval_data:
         return data
-    eval_data = Dataset(config.eval_data, read_manifest(config.eval_data))
+    eval_data = open_dataset(config.eval_data)
     if not eval_data.num_rows("eval"):
         raise Refused(f"--eval_data={config.eval_data}: the eval split has no rows; preprocess with --eval_share=1")
     different = eval_data.manifest.tokenizer.differences(data.manifest.tokenizer)

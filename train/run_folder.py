@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import jax
 
 from oddsmill.schemas.command_line.reading import load_settings
+from oddsmill.schemas.dataset_files import damaged_tokenizer
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.files import publish_folder, publish_text
-from oddsmill.schemas.manifest import TOKENIZER_FOLDER, parse_manifest
+from oddsmill.schemas.manifest import TOKENIZER_FOLDER, read_manifest_file
 from oddsmill.schemas.settings import settings_as_yaml
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
@@ -31,7 +32,7 @@ from oddsmill.train.prepare import Run, build_run_program
 from oddsmill.train.weights.export import export_adapter, export_model
 from oddsmill.train.weights.model_card import model_card
 from oddsmill.train.weights.model_files import find_model, read_model_files
-from oddsmill.train.weights.tokenizer_files import copy_tokenizer
+from oddsmill.train.weights.tokenizer_files import FURTHER_FILES, copy_tokenizer
 
 
 def write_run_folder(run: Run) -> None:
@@ -102,6 +103,9 @@ def read_run_folder(run_dir: str, *, command: str, mesh: MeshConfig | None, dist
     config = dataclasses.replace(config, run_dir=run_dir, mesh=mesh or config.mesh, distributed=distributed)
     join_processes(distributed)
     data = eval_data = _described_data(config.data, files.manifest)
+    damage = list(damaged_tokenizer(files.tokenizer, data.manifest, further=FURTHER_FILES))
+    if damage:
+        raise Refused("; ".join(damage) + f". The command that began the run in {run_dir}, given once more, mends it")
     if config.eval_data:
         eval_data = _described_data(config.eval_data, files.eval_manifest)
     model = read_model_files(files.folder, disable_dropout=config.disable_dropout)
@@ -112,7 +116,7 @@ def read_run_folder(run_dir: str, *, command: str, mesh: MeshConfig | None, dist
 
 
 def _described_data(folder: str, manifest: Path) -> Dataset:
-    return Dataset(folder, parse_manifest(manifest.read_text(encoding="utf-8"), path=str(manifest)))
+    return Dataset(folder, read_manifest_file(manifest))
 
 
 def restore_weights(run: Run, checkpoint: int | None) -> tuple[int, dict[str, Any], dict[str, Any]]:

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from oddsmill.schemas.dataset_files import damaged_shards
 from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.manifest import (
     MANIFEST_NAME,
     TOKENIZER_FOLDER,
     Manifest,
     Split,
-    damaged_shards,
     parse_manifest,
     read_manifest,
 )
@@ -106,7 +106,7 @@ def load_manifest(folder: str) -> Manifest:
     if not is_file(path):
         raise Refused(f"{folder} has no {MANIFEST_NAME}: there is no dataset, or preprocessing did not finish")
     with open_file(path) as file:
-        return parse_manifest(file.read().decode("utf-8", "replace"), path=path)
+        return parse_manifest(file.read(), path=path)
 
 
 def is_complete(folder: str, manifest: Manifest) -> bool:

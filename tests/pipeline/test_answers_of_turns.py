@@ -1,6 +1,5 @@
 """Answers of several turns and prompts that open one, from a file of rows to what every command and the loader show."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.layout import CHOSEN, PROMPT, UNSCORED_CHOSEN
 from oddsmill.schemas.manifest import read_manifest
 from oddsmill.train.data.loader import train_batches
+from tests.datasets import edit_manifest
 
 CASES = Path(__file__).parents[1] / "cases"
 # Like the templates of today: a last turn opens with an empty reasoning, and a tool speaks as the user.
@@ -76,7 +76,9 @@ def test_the_loader_gives_unscored_tokens_their_branch_and_a_recount_finds_other
     assert (text(UNSCORED_CHOSEN), text(CHOSEN)) == (BETWEEN, CALL + REPORT)
     assert text(PROMPT) == QUESTION.removeprefix("<s>")
     assert np.isin(batch["branch"][batch["segment"] == 2], [1, 2, 3]).all()
-    fields = json.loads((result.folder / "manifest.json").read_text())
-    fields["splits"]["train"]["unscored"]["chosen"] += 1
-    (result.folder / "manifest.json").write_text(json.dumps(fields))
+
+    def count_one_more(fields: dict) -> None:
+        fields["splits"]["train"]["unscored"]["chosen"] += 1
+
+    edit_manifest(result.folder, count_one_more)
     assert "recounting gives other unscored than the manifest" in command("verify", result.folder)[2]

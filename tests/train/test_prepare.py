@@ -10,7 +10,7 @@ from oddsmill.schemas.errors import Refused
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.prepare import describe_run, prepare
-from tests.datasets import packed, random_pairs, write_dataset
+from tests.datasets import edit_manifest, packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE
 
 ROWS = packed(random_pairs(np.random.default_rng(0), 60, vocab_size=VOCAB_SIZE), 32)
@@ -85,10 +85,10 @@ def test_an_eval_split_with_ids_that_the_model_lacks_is_refused(config, folder, 
     write_dataset(data, {"train": ROWS}, **SIZES)
     write_dataset(eval_data, {"eval": ROWS[:2]}, **SIZES)
     for path, max_token_id in ((data, VOCAB_SIZE - 2), (eval_data, VOCAB_SIZE - 1)):
-        manifest = json.loads((path / "manifest.json").read_text())
-        for split in manifest["splits"].values():
-            split["max_token_id"] = max_token_id
-        (path / "manifest.json").write_text(json.dumps(manifest))
+        split = "train" if path == data else "eval"
+        edit_manifest(
+            path, lambda fields, name=split, highest=max_token_id: fields["splits"][name].update(max_token_id=highest)
+        )
     model.write_text(json.dumps({**TINY, "vocab_size": VOCAB_SIZE - 1}))
     settings = {"data": str(data), "model": ModelConfig(config=str(model))}
     assert not changed(config, **settings).data.num_rows("eval")

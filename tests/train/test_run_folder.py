@@ -12,7 +12,7 @@ import tokenizers
 
 from oddsmill.train.__main__ import main
 from oddsmill.train.weights.huggingface import save_params
-from tests.datasets import packed, random_pairs, write_dataset
+from tests.datasets import adopt_tokenizer, packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, decoder_config, split_decoder
 
 GENERATION = {"eos_token_id": [1, 5], "temperature": 0.6}
@@ -39,7 +39,9 @@ def finished(request, tmp_path_factory, make_tokenizer):
     rows = packed(random_pairs(np.random.default_rng(0), 60, vocab_size=vocab_size), 32)
     write_dataset(folder / "data", {"train": rows[4:], "eval": rows[:4]}, row_length=32, vocab_size=vocab_size)
     write_dataset(folder / "other", {"eval": rows[:4]}, row_length=32, vocab_size=vocab_size)
-    shutil.copytree(tokenizer, folder / "data" / "tokenizer", dirs_exist_ok=True)
+    for name in ("data", "other"):
+        shutil.copytree(tokenizer, folder / name / "tokenizer", dirs_exist_ok=True)
+        adopt_tokenizer(folder / name)
     model = folder / "model"
     model.mkdir()
     weights = split_decoder(decoder_config(vocab_size=vocab_size), jnp.float32)[1]
@@ -89,6 +91,17 @@ def test_it_is_measured_on_rows_that_are_given_and_without_them_refused(finished
     assert found["eval/loss"] == pytest.approx(last["eval/loss"], rel=1e-5)
     code, out, err = command("eval", f"--run_dir={run_dir}")
     assert (code, out) == (2, "") and "data, the data of the run, are not there any more; give rows by --data" in err
+
+
+def test_an_altered_tokenizer_of_a_run_is_not_exported(finished, tmp_path):
+    run_dir, _ = finished
+    path = run_dir / "tokenizer" / "tokenizer_config.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"{", b'{"add_bos_token": false, ', 1))
+    code, _, err = command("export", f"--run_dir={run_dir}", f"--out={tmp_path / 'out'}")
+    path.write_bytes(whole)
+    assert code == 2 and "tokenizer_config.json was altered: its sha256 is not the manifest's" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_of_an_older_version_says_what_to_do(finished, tmp_path):

@@ -24,7 +24,7 @@ from oddsmill.train.data.loader import DEVICE_ARRAYS
 from oddsmill.train.parallel.sharding import put_on_mesh
 from oddsmill.train.prepare import prepare
 from oddsmill.train.weights.huggingface import save_params
-from tests.datasets import packed, random_pairs, write_dataset
+from tests.datasets import adopt_tokenizer, packed, random_pairs, write_dataset
 from tests.train.curves import logged
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 
@@ -151,10 +151,7 @@ def folder(tmp_path_factory, make_tokenizer):
         splits = {"train": rows[6:]} if name == "train_only" else {"train": rows[6:], "eval": rows[:6]}
         write_dataset(folder / name, splits, row_length=ROW_LENGTH, vocab_size=VOCAB_SIZE)
         make_tokenizer(folder / name / "tokenizer")
-        manifest = json.loads((folder / name / "manifest.json").read_text())
-        tokenizer = hashlib.sha256((folder / name / "tokenizer" / "tokenizer.json").read_bytes()).hexdigest()
-        manifest["tokenizer"]["sha256"] = {"tokenizer.json": tokenizer}
-        (folder / name / "manifest.json").write_text(json.dumps(manifest))
+        adopt_tokenizer(folder / name)
     for name, changes in (
         ("config", {}),
         ("other", {"intermediate_size": 16}),

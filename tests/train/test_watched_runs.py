@@ -18,7 +18,7 @@ import oddsmill.train.session
 from oddsmill.train.__main__ import main
 from oddsmill.train.prepare import Run, prepare
 from oddsmill.train.weights.huggingface import save_params
-from tests.datasets import packed, random_pairs, write_dataset
+from tests.datasets import adopt_tokenizer, packed, random_pairs, write_dataset
 from tests.train.curves import logged
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 
@@ -36,6 +36,7 @@ def inputs(tmp_path_factory, make_tokenizer):
     rows[20][0].chosen[0] = POISON
     write_dataset(folder / "data", {"train": rows[6:], "eval": rows[:6]}, row_length=ROW_LENGTH, vocab_size=VOCAB_SIZE)
     make_tokenizer(folder / "data" / "tokenizer")
+    adopt_tokenizer(folder / "data")
     (folder / "config.json").write_text(json.dumps(TINY))
     weights = split_decoder(decoder_config(), jnp.float32)[1]
     weights["embed_tokens"]["weight"] = weights["embed_tokens"]["weight"].at[POISON].set(np.inf)

@@ -15,12 +15,12 @@ from oddsmill.schemas.chat.identity import differences
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.files import publish_text
-from oddsmill.schemas.manifest import BOS_BEFORE_TEXTS, TOKENIZER_FOLDER, read_manifest
+from oddsmill.schemas.manifest import BOS_BEFORE_TEXTS, TOKENIZER_FOLDER
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.evaluate import EvaluateConfig
 from oddsmill.train.config.loss import LossSettings
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.data.dataset import Dataset
+from oddsmill.train.data.dataset import Dataset, open_dataset
 from oddsmill.train.data.provenance import Place, place_of_each, read_places
 from oddsmill.train.data.verified_shards import read_verified_shards, verify_shards
 from oddsmill.train.loss.choice import preference_loss
@@ -85,7 +85,7 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
 def _of_model(config: EvaluateConfig) -> _Measured:
     assert config.model is not None and config.model.path is not None and config.data is not None  # by EvaluateConfig
     join_processes(config.distributed)
-    dataset = Dataset(config.data, read_manifest(config.data))
+    dataset = open_dataset(config.data)
     verify_shards([dataset], {})
     folder = find_model(config.model)
     model = read_model_files(folder, disable_dropout=False)  # an evaluation drops nothing in any case
@@ -143,7 +143,7 @@ def rows_for_run(config: EvaluateConfig, run: Run) -> Dataset:
     own = run.eval_data if config.split == "eval" else run.data
     if config.data is None and not Path(own.folder).is_dir():
         raise Refused(f"{own.folder}, the data of the run, are not there any more; give rows by --data")
-    dataset = Dataset(config.data or own.folder, read_manifest(config.data or own.folder))
+    dataset = open_dataset(config.data or own.folder)
     if config.data is None and dataset.manifest.sha256 != own.manifest.sha256:
         raise Refused(f"{own.folder} was preprocessed anew since the run; give rows by --data")
     verify_shards([dataset], read_verified_shards(run.files.verified_shards))

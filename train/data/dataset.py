@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from oddsmill.schemas.dataset_files import check_tokenizer_files
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Split, read_manifest
 
@@ -18,13 +19,24 @@ class Dataset:
         return self.manifest.splits[split].rows if split in self.manifest.splits else 0
 
 
+def open_dataset(folder: str) -> Dataset:
+    """Returns the dataset in a folder; its shards are compared with their digests by `verify_shards`.
+
+    Raises:
+      Refused: there is no manifest, it is damaged, or the tokenizer beside it is not the one that made the rows.
+    """
+    manifest = read_manifest(folder)
+    check_tokenizer_files(folder, manifest)
+    return Dataset(folder, manifest)
+
+
 def open_train_data(folder: str) -> Dataset:
     """Returns a dataset with rows to train on.
 
     Raises:
-      Refused: there is no manifest, or its train split has no rows.
+      Refused: as `open_dataset`, or its train split has no rows.
     """
-    dataset = Dataset(folder, read_manifest(folder))
+    dataset = open_dataset(folder)
     if not dataset.num_rows("train"):
         raise Refused(f"{folder}: the train split has no rows")
     return dataset

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from oddsmill.schemas.dataset_files import check_shards
 from oddsmill.schemas.layout import PADDING, derive
-from oddsmill.schemas.manifest import check_shards
 from oddsmill.schemas.record import Pair, make_row
 from oddsmill.train.config.plan import PlanConfig
 from oddsmill.train.data.dataset import open_train_data

@@ -15,7 +15,7 @@ from oddsmill.schemas.chat.tokenizer import TOKENIZER_JSON
 from oddsmill.train.model.families import FAMILIES
 
 # Files that preprocessing does not use. tokenizer.json holds the same, but some tools read these.
-_FURTHER_FILES = ("added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json")
+FURTHER_FILES = ("added_tokens.json", "merges.txt", "tokenizer.model", "vocab.json")
 # Settings that lead away from tokenizer.json: code of another folder, files of another machine, a conversion.
 _LEADING_AWAY = ("auto_map", "from_slow", "split_special_tokens", "tokenizer_file", "vocab_file")
 
@@ -27,7 +27,7 @@ def copy_tokenizer(folder: Path, tokenizer_folder: Path, model_folder: Path) -> 
     """
     shutil.copytree(tokenizer_folder, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
     if (model_folder / TOKENIZER_JSON).is_file():  # the same as the rows': weights/model_files.py checks it
-        for name in _FURTHER_FILES:
+        for name in FURTHER_FILES:
             if (model_folder / name).is_file() and not (folder / name).exists():
                 shutil.copyfile(model_folder / name, folder / name)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.manifest import read_manifest
+from tests.datasets import edit_manifest
 
 
 @pytest.fixture
@@ -69,9 +71,14 @@ def test_a_split_that_the_dataset_lacks_is_refused(
 
 
 def test_a_damaged_record_is_refused_by_name(dataset: Path, command: Callable):
-    manifest = json.loads((dataset / "manifest.json").read_text())
-    manifest["tokenizer"]["vocab_size"] = 5
-    (dataset / "manifest.json").write_text(json.dumps(manifest))
+    highest = read_manifest(dataset).max_token_id
+
+    def forget_the_highest(fields: dict) -> None:
+        fields["tokenizer"]["vocab_size"] = highest
+        for split in fields["splits"].values():
+            split["max_token_id"] = highest - 1
+
+    edit_manifest(dataset, forget_the_highest)
     code, _, err = command("inspect", dataset, "--json")
     assert code == 2
     assert "train-00000-of-00001.arrayrecord, record 0: token id" in err or "eval-00000" in err

@@ -1,10 +1,13 @@
-import json
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
+from tests.datasets import edit_manifest
 
 
 @pytest.fixture
@@ -51,24 +54,19 @@ def test_an_altered_tokenizer_is_found(dataset: Path, command: Callable):
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        (("splits", "train", "pairs"), 99, "recounting gives other pairs"),
-        (("splits", "eval", "tokens", "chosen"), 1, "split eval: recounting gives other tokens"),
-        (("splits", "train", "max_pairs_per_row"), 1, "at most 1 are declared"),
+        (("splits", "train", "pairs"), 99, "ledger.pairs_out=60: the splits have "),
+        (("splits", "eval", "tokens", "chosen"), 1, "splits.eval.tokens="),
+        (("splits", "eval", "truncated", "chosen"), 3, "split eval: recounting gives other truncated"),
+        (("splits", "train", "max_pairs_per_row"), 1, "rows of 1 to 1 pairs"),
         (("ledger", "rows_in"), 61, "the ledger does not balance"),
-        (("tokenizer", "vocab_size"), 5, "outside the vocabulary of 5"),
-        (("row_length",), 127, "the row has 128 slots, 127 are declared"),
+        (("tokenizer", "vocab_size"), 5, "must be below vocab_size=5"),
+        (("row_length",), 127, "splits.train.padding_share="),
     ],
 )
 def test_a_manifest_that_says_otherwise_is_found(
     dataset: Path, command: Callable, path: tuple[str, ...], value: int, problem: str
 ):
-    file = dataset / "manifest.json"
-    manifest = json.loads(file.read_text())
-    fields = manifest
-    for name in path[:-1]:
-        fields = fields[name]
-    fields[path[-1]] = value
-    file.write_text(json.dumps(manifest))
+    edit_manifest(dataset, lambda fields: reduce(getitem, path[:-1], fields).update({path[-1]: value}))
     code, _, err = command("verify", dataset)
     assert code == 2
     assert problem in err
@@ -110,7 +108,5 @@ def test_a_dataset_of_a_version_that_did_not_count_something_is_sound(
     run: Callable, write_rows: Callable, triples: Callable, command: Callable
 ):
     folder = run("out", write_rows("rows.jsonl", triples(9))).folder
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["counts"]["identical_ids"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    edit_manifest(folder, lambda fields: fields["counts"].pop("identical_ids"))
     assert command("verify", folder)[0] == 0

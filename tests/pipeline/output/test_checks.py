@@ -1,6 +1,5 @@
 """The data checks, against a count pair by pair."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,9 @@ from oddsmill.pipeline.output.checks import MEANINGS, STORED, count_stored, desc
 from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer, summarize_tokenizer
-from oddsmill.schemas.manifest import TokenizerSummary
+from oddsmill.schemas.manifest import TokenizerSummary, read_manifest
 from oddsmill.schemas.record import Pair, Truncated, make_row
+from tests.datasets import edit_manifest
 
 BOS, EOS = 1, 2
 
@@ -172,10 +172,8 @@ def test_verify_finds_a_count_that_is_not_that_of_the_shards(
     run: Callable, write_rows: Callable, triples: Callable, command: Callable, name: str
 ):
     folder = run("out", write_rows("rows.jsonl", triples(12))).folder
-    manifest = json.loads((folder / "manifest.json").read_text())
-    number = manifest["counts"][name]
-    manifest["counts"][name] += 1
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    number = read_manifest(folder).counts[name]
+    edit_manifest(folder, lambda fields: fields["counts"].update({name: number + 1}))
     code, _, err = command("verify", folder)
     assert code == 2
     assert f"counts: {name} is {number + 1} in the manifest, {number} in the shards" in err

@@ -22,7 +22,7 @@ from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.prepare import prepare
 from oddsmill.train.weights.huggingface import save_params
-from tests.datasets import packed, random_pairs, write_dataset
+from tests.datasets import edit_manifest, packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 
 
@@ -141,13 +141,11 @@ def test_the_rows_of_a_run_are_those_that_it_trained_on_and_measured(data, held_
 
 
 def test_rows_that_begin_otherwise_than_those_of_the_run_are_refused(data, tmp_path):
-    manifest = json.loads((data / "manifest.json").read_text())
     folders = []
     for adds_bos in (True, False):
         folders.append(tmp_path / str(adds_bos))
         shutil.copytree(data, folders[-1])
-        changed = manifest | {"tokenizer": manifest["tokenizer"] | {"adds_bos": adds_bos}}
-        (folders[-1] / "manifest.json").write_text(json.dumps(changed))
+        edit_manifest(folders[-1], lambda fields, adds=adds_bos: fields["tokenizer"].update(adds_bos=adds))
     own = Dataset(str(folders[0]), read_manifest(folders[0]))
     run = SimpleNamespace(data=own, eval_data=own, files=RunFiles(tmp_path))
     for same in (data, folders[0]):

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from oddsmill.schemas.manifest import file_sha256, read_manifest
+from oddsmill.schemas.manifest import read_manifest
 from oddsmill.schemas.record import Pair
 from oddsmill.train.__main__ import main
 from oddsmill.train.config.sampling import SamplingConfig
 from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.generation.generate import Answer
 from oddsmill.train.monitor.samples import Samples, read_samples, side_by_side
-from tests.datasets import write_dataset
+from tests.datasets import adopt_tokenizer, write_dataset
 from tests.train.decoders import TINY
 
 ANSWERS = {"How are you?": "Fine, thanks.", "Who is there?": "It is me."}
@@ -36,9 +36,7 @@ def arguments(make_tokenizer, tmp_path_factory):
     write_dataset(folder / "data", {"train": rows * 4, "eval": rows}, row_length=64, vocab_size=vocab_size, eos_id=2)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / "data" / "tokenizer" / name).write_bytes((tokenizer_folder / name).read_bytes())
-    manifest = json.loads((folder / "data" / "manifest.json").read_text())
-    manifest["tokenizer"]["sha256"] = {"tokenizer.json": file_sha256(tokenizer_folder / "tokenizer.json")}
-    (folder / "data" / "manifest.json").write_text(json.dumps(manifest))
+    adopt_tokenizer(folder / "data")
     assert read_manifest(folder / "data").tokenizer.vocab_size == vocab_size
     (folder / "config.json").write_text(json.dumps({**TINY, "vocab_size": vocab_size, "initializer_range": 0.1}))
     return [f"--data={folder / 'data'}", f"--model.config={folder / 'config.json'}", "--learning_rate=3e-2"]

@@ -15,7 +15,7 @@ from oddsmill.schemas.version import tool_version
 from oddsmill.train.__main__ import main
 from oddsmill.train.weights.export import generation_config, with_dtype
 from oddsmill.train.weights.huggingface import save_params
-from tests.datasets import packed, random_pairs, write_dataset
+from tests.datasets import adopt_tokenizer, packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 
 CONFIG = {**TINY, "torch_dtype": "bfloat16", "bos_token_id": 3, "eos_token_id": 1, "unheard_of": {"kept": True}}
@@ -31,6 +31,7 @@ def inputs(tmp_path_factory):
     templates = folder / "data" / "tokenizer" / "additional_chat_templates"
     templates.mkdir()
     (templates / "tools.jinja").write_text("{{ messages }}")
+    adopt_tokenizer(folder / "data")
     model = folder / "model"
     model.mkdir()
     save_params(split_decoder(decoder_config(), jnp.bfloat16)[1], model, num_layers=TINY["num_hidden_layers"])
