@@ -19,6 +19,7 @@ from oddsmill.pipeline.tokens.rendering import check_rendering
 from oddsmill.pipeline.tokens.text_rules import TextRules, choose_rules
 from oddsmill.pipeline.tokens.tokenizer import describe_bos, find_tokenizer, load_for_run, summarize_tokenizer
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.locks.lock import Lock
 from oddsmill.schemas.manifest import Manifest, Split, TokenizerSummary
 from oddsmill.schemas.stores import check_access, is_remote
 from oddsmill.schemas.version import tool_version
@@ -46,6 +47,7 @@ class ResolvedRun:
       absent: the columns that `source.fields` names and no row looked at has.
       num_shards: the number of shards of each split that the dataset has.
       libraries: the versions of the libraries that make the bytes.
+      lock: that of the output folder, once the run holds it: its workers publish nothing without it.
     """
 
     config: DatasetSettings
@@ -65,6 +67,7 @@ class ResolvedRun:
     num_shards: dict[Split, int]
     tool_version: str
     libraries: dict[str, str]
+    lock: Lock | None = None
 
     @property
     def paths(self) -> list[str]:

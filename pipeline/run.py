@@ -8,7 +8,7 @@ import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.dataflow import check_launch, names_dataflow
@@ -23,6 +23,9 @@ from oddsmill.schemas.drops import DropReason
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
 from oddsmill.schemas.stores import check_access
+
+if TYPE_CHECKING:
+    import apache_beam as beam
 
 
 def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) -> Manifest:
@@ -48,31 +51,39 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
     check_access([config.output])
     resolved = resolve_run(config)
     _announce(resolved)
-    finished = _finished(resolved)
-    if finished:
-        log.info(f"nothing changed: {config.output} already holds this dataset")
+    if (finished := _finished(resolved)) is not None:
         return finished
     p = p or make_pipeline(config, beam_arguments)
-    record = _record(resolved, beam_arguments)
-    folder.begin(config.output, record)
-    try:
-        tokenizer = load_for_run(resolved.tokenizer_folder, config)
-        with tempfile.TemporaryDirectory() as copy:
-            copy_tokenizer(tokenizer, Path(copy))
-            folder.put_folder(copy, os.path.join(config.output, TOKENIZER_FOLDER))
-        run_graph(p, resolved)
-        manifest, accounts = folder.load_manifest(config.output), take_accounts(config.output)
-        seconds = time.monotonic() - started
-        record["inputs"] = [
-            each | {name: value for name, value in account._asdict().items() if name != "path"}
-            for each, account in zip(record["inputs"], accounts, strict=True)
-        ]
-        folder.finish(config.output, record | {"seconds": round(seconds, 3), "manifest_sha256": manifest.sha256})
-    except BaseException:
-        folder.abandon(config.output)
-        raise
-    _summarize(manifest, accounts, config, seconds)
+    with folder.locked_folder(config.output) as lock:
+        if (finished := _finished(resolved)) is not None:  # another run has made it meanwhile
+            return finished
+        record = _record(resolved, beam_arguments)
+        folder.begin(config.output, record, lock)
+        try:
+            manifest, accounts = _write(p, dataclasses.replace(resolved, lock=lock))
+            record["inputs"] = [
+                each | {name: value for name, value in account._asdict().items() if name != "path"}
+                for each, account in zip(record["inputs"], accounts, strict=True)
+            ]
+            seconds = time.monotonic() - started
+            record |= {"seconds": round(seconds, 3), "manifest_sha256": manifest.sha256}
+            folder.finish(config.output, record, lock)
+        except BaseException:
+            folder.abandon(config.output, lock)
+            raise
+        _summarize(manifest, accounts, config, seconds)
     return manifest
+
+
+def _write(p: "beam.Pipeline", resolved: ResolvedRun) -> tuple[Manifest, list[FileAccount]]:
+    """Runs the graph into the folder, which is empty; returns the manifest, and the account of each input file."""
+    output = resolved.output
+    tokenizer = load_for_run(resolved.tokenizer_folder, resolved.config)
+    with tempfile.TemporaryDirectory(prefix="oddsmill-") as copy:
+        copy_tokenizer(tokenizer, Path(copy))
+        folder.put_folder(copy, os.path.join(output, TOKENIZER_FOLDER), resolved.lock)
+    run_graph(p, resolved)
+    return folder.load_manifest(output), take_accounts(output)
 
 
 def _finished(resolved: ResolvedRun) -> Manifest | None:
@@ -88,8 +99,11 @@ def _finished(resolved: ResolvedRun) -> Manifest | None:
         manifest = folder.load_manifest(path)
         record = folder.read_json(os.path.join(path, folder.RUN_NAME)) or {}
         changes = differences(resolved, manifest, record.get("inputs", []))
+        if not changes and folder.is_complete(path, manifest):
+            log.info(f"nothing changed: {path} already holds this dataset")
+            return manifest
         if not changes:
-            return manifest if folder.is_complete(path, manifest) else None
+            return None
     except Refused as refused:
         changes = [str(refused)]
     if resolved.config.overwrite:

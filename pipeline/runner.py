@@ -16,7 +16,7 @@ from oddsmill.pipeline.dataflow import dataflow_defaults, names_dataflow
 from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.schemas.console import held_back
-from oddsmill.schemas.errors import Refused, find_refusal, one_line
+from oddsmill.schemas.errors import Refused, find_ending, one_line
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -65,6 +65,7 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
 
     Raises:
       Refused: A worker refused something; the message is the worker's.
+      RunFailed: So did a worker say.
     """
     from oddsmill.pipeline.build import build
 
@@ -79,10 +80,10 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
             with p:
                 build(p, resolved, spill)
     except Exception as error:
-        message = find_refusal(error)
-        if message is None:
+        ending = find_ending(error)
+        if ending is None:
             raise
-        raise Refused(message) from None  # what Beam wraps around it says nothing more
+        raise ending from None  # what Beam wraps around it says nothing more
 
 
 def _in_threads(p: "beam.Pipeline") -> bool:

@@ -233,6 +233,7 @@ def _write_shard(resolved: ResolvedRun, shard: ShardKey, blocks: Iterable[bytes]
         output=resolved.output,
         tokenizer=resolved.tokenizer,
         paths=resolved.paths,
+        lock=resolved.lock,
     )
 
 
@@ -257,11 +258,12 @@ class WriteRejects(beam.DoFn):
     """The rejects of an input file -> a file of them, and how many of each reason."""
 
     def __init__(self, resolved: ResolvedRun):
-        self._output, self._paths = resolved.output, resolved.paths
+        self._output, self._paths, self._lock = resolved.output, resolved.paths, resolved.lock
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[FileDrops]:
         file, blocks = element
-        yield FileDrops(file, write_rejects(blocks, output=self._output, number=file, path=self._paths[file]))
+        drops = write_rejects(blocks, output=self._output, number=file, path=self._paths[file], lock=self._lock)
+        yield FileDrops(file, drops)
 
 
 class WriteManifest(beam.DoFn):
@@ -273,9 +275,9 @@ class WriteManifest(beam.DoFn):
     def process(self, _: None, seen: Seen, reports: list[ShardReport], drops: list[FileDrops]) -> Iterator[None]:
         accounts = make_accounts(self._resolved.paths, seen, drops)
         manifest = make_manifest(self._resolved, seen, reports, accounts)
-        publish_accounts(self._resolved.output, accounts)
+        publish_accounts(self._resolved.output, accounts, self._resolved.lock)
         target = os.path.join(self._resolved.output, MANIFEST_NAME)
-        with publishing(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        with publishing(target, self._resolved.lock) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(manifest.to_json())
         yield from ()
 

@@ -62,6 +62,21 @@ def find_refusal(error: BaseException) -> str | None:
     return re.sub(_STEP, "", match.group(1)) if match else None
 
 
+def find_ending(error: BaseException) -> "Refused | RunFailed | None":
+    """Returns the refusal or failure that `error` is, wraps or quotes: of several the outermost."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (Refused, RunFailed)):
+            return type(seen)(re.sub(_STEP, "", str(seen)))
+        seen = seen.__cause__ or seen.__context__
+    quoted = re.findall(r"\b(Refused|RunFailed): (.+)", str(error))
+    if not quoted:
+        return None
+    kind, message = quoted[-1]
+    message = re.sub(_STEP, "", message)
+    return Refused(message) if kind == "Refused" else RunFailed(message)
+
+
 def run_command(command: Callable[[], None]) -> int:
     """Runs one command line verb and turns its end into an exit code; a refusal prints no traceback."""
     try:

@@ -9,6 +9,7 @@ from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.resolved_sources import is_negligible
 from oddsmill.schemas.drops import DropReason
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.locks.lock import Lock
 
 # Where these are the reasons, the rows were read as something that they are not.
 LAYOUT_REASONS = frozenset(
@@ -101,9 +102,9 @@ def describe_accounts(accounts: Sequence[FileAccount]) -> list[str]:
     return lines + [f"and of {len(many) - _FILES_SHOWN:,} more files"] * (len(many) > _FILES_SHOWN)
 
 
-def publish_accounts(output: str, accounts: Sequence[FileAccount]) -> None:
+def publish_accounts(output: str, accounts: Sequence[FileAccount], lock: Lock | None = None) -> None:
     """Leaves the accounts in the output folder for the launcher."""
-    publish_for_launcher(output, {"inputs": [account._asdict() for account in accounts]})
+    publish_for_launcher(output, {"inputs": [account._asdict() for account in accounts]}, lock)
 
 
 def take_accounts(output: str) -> list[FileAccount]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from oddsmill.schemas.dataset_files import damaged_shards
 from oddsmill.schemas.errors import Refused, one_line
+from oddsmill.schemas.locks.lock import Lock, is_lock, lock_inside, locked
 from oddsmill.schemas.manifest import (
     MANIFEST_NAME,
     TOKENIZER_FOLDER,
@@ -39,17 +40,22 @@ def shard_name(split: Split, index: int, count: int) -> str:
 
 
 @contextmanager
-def publishing(path: str) -> Iterator[str]:
+def publishing(path: str, lock: Lock | None = None) -> Iterator[str]:
     """Yields a temporary path; the file written there appears at `path` whole, or not at all.
+
+    Args:
+      lock: that of the folder: a run that has lost it publishes nothing any more.
 
     Raises:
       Refused: it cannot be written: no space is left, or the folder does not take files.
+      RunFailed: the lock is lost.
     """
     folder, name = os.path.split(path)
     try:
         if is_remote(path):
             with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as here:
                 yield os.path.join(here, name)
+                _check(lock)
                 upload(os.path.join(here, name), path)
             return
         os.makedirs(folder, exist_ok=True)
@@ -58,6 +64,7 @@ def publishing(path: str) -> Iterator[str]:
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
+            _check(lock)
             os.replace(temporary, path)
         finally:
             if os.path.exists(temporary):
@@ -66,14 +73,19 @@ def publishing(path: str) -> Iterator[str]:
         raise Refused(f"{path}: cannot be written ({error.strerror or one_line(error)}){_advice(error)}") from error
 
 
+def _check(lock: Lock | None) -> None:
+    if lock is not None:
+        lock.check()
+
+
 def _advice(error: OSError) -> str:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "; free some space, or give another --output, and run again" if full else ""
 
 
-def write_json(path: str, values: dict[str, Any]) -> None:
-    """Publishes an object as a JSON file."""
-    with publishing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+def write_json(path: str, values: dict[str, Any], lock: Lock | None = None) -> None:
+    """Publishes an object as a JSON file. Arguments and errors: see `publishing`."""
+    with publishing(path, lock) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(values, file, indent=2, ensure_ascii=False)
         file.write("\n")
 
@@ -118,37 +130,53 @@ def is_complete(folder: str, manifest: Manifest) -> bool:
     return all(shard.name in there and size_of(os.path.join(folder, shard.name)) == shard.bytes for shard in shards)
 
 
-def put_folder(local: str, target: str) -> None:
-    """Publishes the files of a folder of this machine."""
+def put_folder(local: str, target: str, lock: Lock | None = None) -> None:
+    """Publishes the files of a folder of this machine. Arguments and errors: see `publishing`."""
     for parent, _, names in os.walk(local):
         for name in names:
             path = os.path.join(parent, name)
-            with publishing(os.path.join(target, os.path.relpath(path, local))) as temporary:
+            with publishing(os.path.join(target, os.path.relpath(path, local)), lock) as temporary:
                 shutil.copyfile(path, temporary)
 
 
-def begin(folder: str, run: dict[str, Any]) -> None:
+@contextmanager
+def locked_folder(folder: str) -> Iterator[Lock]:
+    """Makes the folder where there is none, and holds its lock while the body runs.
+
+    Raises:
+      Refused: another run writes there, or it cannot be written.
+    """
+    what = f"--output={folder}"
+    try:
+        if not is_remote(folder):
+            os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"{what}: cannot write there ({error.strerror}){_advice(error)}") from error
+    with locked(lock_inside(folder), what=what, command="oddsmill pipeline run") as lock:
+        yield lock
+
+
+def begin(folder: str, run: dict[str, Any], lock: Lock) -> None:
     """Marks the folder as being written and removes what earlier runs left in it.
 
     Raises:
       Refused: the folder holds files that are not ours, or cannot be written.
+      RunFailed: the lock is lost.
     """
     try:
-        if not is_remote(folder):
-            os.makedirs(folder, exist_ok=True)
         manifest = read_json(os.path.join(folder, MANIFEST_NAME)) or {}
         ours = "source_fingerprint" in manifest or _exists(folder, UNFINISHED_NAME)
         if not ours and any(not name.startswith(_TEMPORARY) for name in _names(folder)):
             raise Refused(f"--output={folder} holds files that are not ours; give an empty or a new folder")
-        write_json(os.path.join(folder, UNFINISHED_NAME), run)
+        write_json(os.path.join(folder, UNFINISHED_NAME), run, lock)
         clear(folder)
     except OSError as error:
         raise Refused(f"--output={folder}: cannot write there ({error.strerror}){_advice(error)}") from error
 
 
-def publish_for_launcher(folder: str, values: dict[str, Any]) -> None:
+def publish_for_launcher(folder: str, values: dict[str, Any], lock: Lock | None) -> None:
     """Leaves what a worker has to tell the launcher."""
-    write_json(os.path.join(folder, _FROM_WORKERS), values)
+    write_json(os.path.join(folder, _FROM_WORKERS), values, lock)
 
 
 def take_from_workers(folder: str) -> dict[str, Any]:
@@ -159,14 +187,21 @@ def take_from_workers(folder: str) -> dict[str, Any]:
     return values
 
 
-def finish(folder: str, run: dict[str, Any]) -> None:
-    """Keeps the record of the run and takes the mark away."""
-    write_json(os.path.join(folder, RUN_NAME), run)
+def finish(folder: str, run: dict[str, Any], lock: Lock) -> None:
+    """Keeps the record of the run and takes the mark away.
+
+    Raises:
+      RunFailed: the lock is lost.
+    """
+    write_json(os.path.join(folder, RUN_NAME), run, lock)
     _delete(folder, UNFINISHED_NAME)
+    lock.check()
 
 
-def abandon(folder: str) -> None:
-    """Removes what a failed run wrote, but for its rejects: they say why."""
+def abandon(folder: str, lock: Lock) -> None:
+    """Removes what a failed run wrote, but for its rejects: they say why. Nothing where the folder is another's now."""
+    if not lock.is_held():
+        return
     kept = bool(files_under(os.path.join(folder, REJECTS_FOLDER)))
     clear(folder, keep=REJECTS_FOLDER if kept else None)
     if not kept:
@@ -178,6 +213,8 @@ def clear(folder: str, *, keep: str | None = None) -> None:
     folders = (TOKENIZER_FOLDER, REJECTS_FOLDER, PROVENANCE_FOLDER)
     for name in sorted(_names(folder), key=lambda name: name != MANIFEST_NAME):
         ours = name in (MANIFEST_NAME, RUN_NAME, REPORT_NAME) or _SHARD.fullmatch(name) or name.startswith(_TEMPORARY)
+        if is_lock(name):
+            continue
         if ours or (name in folders and name != keep):
             _delete(folder, name)
 

@@ -10,6 +10,7 @@ import numpy as np
 from oddsmill.pipeline.output.blocks import encode_block, open_blocks
 from oddsmill.pipeline.output.folder import REJECTS_FOLDER, publishing
 from oddsmill.schemas.drops import DropReason, Reject
+from oddsmill.schemas.locks.lock import Lock
 
 _COLUMNS = ("row", "reason")
 _REASONS = list(DropReason)
@@ -54,17 +55,21 @@ class RejectBlocks:
             yield file, encode_block(_COLUMNS, of_file)
 
 
-def write_rejects(blocks: Iterable[bytes], *, output: str, number: int, path: str) -> dict[str, int]:
+def write_rejects(
+    blocks: Iterable[bytes], *, output: str, number: int, path: str, lock: Lock | None = None
+) -> dict[str, int]:
     """Writes the rejects of one input file as JSON lines.
 
     Args:
       number: the file's number in the list of inputs; it keeps files of equal names apart.
+      lock: that of the output folder.
 
     Returns: the number of rows that were dropped for each reason.
     """
     name = f"{number:05d}-{os.path.basename(path)}.jsonl"
     with open_blocks(_COLUMNS, blocks) as items:
-        with publishing(os.path.join(output, REJECTS_FOLDER, name)) as temporary, open(temporary, "wb") as file:
+        target = os.path.join(output, REJECTS_FOLDER, name)
+        with publishing(target, lock) as temporary, open(temporary, "wb") as file:
             for index in np.lexsort([items.columns["reason"], items.columns["row"]]).tolist():
                 file.write(items.payload(index))
         counts = Counter(items.columns["reason"].tolist())

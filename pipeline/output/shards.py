@@ -20,6 +20,7 @@ from oddsmill.pipeline.output.tally import SIDES, Tally
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.schemas.drops import DropReason, Origin, Reject
 from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.schemas.locks.lock import Lock
 from oddsmill.schemas.manifest import Shard, Split, TokenizerSummary, file_sha256
 from oddsmill.schemas.provenance import provenance_path, write_provenance
 from oddsmill.schemas.record import NO_SPANS, Row, encode_row, lay_row, token_dtype
@@ -88,18 +89,20 @@ def write_shard(
     output: str,
     tokenizer: TokenizerSummary,
     paths: Sequence[str],
+    lock: Lock | None = None,
 ) -> tuple[ShardReport, list[tuple[int, bytes]]]:
     """Writes shard `index` of `count` with the pairs of `blocks` (see `encode_placed_pairs`), whatever their order.
 
     Args:
       output: the folder of the dataset.
       paths: the input files, by the number that an `Origin` has.
+      lock: that of the output folder.
 
     Returns: the report, and the duplicates that were dropped, as blocks of rejects with the number of their file.
 
     Raises:
       Refused: it cannot be written.
-      RunFailed: the file on disk is not what was written.
+      RunFailed: the file on disk is not what was written, or the lock is lost.
     """
     with open_blocks(_COLUMNS, blocks) as items:
         columns = items.columns
@@ -117,7 +120,7 @@ def write_shard(
         rows = _rows(lengths.sum(axis=1).tolist(), config)
         name = shard_name(split, index, count)
         tally = Tally()
-        with publishing(join(output, name)) as path:
+        with publishing(join(output, name), lock) as path:
             with _writing(path, name) as writer:
                 for members in rows:
                     row = _make_row(members, pairs, lengths, config, tokenizer)
@@ -125,7 +128,7 @@ def write_shard(
                     progress.count(rows_written=1)
                     writer.write(encode_row(row))
             shard, options = _inspect(path, name=name, records=len(rows))
-        _write_provenance(provenance_path(output, name), pairs, rows, paths)
+        _write_provenance(provenance_path(output, name), pairs, rows, paths, lock)
         report = ShardReport(
             split=split,
             shard=shard,
@@ -206,7 +209,9 @@ def _inspect(path: str, *, name: str, records: int) -> tuple[Shard, str]:
     return Shard(name=name, records=records, bytes=os.path.getsize(path), sha256=file_sha256(path)), options
 
 
-def _write_provenance(path: str, pairs: Items, rows: Sequence[Sequence[int]], paths: Sequence[str]) -> None:
+def _write_provenance(
+    path: str, pairs: Items, rows: Sequence[Sequence[int]], paths: Sequence[str], lock: Lock | None
+) -> None:
     """Writes a line for each pair, in stored order: its row in the shard, its id, its prompt's, its source."""
     members = np.array([member for row in rows for member in row], np.int64)
     stored = pairs.take(members).columns
@@ -218,5 +223,5 @@ def _write_provenance(path: str, pairs: Items, rows: Sequence[Sequence[int]], pa
         "file": files,
         "file_row": pa.array(stored["row"].astype(np.int64), pa.int64()),
     }
-    with publishing(path) as temporary:
+    with publishing(path, lock) as temporary:
         write_provenance(temporary, pa.table(columns))

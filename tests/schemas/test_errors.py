@@ -1,9 +1,19 @@
 import subprocess
 import sys
+import traceback
 
 import pytest
 
-from oddsmill.schemas.errors import Refused, RunFailed, Stopped, find_refusal, printable, require, run_command
+from oddsmill.schemas.errors import (
+    Refused,
+    RunFailed,
+    Stopped,
+    find_ending,
+    find_refusal,
+    printable,
+    require,
+    run_command,
+)
 
 
 def raising(error: BaseException):
@@ -75,3 +85,20 @@ def test_a_missing_module_of_our_own_is_a_fault_and_no_advice_to_install():
 def test_what_rows_and_names_hold_reaches_no_terminal():
     assert printable("a\tb\nc é 漢") == "a\tb\nc é 漢"
     assert printable("\x1b[2J \ud800 \x9b") == r"\x1b[2J \ud800 \x9b"
+
+
+def test_of_what_a_runner_wraps_the_outermost_ending_of_ours_is_found():
+    try:
+        try:
+            raise Refused("the file is damaged")
+        except Refused as refused:
+            raise RunFailed("rows.jsonl changed [while running 'Read']") from refused
+    except RunFailed as failed:
+        wrapped = RuntimeError("in a worker")
+        wrapped.__cause__ = failed
+        text = RuntimeError("".join(traceback.format_exception(failed)))
+    for error in (wrapped, text):
+        ending = find_ending(error)
+        assert isinstance(ending, RunFailed)
+        assert str(ending) == "rows.jsonl changed"
+    assert find_ending(ValueError("RunFailed of another")) is None
