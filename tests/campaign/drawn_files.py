@@ -22,6 +22,10 @@ BINARY_KINDS = ("rows.parquet", "file.arrow", "stream.arrow")
 KINDS = (*TEXT_KINDS, *TABLE_KINDS, *BINARY_KINDS)
 
 
+class Unwritable(Exception):
+    """Arrow itself cannot write these values so that it reads them again."""
+
+
 class DrawnFile(NamedTuple):
     """A file: its name and its bytes."""
 
@@ -124,7 +128,15 @@ def _binary(rng: random.Random, kind: str, rows: list[DrawnRow], *, spoils: bool
     columns = {name: _column([row.values.get(name) for row in rows]) for name in names}
     if spoils and rng.random() < 0.5:
         columns[rng.choice(("extra", "prompt", "chosen", "score_chosen"))] = _odd_column(rng, len(rows))
-    table, sink = pa.table(columns), io.BytesIO()
+    try:
+        return _arrow_bytes(rng, kind, pa.table(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise Unwritable(str(error)) from error
+
+
+def _arrow_bytes(rng: random.Random, kind: str, table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    table = pa.ipc.open_stream(_stream_of(table)).read_all()  # Arrow writes types so deep that it does not read them
     if kind == "rows.parquet":
         pq.write_table(
             table, sink, row_group_size=rng.choice((3, 100)), compression=rng.choice(("snappy", "none", "zstd"))
@@ -133,6 +145,13 @@ def _binary(rng: random.Random, kind: str, rows: list[DrawnRow], *, spoils: bool
     new = pa.ipc.new_file if kind == "file.arrow" else pa.ipc.new_stream
     with new(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=rng.choice((3, 100)))
+    return sink.getvalue()
+
+
+def _stream_of(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
     return sink.getvalue()
 
 
