@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 ATTACKS = {
     "rows": Entry("tests.campaign.rows", count=10_000, slow=150, quick=20),
-    "kills": Entry("tests.campaign.kills", count=100, slow=4),
+    "kills": Entry("tests.campaign.kills", count=100),
 }
 
 
