@@ -183,8 +183,8 @@ def try_kill(case: Case, stage: Stage, lives: Mapping[str, float], expected: Map
     files = stage.files(way)
     case.expect("Traceback" not in printed, f"it prints no traceback:\n{printed}")
     case.expect(digests(files) == expected[way.name], f"it gives the same bytes: {digests(files)} {expected[way.name]}")
-    manifest = hashlib.sha256(files["manifest.json"]).hexdigest()
-    case.expect(json.loads(files["run.json"])["manifest_sha256"] == manifest, "run.json is of this manifest")
+    manifest, run = (json.loads(files[name])["manifest_sha256"] for name in ("manifest.json", "run.json"))
+    case.expect(manifest == run, "run.json is of this manifest")
     case.saw("the same bytes afterwards")
 
 
