@@ -91,7 +91,9 @@ def two_row_step(state: State, batch: Batch, *, run: Run) -> tuple[State, jax.Ar
 
 def stored_pairs(data: str, manifest: Manifest) -> list[Pair]:
     rows = stored_rows(data, manifest, "train")
-    return [pair for index in range(len(rows)) for pair in decode_row(rows[index]).pairs()]
+    return [
+        pair for index in range(len(rows)) for pair in decode_row(rows[index], row_length=manifest.row_length).pairs()
+    ]
 
 
 def one_row_batches(run: Run, data: str, rows: int) -> Batches:

@@ -12,12 +12,15 @@ Axes: L = row length, n = pairs in the row, m = runs of unscored tokens.
 """
 
 import enum
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 
 import numpy as np
 import pyarrow as pa
+
+from oddsmill.schemas.arrow_message import declares_compression
 
 PLAIN_VERSION, UNSCORED_VERSION = 1, 2
 SCHEMA_VERSIONS = (PLAIN_VERSION, UNSCORED_VERSION)
@@ -155,15 +158,9 @@ def make_row(pairs: Sequence[Pair], *, row_length: int, pad_id: int, vocab_size:
       ValueError: the row breaks an invariant of `check_row`.
     """
     sides = [side for pair in pairs for side in (pair.prompt, pair.chosen, pair.rejected)]
-    unscored, start = [], 0
-    for pair in pairs:
-        for side, spans in (
-            (pair.prompt, ()),
-            (pair.chosen, pair.unscored_chosen),
-            (pair.rejected, pair.unscored_rejected),
-        ):
-            unscored += [(start + first, start + end) for first, end in spans]
-            start += len(side)
+    starts = np.cumsum([0, *map(len, sides)]).tolist()[:-1]
+    spans = [runs for pair in pairs for runs in ((), pair.unscored_chosen, pair.unscored_rejected)]
+    unscored = [(s + first, s + end) for s, runs in zip(starts, spans, strict=True) for first, end in runs]
     return lay_row(
         np.concatenate([np.asarray(side, np.int64) for side in sides]) if sides else np.zeros(0, np.int64),
         lengths=np.array([len(side) for side in sides], np.int32).reshape(-1, 3),
@@ -298,19 +295,27 @@ def encode_row(row: Row) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def decode_row(record: bytes) -> Row:
+def decode_row(record: bytes, *, row_length: int) -> Row:
     """Decodes the row of a record without copying: the arrays are read-only views.
 
+    Args:
+      row_length: the slots of the rows of its dataset.
+
     Raises:
-      ValueError: not a record of a known schema version. The bytes say so themselves, so a reader never
-        takes other columns for these.
+      ValueError: not a record of a known schema version, or one of another row length. The bytes say so themselves, so
+        a reader never takes other columns for these; and no more memory is taken than the record has.
     """
     # The first of a stream's messages declares the columns: four bytes of mark, four of length, then so many.
     begin = 8 + int.from_bytes(record[4:8], "little")
     try:
-        batch = pa.ipc.read_record_batch(pa.py_buffer(record)[begin:], _declared_schema(record[:begin]))
+        schema, declared_length = _declared_schema(record[:begin])
+        if declared_length != row_length:
+            raise ValueError(f"the row has {declared_length} slots, {row_length} are declared")
+        if declares_compression(record, begin):
+            raise ValueError("its columns are compressed, which those of a row are not")
+        batch = pa.ipc.read_record_batch(pa.py_buffer(record)[begin:], schema)
         batch.validate()  # 0.7 us; without, lengths beyond the buffers are read past their end
-    except (pa.ArrowException, OSError, EOFError) as error:  # the latter two where it is cut short
+    except (pa.ArrowException, OSError, EOFError, struct.error) as error:  # the latter where it is cut short
         raise ValueError(f"not an Arrow IPC stream: {error}") from error
     # `values`: of one row, all there are; `flatten` would copy them.
     arrays = {name: column.values.to_numpy() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
@@ -322,8 +327,8 @@ def decode_row(record: bytes) -> Row:
 
 
 @lru_cache(maxsize=8)
-def _declared_schema(message: bytes) -> pa.Schema:
-    """Reads the columns in a stream's first message. The rows of a dataset share it, and it takes longer than a row.
+def _declared_schema(message: bytes) -> tuple[pa.Schema, int]:
+    """Reads the columns and the row length in a stream's first message, which the rows of a dataset share.
 
     Raises:
       ValueError: they are of an unknown schema version, or not those of a row by name, type or order.
@@ -341,4 +346,4 @@ def _declared_schema(message: bytes) -> pa.Schema:
     if schema not in known:
         columns = ", ".join(f"{column.name}: {column.type}" for column in schema)
         raise ValueError(f"the columns are {columns}, which are not those of a row")
-    return schema
+    return schema, tokens.list_size

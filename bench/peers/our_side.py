@@ -83,7 +83,7 @@ def flops_per_pair(data: str, run: Run) -> float:
     rows = stored_rows(data, run.data.manifest, "train")
     flops, pairs = 0.0, 0
     for index in range(len(rows)):
-        row = decode_row(rows[index])
+        row = decode_row(rows[index], row_length=run.data.manifest.row_length)
         arrays = derive(row)
         flops += step_flops(
             run.model.decoder_config, arrays.position[None], arrays.branch[None], trained_share=1.0, nll_scope="full"

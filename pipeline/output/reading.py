@@ -55,7 +55,7 @@ def read_records(path: str, shard: Shard, manifest: Manifest, *, max_pairs: int)
     try:
         for index in range(reader.num_records()):
             try:
-                row = decode_row(reader.read([index])[0])
+                row = decode_row(reader.read([index])[0], row_length=manifest.row_length)
                 check_row(
                     row,
                     row_length=manifest.row_length,

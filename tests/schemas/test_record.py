@@ -64,7 +64,7 @@ def test_a_row_stands_as_drawn():
 @given(st.lists(pairs, min_size=1, max_size=5), st.sampled_from([1000, 70_000]))
 def test_a_row_comes_back_from_its_record(pairs: list[Pair], vocab_size: int):
     row = make(*pairs, row_length=sum(map(len, pairs)) + 3, vocab_size=vocab_size)
-    back = decode_row(encode_row(row))
+    back = decode_row(encode_row(row), row_length=len(row.tokens))
     assert list(back.pairs()) == pairs
     for name, values in vars(row).items():
         np.testing.assert_array_equal(getattr(back, name), values)
@@ -82,7 +82,7 @@ def test_unscored_tokens_stand_as_drawn():
     # fmt: on
     assert row.unscored.tolist() == [[slots[4], slots[6]], [slots[12], slots[13]]]
     assert row.unscored_tokens().tolist() == [[0, 2, 0], [0, 0, 1]]
-    assert list(decode_row(encode_row(row)).pairs()) == [first, second]
+    assert list(decode_row(encode_row(row), row_length=len(row.tokens)).pairs()) == [first, second]
 
 
 def test_only_a_row_with_unscored_tokens_is_of_version_2():
@@ -153,13 +153,28 @@ def test_more_pairs_than_declared_are_found():
 
 def test_what_is_no_record_of_ours_is_refused():
     with pytest.raises(ValueError, match="not an Arrow IPC stream"):
-        decode_row(b"no record")
+        decode_row(b"no record", row_length=16)
     batch = pa.record_batch({"tokens": [[1, 2]]})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     with pytest.raises(ValueError, match="schema version none"):
-        decode_row(sink.getvalue().to_pybytes())
+        decode_row(sink.getvalue().to_pybytes(), row_length=16)
+
+
+def test_a_record_of_another_length_or_with_compressed_columns_is_refused_before_it_takes_memory():
+    row = make(PAIR)
+    with pytest.raises(ValueError, match="the row has 16 slots, 15 are declared"):
+        decode_row(encode_row(row), row_length=15)
+    batch = pa.ipc.open_stream(encode_row(row)).read_next_batch()
+    columns = [*batch.columns[:1], pa.array([[1] * 1_000_000], pa.list_(pa.int32())), *batch.columns[2:]]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=batch.schema))
+    before = pa.total_allocated_bytes()
+    with pytest.raises(ValueError, match="its columns are compressed, which those of a row are not"):
+        decode_row(sink.getvalue().to_pybytes(), row_length=16)
+    assert pa.total_allocated_bytes() - before < 1_000_000
 
 
 def test_flags_have_the_names_of_the_sides():
@@ -183,7 +198,7 @@ def _check_altered(record: bytes) -> None:
     refused = 0
     for altered in (*changed, *(record[:end] for end in range(len(record)))):
         try:
-            check_row(decode_row(bytes(altered)), row_length=16, vocab_size=1000)
+            check_row(decode_row(bytes(altered), row_length=16), row_length=16, vocab_size=1000)
         except ValueError:
             refused += 1
     assert len(record) < refused < len(changed)

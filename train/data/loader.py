@@ -48,7 +48,7 @@ class _DecodeRows:
         )  # fmt: skip
 
     def __call__(self, records: Sequence[bytes]) -> Batch:
-        rows = [decode_row(record) if record else self._empty for record in records]
+        rows = [decode_row(record, row_length=self._row_length) if record else self._empty for record in records]
         pair_ids = np.zeros((len(rows), self._max_pairs), np.uint64)
         for row, ids in zip(rows, pair_ids, strict=True):
             if row is not self._empty:

@@ -53,7 +53,9 @@ class Samples:
         if num_prompts:
             split: Split = "eval" if dataset.num_rows("eval") else "train"
             rows = stored_rows(dataset.folder, dataset.manifest, split)
-            self._pairs = [next(iter(decode_row(rows[i]).pairs())) for i in range(min(num_prompts, len(rows)))]
+            records = (rows[index] for index in range(min(num_prompts, len(rows))))
+            length = dataset.manifest.row_length
+            self._pairs = [next(iter(decode_row(record, row_length=length).pairs())) for record in records]
             self._tokenizer = Tokenizer(tokenizer)
 
     def drop_after(self, step: int) -> None:
