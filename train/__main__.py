@@ -40,12 +40,15 @@ def run(arguments: Sequence[str]) -> None:
     samples = side_by_side(files.samples)
     if samples:
         log.info(f"\n{samples}")
-    if evaluation:
-        headline = [f", {name} {evaluation['eval/' + name]:+.4f}" for name in preference_loss(config).headline]
-        log.info(
-            f"\nheld out   reward accuracy {evaluation['eval/rewards/accuracies']:.3f}, "
-            f"loss {evaluation['eval/loss']:.4f}{''.join(headline)}"
-        )
+    told = {"reward accuracy": ("rewards/accuracies", ".3f"), "loss": ("loss", ".4f")}
+    told |= {name: (name, "+.4f") for name in preference_loss(config).headline}
+    held_out = [
+        f"{title} {evaluation[f'eval/{name}']:{digits}}"
+        for title, (name, digits) in told.items()
+        if f"eval/{name}" in evaluation
+    ]
+    if held_out:
+        log.info(f"\nheld out   {', '.join(held_out)}")
     export = config.lora.export if config.lora else "merged"
     made = {"model": files.model} if export != "adapter" else {}
     made |= {"adapter": files.adapter} if export != "merged" else {}

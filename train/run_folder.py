@@ -27,6 +27,7 @@ from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.model.lora import merge_lora
 from oddsmill.train.monitor.metrics import metrics_at
+from oddsmill.train.monitor.sinks import explain_write_errors
 from oddsmill.train.parallel.processes import join_processes
 from oddsmill.train.prepare import Run, build_run_program
 from oddsmill.train.weights.export import export_adapter, export_model
@@ -36,10 +37,18 @@ from oddsmill.train.weights.tokenizer_files import FURTHER_FILES, copy_tokenizer
 
 
 def write_run_folder(run: Run) -> None:
-    """Writes what describes the run into its folder, which exists. The first process writes."""
+    """Writes what describes the run into its folder, which exists. The first process writes.
+
+    Raises:
+      RunFailed: it cannot be written.
+    """
     if jax.process_index() > 0:
         return
-    files = run.files
+    with explain_write_errors(run.files.folder):
+        _write_run_folder(run, run.files)
+
+
+def _write_run_folder(run: Run, files: RunFiles) -> None:
     publish_text(files.manifest, run.data.manifest.to_json())
     if run.config.eval_data:
         publish_text(files.eval_manifest, run.eval_data.manifest.to_json())

@@ -1,5 +1,6 @@
 """Whole runs: stopped, starved, poisoned and watched by every sink there is."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from oddsmill.train.__main__ import main
 from oddsmill.train.prepare import Run, prepare
 from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import adopt_tokenizer, packed, random_pairs, write_dataset
+from tests.full_disks import files_end_at
 from tests.train.curves import logged
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
 
@@ -248,6 +250,39 @@ def test_every_sink_gets_metrics_and_samples(inputs, tmp_path, monkeypatch, caps
     assert main(arguments) == 0
     assert wandb.starts[1]["id"] == "abc"
     assert [json.loads(line) for line in (run_dir / "samples.jsonl").read_text().splitlines()] == samples
+
+
+@pytest.mark.parametrize("sink", ["metrics.jsonl", "tensorboard", "samples.jsonl", "checkpoints"])
+def test_a_disk_that_fills_up_ends_the_run_at_once_and_the_checkpoint_before_goes_on(
+    inputs, tmp_path, monkeypatch, capsys, sink
+):
+    """No file grows beyond what the fullest of a kind has at step 6: the next write of that kind fails."""
+    settings = [
+        *inputs["random"], "--max_steps=12", "--save_steps=2", "--eval_steps=4", "--generate_during_eval=true",
+        "--generation_num_prompts=1", "--generation_max_new_tokens=2",
+        f"--report_to=[{'tensorboard' if sink == 'tensorboard' else ''}]",
+    ]  # fmt: skip
+    run_dir = tmp_path / "run"
+    limit = contextlib.ExitStack()
+
+    def fill():
+        files = [path for path in (run_dir / sink, *(run_dir / sink).rglob("*")) if path.is_file()]
+        limit.enter_context(
+            files_end_at(max(path.stat().st_size for path in files) // (2 if sink == "checkpoints" else 1))
+        )
+
+    with monkeypatch.context() as patch, limit:
+        at_step(patch, 6, fill)
+        assert main(["run", f"--run_dir={run_dir}", *settings]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("failed: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert "cannot be written" in error and sink in error and "the same command goes on" in error
+    kept = max(int(path.name) for path in (run_dir / "checkpoints").iterdir() if path.name.isdigit())
+    assert kept >= 2  # that of step 4 may be under way when the disk is full
+    assert main(["run", f"--run_dir={run_dir}", *settings]) == 0
+    assert f"going on from the checkpoint of step {kept}" in capsys.readouterr().out
+    assert main(["run", f"--run_dir={tmp_path / 'whole'}", *settings]) == 0
+    assert logged(run_dir) == logged(tmp_path / "whole")
 
 
 def test_checkpoints_by_the_clock_and_no_last_one(inputs, tmp_path):

@@ -1,12 +1,14 @@
 """The curves of a run as one picture, from its metrics.jsonl."""
 
-import json
 import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from oddsmill.schemas.files import publish_file
 from oddsmill.train.loss.pairs import PreferenceLoss, token_logp_names
+from oddsmill.train.monitor.sinks import explain_write_errors
+from oddsmill.train.monitor.written_lines import read_metrics
 
 
 def plot_curves(metrics: Path, picture: Path, loss: PreferenceLoss) -> None:
@@ -15,6 +17,9 @@ def plot_curves(metrics: Path, picture: Path, loss: PreferenceLoss) -> None:
     Args:
       picture: the PNG file to write.
       loss: names the metrics that are drawn.
+
+    Raises:
+      RunFailed: the picture cannot be written.
     """
     panels = (
         ("loss", ("loss", "nll_loss")),
@@ -22,17 +27,19 @@ def plot_curves(metrics: Path, picture: Path, loss: PreferenceLoss) -> None:
         *((title, (name,)) for name, title in loss.headline.items()),
         ("reward accuracy", ("rewards/accuracies",)),
     )
-    logged = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    logged = list(read_metrics(metrics))
     # Without pyplot: no display is needed, and a notebook's own figures stay as they are.
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, math.ceil(len(panels) / 2))
     for panel, (title, names) in zip(axes.flat, panels, strict=False):
         for color, name in enumerate(names):
             for prefix, style in (("", "-"), ("eval/", "o")):
-                points = [(line["step"], line[prefix + name]) for line in logged if prefix + name in line]
+                values = [(line["step"], line.get(prefix + name)) for line in logged]
+                points = [(step, value) for step, value in values if isinstance(value, int | float)]
                 if points:
                     panel.plot(*zip(*points, strict=True), style, color=f"C{color}", label=prefix + name)
         panel.set(title=title, xlabel="step")
         if panel.lines:  # a run that skipped every step has none
             panel.legend()
-    figure.savefig(picture, dpi=120)
+    with explain_write_errors(picture), publish_file(picture, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)

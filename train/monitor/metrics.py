@@ -3,17 +3,20 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 
-from oddsmill.schemas.files import publish_text
+from oddsmill.schemas.files import publish_file
 from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.monitor.progress import RunProgress
+from oddsmill.train.monitor.sinks import explain_write_errors, write_whole
+from oddsmill.train.monitor.tensorboard_sink import TensorboardSink
 from oddsmill.train.monitor.wandb_sink import WandbSink
+from oddsmill.train.monitor.written_lines import read_metrics
 
 
 def _drop_lines_after(path: Path, step: int, *, evaluation_due: bool) -> None:
@@ -24,16 +27,11 @@ def _drop_lines_after(path: Path, step: int, *, evaluation_due: bool) -> None:
     """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        try:
-            values = json.loads(line)
-            again = evaluation_due and values["step"] == step and "eval/loss" in values
-            if values["step"] <= step and not again:
-                kept.append(line + "\n")
-        except ValueError:
-            continue  # the last line, cut off by the kill
-    publish_text(path, "".join(kept))
+    with publish_file(path) as file:
+        for line in read_metrics(path):
+            again = evaluation_due and line["step"] == step and "eval/loss" in line
+            if line["step"] <= step and not again:
+                file.write(json.dumps(line) + "\n")
 
 
 def last_evaluation(metrics: Path, *, step: int | None = None) -> dict[str, float]:
@@ -41,21 +39,19 @@ def last_evaluation(metrics: Path, *, step: int | None = None) -> dict[str, floa
 
     Keys are `eval/…`.
     """
-    lines = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
-    evaluations = [line for line in lines if "eval/loss" in line and step in (None, line["step"])]
-    return {name: value for name, value in evaluations[-1].items() if name != "step"} if evaluations else {}
+    newest: dict[str, Any] = {}
+    for line in read_metrics(metrics):
+        if "eval/loss" in line and step in (None, line["step"]):
+            newest = line
+    return {name: value for name, value in newest.items() if name.startswith("eval/") and not isinstance(value, str)}
 
 
 def metrics_at(metrics: Path, step: int) -> dict[str, Any]:
     """Returns the newest value of every metric up to a step, but for speeds."""
     newest: dict[str, Any] = {}
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            break  # the last line, cut off by a kill or a full disk
-        if values["step"] <= step:
-            newest |= values
+    for line in read_metrics(metrics):
+        if line["step"] <= step:
+            newest |= line
     return {name: newest[name] for name in sorted(newest) if name not in ("step", "mfu") and "per_second" not in name}
 
 
@@ -84,14 +80,15 @@ class MetricsWriter:
         evaluation_due: bool = False,
     ):
         self._progress = RunProgress(headline=headline, first_step=first_step, num_steps=num_steps)
-        self._file, self._tensorboard, self._wandb = None, None, None
+        self._metrics, self._file, self._tensorboard, self._wandb = files.metrics, None, None, None
         if jax.process_index() == 0:
             if "wandb" in report_to:  # first: it may be refused, and then nothing is open
                 self._wandb = WandbSink(files.folder, files.wandb, settings)
-            _drop_lines_after(files.metrics, first_step, evaluation_due=evaluation_due)
-            self._file = files.metrics.open("a", encoding="utf-8")
+            with explain_write_errors(files.metrics):
+                _drop_lines_after(files.metrics, first_step, evaluation_due=evaluation_due)
+                self._file = files.metrics.open("ab", buffering=0)  # a line that failed is not tried again at the end
             if "tensorboard" in report_to:
-                self._tensorboard = SummaryWriter(str(files.tensorboard), purge_step=first_step + 1)
+                self._tensorboard = TensorboardSink(files.tensorboard, first_step=first_step)
 
     def __enter__(self) -> "MetricsWriter":
         self._progress.__enter__()
@@ -100,22 +97,25 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._progress.__exit__(kind, error, traceback)
-        for sink in (self._file, self._tensorboard, self._wandb):
-            if sink:
-                sink.close()
+        with ExitStack() as stack:  # each is closed, whatever the others meet
+            for sink in (self._wandb, self._tensorboard, self._file):
+                if sink:
+                    stack.callback(sink.close)
+            self._progress.__exit__(kind, error, traceback)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Writes the metrics of a step, counted from 1: numbers, and texts for metrics.jsonl alone."""
+        """Writes the metrics of a step, counted from 1: numbers, and texts for metrics.jsonl alone.
+
+        Raises:
+          RunFailed: a place that they go to cannot be written.
+        """
         if self._file:
             # JSON has no NaN.
             finite = {name: value for name, value in values.items() if isinstance(value, str) or math.isfinite(value)}
-            self._file.write(json.dumps({"step": step, **finite}) + "\n")
-            self._file.flush()
+            with explain_write_errors(self._metrics):
+                write_whole(self._file, (json.dumps({"step": step, **finite}) + "\n").encode())
         if self._tensorboard:
-            for name, value in values.items():
-                if isinstance(value, int | float) and math.isfinite(value):
-                    self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.write(step, values)
         if self._wandb:
             self._wandb.write(step, values)
         self._progress.show(step, values)
@@ -125,12 +125,10 @@ class MetricsWriter:
 
         Args:
           samples: of one step, keys `prompt`, `answer` and further texts.
+
+        Raises:
+          RunFailed: a place that they go to cannot be written.
         """
-        if not samples:
-            return
-        if self._tensorboard:
-            for number, sample in enumerate(samples):
-                lines = [f"**{name}**\n\n{value}" for name, value in sample.items() if name != "step"]
-                self._tensorboard.add_text(f"samples/{number}", "\n\n".join(lines), step)
-        if self._wandb:
-            self._wandb.write_samples(step, samples)
+        for sink in (self._tensorboard, self._wandb):
+            if sink and samples:
+                sink.write_samples(step, samples)

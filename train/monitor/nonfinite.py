@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import optax
 
+from oddsmill.schemas.files import publish_text
 from oddsmill.train.data.loader import DEVICE_ARRAYS, Batch, empty_row
+from oddsmill.train.monitor.sinks import explain_write_errors
 from oddsmill.train.parallel.sharding import put_on_mesh
 from oddsmill.train.step.step import Objective
 
@@ -57,7 +59,8 @@ def write_dump(
         "data": str(Path(data).absolute()),
         "rows": rows,
     }
-    path.write_text(json.dumps(dump, indent=2) + "\n", encoding="utf-8")
+    with explain_write_errors(path):
+        publish_text(path, json.dumps(dump, indent=2) + "\n")
 
 
 def describe_failure(path: Path, *, step: int, values: Mapping[str, float]) -> str:

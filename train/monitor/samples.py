@@ -19,6 +19,8 @@ from oddsmill.train.data.loader import stored_rows
 from oddsmill.train.generation.generate import generate
 from oddsmill.train.generation.prompts import answer_text
 from oddsmill.train.model.hf_config import DecoderConfig
+from oddsmill.train.monitor.sinks import explain_write_errors
+from oddsmill.train.monitor.written_lines import read_samples
 
 
 class Samples:
@@ -97,14 +99,8 @@ class Samples:
         return written
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
-        publish_text(self._path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a samples.jsonl; none where there is no such file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        with explain_write_errors(self._path):
+            publish_text(self._path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def side_by_side(path: Path) -> str:

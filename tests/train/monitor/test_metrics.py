@@ -5,8 +5,11 @@ import json
 import jax
 import pytest
 
+from oddsmill.schemas.errors import RunFailed
 from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.monitor.metrics import MetricsWriter, last_evaluation, metrics_at
+from oddsmill.train.monitor.written_lines import read_metrics
+from tests.full_disks import files_end_at
 
 STEP = {
     "loss": 1.5, "rewards/accuracies": 0.75, "log_odds_chosen": 0.25, "pairs_per_second": 12.0,
@@ -79,3 +82,21 @@ def test_a_last_line_that_was_cut_off_hides_no_metric(files):
     with files.metrics.open("a") as file:
         file.write('{"step": 2, "lo')
     assert metrics_at(files.metrics, 9) == whole
+
+
+def test_a_full_disk_is_one_message_and_a_step_of_its_own_is_cut_off(files):
+    with pytest.raises(RunFailed) as failure, opened(files) as writer:  # noqa: PT012
+        writer.write(1, STEP)
+        with files_end_at(files.metrics.stat().st_size + 10):
+            writer.write(2, STEP)
+    assert f"{files.metrics} cannot be written (File too large); make room" in str(failure.value)
+    assert list(read_metrics(files.metrics)) == [{"step": 1, **STEP}]
+
+
+def test_all_sinks_are_closed_whatever_one_of_them_meets(files, monkeypatch):
+    with pytest.raises(RuntimeError, match="the bar"), opened(files, report_to=["tensorboard"]) as writer:  # noqa: PT012
+        opened_files = writer._file, writer._tensorboard._file
+        monkeypatch.setattr(
+            type(writer._progress), "__exit__", lambda *_: (_ for _ in ()).throw(RuntimeError("the bar"))
+        )
+    assert all(file.closed for file in opened_files)

@@ -12,7 +12,8 @@ from oddsmill.train.__main__ import main
 from oddsmill.train.config.sampling import SamplingConfig
 from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.generation.generate import Answer
-from oddsmill.train.monitor.samples import Samples, read_samples, side_by_side
+from oddsmill.train.monitor.samples import Samples, side_by_side
+from oddsmill.train.monitor.written_lines import read_samples
 from tests.datasets import adopt_tokenizer, write_dataset
 from tests.train.decoders import TINY
 
@@ -47,7 +48,7 @@ def test_the_answers_of_the_last_step_are_what_was_learned(arguments, tmp_path, 
     settings = [*arguments, f"--run_dir={tmp_path}", "--max_steps=40", "--generation_num_prompts=5"]
     assert main(["run", *settings, "--generation_max_new_tokens=16", "--report_to=[]"]) == 0
     out = capsys.readouterr().out
-    lines = read_samples(tmp_path / "samples.jsonl")
+    lines = list(read_samples(tmp_path / "samples.jsonl"))
     assert [(line["step"], line["prompt"]) for line in lines] == [(step, p) for step in (0, 40) for p in ANSWERS]
     for line in lines:
         assert line["chosen"] == " " + ANSWERS[line["prompt"]]
@@ -70,7 +71,7 @@ def test_the_file_keeps_one_answer_a_prompt_and_step_and_only_what_was_said(argu
     for step, params in ((0, "before"), (3, "other"), (3, "after")):
         samples.write(step, params)
     expected = [(step, number) for step in ("before", "after") for number in range(len(ANSWERS))]
-    lines = read_samples(tmp_path / "samples.jsonl")
+    lines = list(read_samples(tmp_path / "samples.jsonl"))
     assert [line["answer"] for line in lines] == [f" {params}{number}" for params, number in expected]
     assert [(line["step"], line["prompt"], line["chosen"]) for line in lines] == [
         (step, prompt, " " + answer) for step in (0, 3) for prompt, answer in ANSWERS.items()
