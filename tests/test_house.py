@@ -16,7 +16,7 @@ ROOMS = {
     "pipeline": "config progress input formats tokens resolved_sources resolved_run output dataflow transforms build "
     "runner run commands __init__ __main__",
     "train": "config parallel attention model loss data weights checkpoint step generation monitor prepare planning "
-    "run_folder session loop trainer commands __init__ __main__",
+    "run_lock run_folder session loop trainer commands __init__ __main__",
 }
 MAX_MODULES_IN_FOLDER = 15
 MAX_LINES_OF_MODULE = 350

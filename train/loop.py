@@ -13,6 +13,7 @@ from oddsmill.train.parallel.device_errors import explain_device_errors
 from oddsmill.train.parallel.requests import Request
 from oddsmill.train.prepare import Run, describe_run, prepare
 from oddsmill.train.run_folder import export_run_adapter, export_run_model
+from oddsmill.train.run_lock import locked_export, locked_run_folder
 from oddsmill.train.session import FinalWeights, open_session
 
 
@@ -30,22 +31,23 @@ def train(config: TrainConfig) -> dict[str, float]:
     with explain_device_errors(config.run_dir):
         run = prepare(config)  # reads and checks all; nothing is on the devices yet
         log.info(describe_run(run))
-        with open_session(run) as session:
-            state = session.start()  # initial weights, or the newest checkpoint
-            step_fn, schedule = run.program.jitted_step(), schedule_of(run, session.has_evaluation)
-            while not session.is_over:  # the last step, or patience over: an evaluation may end the run
-                state, metrics = step_fn(state, session.next_batch(), session.frozen)
-                session.count_step(state, metrics)  # reported one step late: the device never waits for the host
-                due = due_after(session.step, schedule, session.requests.poll(session.step))
-                # Evaluation comes before the save: a run killed between the two takes both again, and alike.
-                if due.evaluation:
-                    session.evaluate(state)
-                if due.saves(is_best=session.is_best, is_over=session.is_over):
-                    session.save(state, evaluation_due=due.later_evaluation)
-                if due.stop:
-                    raise session.stopped(due.stop)
-            final = session.finish(state)
-        return write_results(run, final)  # outside the mesh context: weights come to the host one device at a time
+        with locked_run_folder(config.run_dir) as lock:
+            with open_session(run, lock) as session:
+                state = session.start()  # initial weights, or the newest checkpoint
+                step_fn, schedule = run.program.jitted_step(), schedule_of(run, session.has_evaluation)
+                while not session.is_over:  # the last step, or patience over: an evaluation may end the run
+                    state, metrics = step_fn(state, session.next_batch(), session.frozen)
+                    session.count_step(state, metrics)  # reported one step late: the device never waits for the host
+                    due = due_after(session.step, schedule, session.requests.poll(session.step))
+                    # Evaluation comes before the save: a run killed between the two takes both again, and alike.
+                    if due.evaluation:
+                        session.evaluate(state)
+                    if due.saves(is_best=session.is_best, is_over=session.is_over):
+                        session.save(state, evaluation_due=due.later_evaluation)
+                    if due.stop:
+                        raise session.stopped(due.stop)
+                final = session.finish(state)
+            return write_results(run, final)  # outside the mesh context: weights come to the host one device at a time
 
 
 class Schedule(NamedTuple):
@@ -120,9 +122,11 @@ def write_results(run: Run, final: FinalWeights) -> dict[str, float]:
     """Writes the model or its adapters, and the curves. Returns the evaluation of the weights."""
     lora = run.config.lora
     if lora and lora.export in ("adapter", "both"):
-        export_run_adapter(run, run.files.adapter, final.params, step=final.step)
+        with locked_export(run.files.adapter, what=str(run.files.adapter), command="oddsmill train run"):
+            export_run_adapter(run, run.files.adapter, final.params, step=final.step)
     if not lora or lora.export in ("merged", "both"):
-        export_run_model(run, run.files.model, final.params, final.frozen, step=final.step)
+        with locked_export(run.files.model, what=str(run.files.model), command="oddsmill train run"):
+            export_run_model(run, run.files.model, final.params, final.frozen, step=final.step)
     if jax.process_index() == 0:  # only this one is sure to see what it has written
         plot_curves(run.files.metrics, run.files.curves, run.program.objective.preference)
     return final.evaluation or last_evaluation(run.files.metrics, step=final.step)

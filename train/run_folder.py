@@ -30,6 +30,7 @@ from oddsmill.train.monitor.metrics import metrics_at
 from oddsmill.train.monitor.sinks import explain_write_errors
 from oddsmill.train.parallel.processes import join_processes
 from oddsmill.train.prepare import Run, build_run_program
+from oddsmill.train.run_lock import locked_export
 from oddsmill.train.weights.export import export_adapter, export_model
 from oddsmill.train.weights.model_card import model_card
 from oddsmill.train.weights.model_files import find_model, read_model_files
@@ -160,19 +161,18 @@ def export_checkpoint(config: ExportConfig) -> int:
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refused(f"--out={out} exists and is not empty; give another folder")
-    run, step, params, frozen = restore_run(
-        config.run_dir,
-        command="oddsmill train export",
-        checkpoint=config.checkpoint,
-        mesh=config.mesh,
-        distributed=config.distributed,
+    run = read_run_folder(
+        config.run_dir, command="oddsmill train export", mesh=config.mesh, distributed=config.distributed
     )
-    if config.adapter:
-        if run.config.lora is None:
-            raise Refused(f"--adapter=true: the run in {config.run_dir} trained no adapters; leave it out")
-        export_run_adapter(run, out, params, step=step)
-    else:
-        export_run_model(run, out, params, frozen, step=step, dtype=config.dtype, max_shard_size=config.max_shard_size)
+    if config.adapter and run.config.lora is None:
+        raise Refused(f"--adapter=true: the run in {config.run_dir} trained no adapters; leave it out")
+    with locked_export(out, what=f"--out={out}", command="oddsmill train export"):
+        step, params, frozen = restore_weights(run, config.checkpoint)
+        if config.adapter:
+            export_run_adapter(run, out, params, step=step)
+        else:
+            dtype, size = config.dtype, config.max_shard_size
+            export_run_model(run, out, params, frozen, step=step, dtype=dtype, max_shard_size=size)
     return step
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from oddsmill.schemas.console import log
-from oddsmill.schemas.errors import Refused, RunFailed, Stopped, require
+from oddsmill.schemas.errors import RunFailed, Stopped, require
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
@@ -30,6 +30,7 @@ from oddsmill.train.parallel.sharding import put_on_mesh, row_share
 from oddsmill.train.parallel.signals import StopSignals
 from oddsmill.train.prepare import Run
 from oddsmill.train.run_folder import write_run_folder
+from oddsmill.train.run_lock import RunLock
 from oddsmill.train.step.step import State
 
 
@@ -46,14 +47,17 @@ class FinalWeights(NamedTuple):
 
 
 @contextmanager
-def open_session(run: Run) -> Iterator["Session"]:
+def open_session(run: Run, lock: RunLock | None = None) -> Iterator["Session"]:
     """Opens a session in the run's folder; at the end all that it holds is closed, after an error too.
 
+    Args:
+      lock: that of the folder.
+
     Raises:
-      Refused: the folder cannot be made, or holds a run of other settings.
+      Refused: the folder holds a run of other settings.
     """
     with ExitStack() as stack:
-        yield Session(run, stack)
+        yield Session(run, lock or RunLock(), stack)
 
 
 class Session:
@@ -70,15 +74,12 @@ class Session:
     requests: Requests
     monitor: StepMonitor
 
-    def __init__(self, run: Run, stack: ExitStack):
+    def __init__(self, run: Run, lock: RunLock, stack: ExitStack):
         config, share = run.config, row_share(run.program.mesh)
-        self.run, self._stack = run, stack
+        run.files.folder.mkdir(parents=True, exist_ok=True)
+        self.run, self._lock, self._stack = run, lock, stack
         self.step, self.best, self.order = 0, run.best(), DataOrder(share.shard_index)
         self.frozen: dict[str, Any] = {}
-        try:
-            run.files.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Refused(f"--run_dir={config.run_dir}: no folder can be made there ({error.strerror})") from error
         self.checkpoints = stack.enter_context(
             Checkpoints(run.files.checkpoints, identity=run.identity, save_total_limit=config.save_total_limit)
         )
@@ -281,8 +282,9 @@ class Session:
           again: replaces a checkpoint of this step.
 
         Raises:
-          RunFailed: a shard has changed, a step is not finite, or the checkpoint cannot be written.
+          RunFailed: a shard or the run's owner has changed, a step is not finite, or it cannot be written.
         """
+        self._lock.check()
         with self._between_steps():
             self._shards.check()  # what is saved was learned from the rows of the manifest
             self.checkpoints.save(
@@ -310,6 +312,7 @@ class Session:
         """
         with self._between_steps():
             self.checkpoints.wait()
+        self._lock.check()  # the export follows
         self._batches.close()  # its workers have nothing to do any more
         step, params, best = self.step, state["params"], self.best
         state.clear()

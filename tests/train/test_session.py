@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,13 @@ import numpy as np
 import pytest
 
 from oddsmill.schemas.errors import Refused, RunFailed, Stopped
+from oddsmill.schemas.locks.lock import lock_inside
+from oddsmill.schemas.locks.places import place_of
 from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.loop import train
 from oddsmill.train.prepare import prepare
+from oddsmill.train.run_lock import locked_run_folder
 from oddsmill.train.session import open_session
 from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import packed, random_pairs, write_dataset
@@ -121,16 +126,22 @@ def test_other_settings_are_refused_before_anything_is_written(config):
     assert run.files.settings.read_text() == before
 
 
-def test_a_folder_that_cannot_be_made_is_refused(config, tmp_path):
-    (tmp_path / "file").write_text("x")
-    run = prepare(dataclasses.replace(config, run_dir=str(tmp_path / "file" / "run")))
-    with pytest.raises(Refused, match="no folder can be made there"), open_session(run):
-        pass
-
-
 def test_a_stop_names_its_signal_and_its_step(config):
     with open_session(prepare(config)) as session:
         session.save(session.start())
         stopped = session.stopped(signal.SIGINT)
     assert isinstance(stopped, Stopped) and stopped.exit_code == 130
     assert str(stopped) == "SIGINT at step 0, which is saved; the same command goes on from it"
+
+
+def test_a_second_run_in_the_folder_is_refused_and_a_run_that_lost_it_saves_nothing(config):
+    with locked_run_folder(config.run_dir) as lock:
+        with pytest.raises(Refused, match=r"oddsmill train run of .* is writing there"):
+            train(config)
+        assert [path.name for path in Path(config.run_dir).iterdir()] == [".oddsmill-lock-1"]
+        with open_session(prepare(config), lock) as session:
+            state = session.start()
+            place_of(lock_inside(config.run_dir)).remove(1)
+            with pytest.raises(RunFailed, match="is no longer this run's"):
+                session.save(state)
+            assert session.checkpoints.steps == []
