@@ -1,8 +1,12 @@
 """The files of a dataset beside its manifest, which has their digests: shards and tokenizer."""
 
+import errno
 import os
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
+
+from array_record.python.array_record_module import ArrayRecordReader
 
 from oddsmill.schemas.chat.added_tokens import ADDED_TOKENS
 from oddsmill.schemas.chat.special_tokens import SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG
@@ -12,6 +16,46 @@ from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, file_sha256
 
 # Files that are read where they are there.
 _OPTIONAL = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, TEMPLATE_FILE)
+# Records are read one by one, at random or in order, by the thread that asks.
+_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_OF_THE_SYSTEM = re.compile(r"\w+\(\) failed: ([^;]+)")
+
+
+def open_shard(path: str, *, records: int | None = None) -> ArrayRecordReader:
+    """Opens a shard of this machine for reading; it is closed when the reader is let go.
+
+    Args:
+      records: how many it must hold, where that is known.
+
+    Raises:
+      OSError: the system does not open or read it: it is not there, too many files are open, the disk fails.
+      ValueError: it is no shard, is damaged, or holds another number of records; the message does not name it.
+    """
+    reader = ArrayRecordReader(path, _OPTIONS)
+    if not reader.ok():
+        problem = _problem(reader)
+        of_system = _OF_THE_SYSTEM.match(problem)
+        if of_system:
+            numbers = {os.strerror(number): number for number in errno.errorcode}
+            raise OSError(numbers.get(of_system[1], errno.EIO), of_system[1], path)
+        raise ValueError(problem)
+    if records is not None and reader.num_records() != records:
+        raise ValueError(f"it holds {reader.num_records()} records, the manifest says {records}")
+    return reader
+
+
+def _problem(reader: ArrayRecordReader) -> str:
+    """Returns why a shard cannot be read, which its reader says only when it is closed."""
+    try:
+        reader.close()
+    except RuntimeError as error:
+        return str(error)
+    return "it cannot be read"
+
+
+def lacks_files(error: BaseException) -> bool:
+    """Says whether an error is that too many files are open, in this process or in one whose error it repeats."""
+    return any(os.strerror(number) in str(error) for number in (errno.EMFILE, errno.ENFILE))
 
 
 def damaged_shards(folder: str | Path, manifest: Manifest, *, digests: bool = True) -> Iterator[str]:

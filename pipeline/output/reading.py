@@ -6,16 +6,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
-from array_record.python.array_record_module import ArrayRecordReader
 
 from oddsmill.pipeline.output.folder import REJECTS_FOLDER
+from oddsmill.schemas.dataset_files import open_shard
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Shard
 from oddsmill.schemas.provenance import provenance_batches, provenance_path
 from oddsmill.schemas.record import Row, check_row, decode_row
 from oddsmill.schemas.stores import files_under, is_file, local_file, open_file
-
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class Rejected(NamedTuple):
@@ -50,24 +48,30 @@ def read_shard(folder: str, shard: Shard, manifest: Manifest, *, max_pairs: int)
 
 
 def read_records(path: str, shard: Shard, manifest: Manifest, *, max_pairs: int) -> Iterator[Row]:
-    """Yields the rows of a shard's file on this machine, as `read_shard` does."""
-    reader = ArrayRecordReader(path, _READER_OPTIONS)
+    """Yields the rows of a shard's file on this machine, as `read_shard` does.
+
+    Raises:
+      Refused: the system does not open it.
+      ValueError: as `read_shard` does.
+    """
     try:
-        for index in range(reader.num_records()):
-            try:
-                row = decode_row(reader.read([index])[0], row_length=manifest.row_length)
-                check_row(
-                    row,
-                    row_length=manifest.row_length,
-                    vocab_size=manifest.tokenizer.vocab_size,
-                    max_pairs=max_pairs,
-                )
-            except (ValueError, RuntimeError, IndexError) as error:
-                raise ValueError(f"{shard.name}, record {index}: {error}") from error
-            yield row
-        reader.close()
-    except RuntimeError as error:  # of a file that it cannot open it says so only when it is closed
+        reader = open_shard(path)
+    except OSError as error:
+        raise Refused(f"{shard.name}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
         raise ValueError(f"{shard.name}: {error}") from error
+    for index in range(reader.num_records()):
+        try:
+            row = decode_row(reader.read([index])[0], row_length=manifest.row_length)
+            check_row(
+                row,
+                row_length=manifest.row_length,
+                vocab_size=manifest.tokenizer.vocab_size,
+                max_pairs=max_pairs,
+            )
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise ValueError(f"{shard.name}, record {index}: {error}") from error
+        yield row
 
 
 def read_provenance(folder: str, shard: Shard) -> list[Provenance]:

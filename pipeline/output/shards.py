@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from oddsmill.pipeline import progress
 from oddsmill.pipeline.config import DatasetSettings
@@ -18,6 +18,7 @@ from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.rejects import RejectBlocks
 from oddsmill.pipeline.output.tally import SIDES, Tally
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
+from oddsmill.schemas.dataset_files import open_shard
 from oddsmill.schemas.drops import DropReason, Origin, Reject
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.locks.lock import Lock
@@ -27,7 +28,6 @@ from oddsmill.schemas.record import NO_SPANS, Row, encode_row, lay_row, token_dt
 
 # One record a group: the trainer reads records at random. Levels above 3 only cost time.
 WRITER_OPTIONS = "group_size:1,zstd:3"
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _COLUMNS = ("rank", "id", "prompt_id", "file", "row", *SIDES, "truncated", "notes", "unscored")
 
 
@@ -201,11 +201,12 @@ def _make_row(
 
 def _inspect(path: str, *, name: str, records: int) -> tuple[Shard, str]:
     """Reads back what the disk has, since a file cut short opens without an error and says 0 records."""
-    reader = ArrayRecordReader(path, _READER_OPTIONS)
-    found, options = reader.num_records(), reader.writer_options_string()
-    reader.close()
-    if found != records:
-        raise RunFailed(f"{name}: {records} records were written, {found} are on disk. Is the disk full?")
+    try:
+        options = open_shard(path, records=records).writer_options_string()
+    except (OSError, ValueError) as error:
+        raise RunFailed(
+            f"{name}: {records} records were written, and are not on the disk ({error}). Is it full?"
+        ) from error
     return Shard(name=name, records=records, bytes=os.path.getsize(path), sha256=file_sha256(path)), options
 
 

@@ -1,14 +1,21 @@
-from contextlib import nullcontext
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from oddsmill.schemas.dataset_files import (
     check_shards,
     check_tokenizer_files,
     damaged_shards,
     damaged_tokenizer,
+    lacks_files,
+    open_shard,
 )
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest
@@ -68,3 +75,56 @@ def test_a_tokenizer_that_did_not_make_the_rows_is_refused(
         open_train_data(str(folder))
     allowed = list(damaged_tokenizer(folder / "tokenizer", manifest, further=[name]))  # what stands in a run's folder
     assert bool(allowed) == (name == "tokenizer.json")
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> str:
+    writer = ArrayRecordWriter(str(tmp_path / "x.arrayrecord"), "group_size:1")
+    for number in range(7):
+        writer.write(b"record %d" % number)
+    writer.close()
+    return str(tmp_path / "x.arrayrecord")
+
+
+@contextmanager
+def few_files(more: int) -> Iterator[None]:
+    """Allows the process `more` open files than it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    while held[-1] < highest:  # the limit is one of numbers, and numbers below the highest may be free
+        held.append(os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1 + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def test_records_are_read_and_counted(shard: str):
+    assert open_shard(shard, records=7).read([6]) == [b"record 6"]
+    with pytest.raises(ValueError, match="it holds 7 records, the manifest says 8"):
+        open_shard(shard, records=8)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(1 << 17), b"cut"])
+def test_another_file_is_damaged(shard: str, content: bytes):
+    whole = Path(shard).read_bytes()
+    Path(shard).write_bytes(whole[: len(whole) // 2 + 1] if content == b"cut" else content)
+    with pytest.raises(ValueError, match=r"\w"):
+        open_shard(shard, records=7)
+
+
+def test_a_file_that_is_not_there_is_not_damaged(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        open_shard(str(tmp_path / "nowhere"))
+
+
+def test_a_shard_for_which_no_file_is_left_is_not_damaged(shard: str):
+    with few_files(0), pytest.raises(OSError, match="Too many open files") as error:
+        open_shard(shard)
+    assert error.value.errno == errno.EMFILE and lacks_files(error.value)
+    assert lacks_files(RuntimeError(f"a worker ended: {error.value}")) and not lacks_files(OSError(errno.EIO, "x"))
+    assert open_shard(shard).num_records() == 7

@@ -17,6 +17,7 @@ from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.layout import derive_rows
 from oddsmill.schemas.manifest import Manifest, SplitSummary
 from oddsmill.schemas.record import Row, check_row, decode_row
+from oddsmill.train.data.shard_records import ShardRecords
 
 Batch = dict[str, np.ndarray]
 # Arrays that go to the devices; `pair_ids` stays on the host.
@@ -61,8 +62,8 @@ def stored_rows(folder: str, manifest: Manifest, split: str) -> grain.MapDataset
     """Returns the records of a split in stored order, with random access."""
     summary = manifest.splits[split]
     # Shards in the manifest's order, none found by a pattern: a stray or missing file cannot change the rows.
-    paths = [os.path.join(folder, shard.name) for shard in summary.shards if shard.records]
-    return grain.MapDataset.source(grain.sources.ArrayRecordDataSource(paths))
+    paths = [os.path.join(folder, shard.name) for shard in summary.shards]
+    return grain.MapDataset.source(ShardRecords(paths, [shard.records for shard in summary.shards]))
 
 
 def ordered_rows(folder: str, manifest: Manifest, *, shuffle: bool, seed: int, empty_rows: int = 0) -> grain.MapDataset:

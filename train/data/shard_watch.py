@@ -1,11 +1,13 @@
 """Notices that a shard was altered or went missing while a run reads it."""
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
 
+from oddsmill.schemas.dataset_files import lacks_files
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.train.data.dataset import Dataset
 
@@ -49,6 +51,12 @@ class ShardWatch:
             raise  # the last is of the devices, not of the data
         except Exception as error:
             self.check()
+            if lacks_files(error):
+                soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                raise RunFailed(
+                    f"too many files are open: {soft:,} are allowed here (ulimit -n). The data are as they were; allow "
+                    "more, and the same command goes on from the newest checkpoint"
+                ) from error
             raise RunFailed(
                 f"a row of the data cannot be read ({str(error).strip() or type(error).__name__}). "
                 "oddsmill pipeline verify finds which shard is damaged"
