@@ -7,10 +7,13 @@ its own way.
 import contextlib
 import logging
 import sys
+import threading
+import traceback
+import warnings
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TextIO
 
-from oddsmill.schemas.errors import printable
+from oddsmill.schemas.text.printable import printable, printable_message
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -27,12 +30,14 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        message = printable(prefix + record.getMessage())
+        message = printable_message(prefix + record.getMessage())
         print(message, file=sys.stderr if self._to_stderr else sys.stdout, flush=True)
 
 
 def show_messages(level: LogLevel = "info", *, to_stderr: bool = False) -> None:
     """Shows messages of `level` and above on the console, warnings and errors with their level in front.
+
+    From now on tracebacks and the warnings of Python show what they quote too, and send it to no terminal.
 
     Args:
       to_stderr: for commands whose standard output is a result that another program reads.
@@ -42,6 +47,26 @@ def show_messages(level: LogLevel = "info", *, to_stderr: bool = False) -> None:
     log.addHandler(_ConsoleHandler(to_stderr=to_stderr))
     log.propagate = False  # a library that configures the root logger would show every message once more
     log.setLevel(level.upper())
+    sys.excepthook = lambda kind, error, trace: _show_traceback(error)
+    threading.excepthook = lambda failed: _show_traceback(failed.exc_value)
+    warnings.showwarning = _show_warning
+
+
+def _show_traceback(error: BaseException | None) -> None:
+    """Shows a defect as Python does, but for what a terminal would obey: its message may quote rows."""
+    if error is not None and not isinstance(error, SystemExit):
+        print(printable("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(printable(warnings.formatwarning(message, category, filename, lineno, line)), file=file or sys.stderr, end="")
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ import re
 import sys
 from collections.abc import Callable
 
-# Characters that a terminal obeys, and surrogates, which UTF-8 cannot hold; not tabs and ends of lines.
-_NOT_PRINTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+from oddsmill.schemas.text.printable import printable_message
+
 # Beam adds the name of the step to the message of whatever is raised in it.
 _STEP = r" \[while running '[^']*'\]$"
 
@@ -40,11 +40,6 @@ def require(condition: bool, name: str, value: object, problem: str) -> None:
 def one_line(error: BaseException) -> str:
     """Returns the message of an exception on one line, or the name of its class if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def printable(text: str) -> str:
-    """Returns a text that may quote rows and names of files as a terminal can show it and does not obey it."""
-    return _NOT_PRINTED.sub(lambda match: repr(match.group())[1:-1], text)
 
 
 def find_refusal(error: BaseException) -> str | None:
@@ -83,10 +78,10 @@ def run_command(command: Callable[[], None]) -> int:
         command()
         sys.stdout.flush()
     except RunFailed as failure:
-        print(f"failed: {printable(str(failure))}", file=sys.stderr)
+        print(f"failed: {printable_message(str(failure))}", file=sys.stderr)
         return 1
     except Stopped as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
+        print(f"stopped: {printable_message(str(stopped))}", file=sys.stderr)
         return stopped.exit_code
     except BrokenPipeError:
         # The reader (head, less) has seen enough. Python would complain once more when it flushes at its end.
@@ -105,6 +100,6 @@ def run_command(command: Callable[[], None]) -> int:
         message = find_refusal(error)
         if message is None:
             raise
-        print(f"refused: {printable(message)}", file=sys.stderr)
+        print(f"refused: {printable_message(message)}", file=sys.stderr)
         return 2
     return 0

@@ -38,8 +38,9 @@ def run(arguments: Sequence[str]) -> None:
         return
     files = RunFiles(config.run_dir)
     samples = side_by_side(files.samples)
-    if samples:
-        log.info(f"\n{samples}")
+    for block in samples:
+        log.info("")
+        log.info(block)
     told = {"reward accuracy": ("rewards/accuracies", ".3f"), "loss": ("loss", ".4f")}
     told |= {name: (name, "+.4f") for name in preference_loss(config).headline}
     held_out = [
@@ -48,7 +49,8 @@ def run(arguments: Sequence[str]) -> None:
         if f"eval/{name}" in evaluation
     ]
     if held_out:
-        log.info(f"\nheld out   {', '.join(held_out)}")
+        log.info("")
+        log.info(f"held out   {', '.join(held_out)}")
     export = config.lora.export if config.lora else "merged"
     made = {"model": files.model} if export != "adapter" else {}
     made |= {"adapter": files.adapter} if export != "merged" else {}

@@ -30,7 +30,8 @@ def train(config: TrainConfig) -> dict[str, float]:
     """
     with explain_device_errors(config.run_dir):
         run = prepare(config)  # reads and checks all; nothing is on the devices yet
-        log.info(describe_run(run))
+        for line in describe_run(run).split("\n"):
+            log.info(line)
         with locked_run_folder(config.run_dir) as lock:
             with open_session(run, lock) as session:
                 state = session.start()  # initial weights, or the newest checkpoint

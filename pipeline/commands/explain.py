@@ -4,10 +4,10 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from oddsmill.pipeline.commands.data_console import DataConsole
 from oddsmill.pipeline.commands.inspect import BRANCH_STYLES, side_text
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats import keys
@@ -26,6 +26,7 @@ from oddsmill.schemas.errors import require
 from oddsmill.schemas.layout import SIDE_OF_BRANCH, derive
 from oddsmill.schemas.record import Pair, make_row
 from oddsmill.schemas.settings import setting, settings
+from oddsmill.schemas.text.printable import printable_line
 
 if TYPE_CHECKING:
     from oddsmill.pipeline.formats.pairs import Pair as SourcePair
@@ -50,7 +51,7 @@ class ExplainConfig(DatasetSettings):
         require(self.file is None or ":" not in self.row, "file", self.file, f"--row={self.row} names the file already")
 
 
-def print_explanation(config: ExplainConfig, console: Console | None = None) -> None:
+def print_explanation(config: ExplainConfig, console: DataConsole | None = None) -> None:
     """Prints all that happens to one row.
 
     Raises:
@@ -59,7 +60,7 @@ def print_explanation(config: ExplainConfig, console: Console | None = None) -> 
     resolved = resolve_run(config)
     tokenizer = load_for_run(resolved.tokenizer_folder, config)
     raw = find_row(resolved.inputs, config.row, config.file)
-    console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = console or DataConsole()
     if not console.is_terminal:
         console.width = 140  # a pipe has no width of its own, and a rule's name is to stay in one line
     Explainer(resolved, tokenizer, console).explain(raw)
@@ -68,7 +69,7 @@ def print_explanation(config: ExplainConfig, console: Console | None = None) -> 
 class Explainer:
     """Runs one row through the functions that a run uses, and prints what each of them decides."""
 
-    def __init__(self, resolved: ResolvedRun, tokenizer: Tokenizer, console: Console):
+    def __init__(self, resolved: ResolvedRun, tokenizer: Tokenizer, console: DataConsole):
         self._resolved, self._config, self._tokenizer, self._console = resolved, resolved.config, tokenizer, console
 
     def explain(self, raw: RawRow) -> None:
@@ -199,12 +200,15 @@ class Explainer:
         self._console.print(table)
 
     def _head(self, text: str) -> None:
-        self._console.print(Text(f"\n{text}", style="bold"))
+        self._console.print(Text(f"\n{printable_line(text)}", style="bold"))
 
     def _say(self, name: str, text: str) -> None:
-        self._console.print(Text(f"{name:<10} ", style="dim").append(text, style="not dim"))
+        self._console.print(Text(f"{name:<10} ", style="dim").append(printable_line(text), style="not dim"))
 
     def _dropped(self, where: str, dropped: Dropped) -> None:
         self._console.print(
-            Text(f"dropped {where}: {dropped.reason} ({dropped.reason.meaning}): {dropped.detail}", style="bold red")
+            Text(
+                f"dropped {where}: {dropped.reason} ({dropped.reason.meaning}): {printable_line(dropped.detail)}",
+                style="bold red",
+            )
         )

@@ -7,9 +7,9 @@ from itertools import islice
 from os.path import join
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.text import Text
 
+from oddsmill.pipeline.commands.data_console import DataConsole
 from oddsmill.pipeline.commands.inspect_mask import mask_as_json, print_mask
 from oddsmill.pipeline.output.folder import load_manifest
 from oddsmill.pipeline.output.reading import read_provenance, read_shard
@@ -21,6 +21,7 @@ from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, Split
 from oddsmill.schemas.record import Pair, Row, Truncated
 from oddsmill.schemas.settings import setting, settings
 from oddsmill.schemas.stores import fetch_folder
+from oddsmill.schemas.text.printable import printable_line
 
 ROWS_FOR_EYES = 3
 # Two shades a branch, in turn, so that each token can be told from the next.
@@ -122,7 +123,7 @@ def _print_json(rows: Iterator[StoredRow]) -> None:
 
 
 def _print_masks(rows: Iterator[StoredRow], *, as_json: bool) -> None:
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = DataConsole()
     for stored in rows:
         arrays = derive(stored.row)
         if as_json:
@@ -134,7 +135,7 @@ def _print_masks(rows: Iterator[StoredRow], *, as_json: bool) -> None:
 
 def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
     tokenizer = load_tokenizer(fetch_folder(join(folder, TOKENIZER_FOLDER)))
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = DataConsole()
     legend = Text("branches: ")
     for side, (style, _) in BRANCH_STYLES.items():
         legend.append(side, style=f"bold {style}").append("  ")
@@ -143,7 +144,7 @@ def _print_coloured(rows: Iterator[StoredRow], folder: str) -> None:
         padding = len(stored.row.tokens) - stored.row.num_tokens
         console.rule(f"{stored.split} row {stored.number}: {len(stored.row)} pairs, {padding} ▯", align="left")
         for index, pair in enumerate(stored.row.pairs()):
-            source = f"  {stored.sources[index]}" if stored.sources else ""
+            source = f"  {printable_line(stored.sources[index])}" if stored.sources else ""
             console.print(f"pair {index + 1}  id {pair.id:016x}{source}", style="dim")
             for side in BRANCH_STYLES:
                 console.print(side_text(pair, side, tokenizer))

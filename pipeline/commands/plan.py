@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
+from oddsmill.pipeline.commands.data_console import DataConsole
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import NOTE_MEANINGS, Pair
 from oddsmill.pipeline.input.rows import RawRow
@@ -25,6 +25,7 @@ from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.settings import setting, settings
+from oddsmill.schemas.text.printable import printable_line
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 # Row lengths are multiples of this: the tile of the fast attention kernels.
@@ -84,7 +85,7 @@ class RowLength(NamedTuple):
     rows: int
 
 
-def print_plan(config: PlanConfig, console: Console | None = None) -> None:
+def print_plan(config: PlanConfig, console: DataConsole | None = None) -> None:
     """Prints the tables of a sample, scaled to the whole input.
 
     Raises:
@@ -103,21 +104,22 @@ def print_plan(config: PlanConfig, console: Console | None = None) -> None:
     ]
     candidates = row_lengths(pairs, tokenizer, rules, config)
     scale = sample.total_rows / len(sample.rows)
-    console = console or Console(highlight=False)
+    console = console or DataConsole(soft_wrap=False)
     if not console.is_terminal:
         console.width = 140
     whole = len(sample.rows) == sample.total_rows
     size = "all of them" if whole else "spread evenly; rows and tokens are estimates for the whole input"
     console.print(f"input      {sample.total_rows:,} rows; {len(sample.rows):,} looked at, {size}", soft_wrap=True)
     for number, line in enumerate(resolved.formats):
-        console.print(f"{'' if number else 'format':<10} {line}", soft_wrap=True)
+        console.print(f"{'' if number else 'format':<10} {printable_line(line)}", soft_wrap=True)
     for line in resolved.notes:
-        console.print(f"note       {line}", soft_wrap=True)
+        console.print(f"note       {printable_line(line)}", soft_wrap=True)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(drops.items())) or "none"
     console.print(f"sample     {len(pairs):,} pairs; dropped before the length rules: {dropped}", soft_wrap=True)
     if not_read:
         console.print(
-            f"not read   {describe_not_read(not_read, of=len(sample.rows))}: no part of a pair", soft_wrap=True
+            f"not read   {printable_line(describe_not_read(not_read, of=len(sample.rows)))}: no part of a pair",
+            soft_wrap=True,
         )
     for note in KINDS:
         if count := sum(note in pair.rendered.notes for pair in pairs):

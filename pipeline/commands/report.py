@@ -25,6 +25,7 @@ from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, SplitSummary
 from oddsmill.schemas.record import Pair, Truncated
 from oddsmill.schemas.settings import setting, settings
 from oddsmill.schemas.stores import fetch_folder, is_remote
+from oddsmill.schemas.text.printable import printable
 
 SIDES = tuple(BRANCH_STYLES)
 _EXAMPLES_OF_A_REASON = 2
@@ -126,11 +127,12 @@ def read_split(config: ReportConfig, manifest: Manifest, name: str, tokenizer: T
 
 
 def render(folder: str, manifest: Manifest, contents: dict[str, SplitContents]) -> str:
-    """Renders the page. Jinja escapes all that comes from the data."""
+    """Renders the page. All that comes from the data is escaped, and turns no text around."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from oddsmill.schemas.command_line.given import join_values
 from oddsmill.schemas.errors import Refused
 
 
@@ -35,7 +36,7 @@ def take_lists(arguments: Sequence[str], groups: Mapping[str, type]) -> tuple[li
       Refused: a single setting is given beside a list, which has no one group for it.
     """
     lists: dict[str, list[Any]] = {}
-    arguments = _join_values(arguments, ["config", *groups])
+    arguments = join_values(arguments, ["config", *groups])
     for argument in arguments:
         for name, value in _whole_groups(argument, groups):
             if isinstance(value, list):
@@ -81,17 +82,6 @@ def check_elements(name: str, values: list[Any], group: type, load: Callable[[ty
     return _flat_yaml(values)
 
 
-def _join_values(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Writes `--source VALUE` as `--source=VALUE`."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1] in [f"--{name}" for name in names]:
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
-
-
 def _whole_groups(argument: str, groups: Mapping[str, type]) -> list[tuple[str, Any]]:
     """Returns the groups that an argument, or the file that it names, gives as a whole."""
     key, _, text = argument.partition("=")
@@ -102,10 +92,6 @@ def _whole_groups(argument: str, groups: Mapping[str, type]) -> list[tuple[str, 
     if name not in groups:
         return []
     value = _read(text) if os.path.isfile(text) else _parse(text)
-    if isinstance(value, str):
-        wanted = "give a group of settings, a list of groups, or a YAML file of one"
-        first = dataclasses.fields(groups[name])[0].name
-        raise Refused(f"--{name}={text}: {wanted}; did you mean --{name}.{first}={text}?")
     return [(name, value)]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jsonargparse
 
+from oddsmill.schemas.command_line.given import check_given
 from oddsmill.schemas.command_line.listed import check_elements, listable_groups, take_lists
 from oddsmill.schemas.command_line.refusals import explain
 from oddsmill.schemas.console import LogLevel, show_messages
@@ -59,6 +60,7 @@ def load_settings(
     arguments = _spell_out_flags(arguments, settings_class)
     if positional and arguments and not arguments[0].startswith("-"):
         arguments[0] = f"--{positional}={arguments[0]}"
+    check_given(arguments, settings_class)
     parser = jsonargparse.ArgumentParser(prog=command, exit_on_error=False, epilog=_LOG_LEVEL_HELP)
     parser.add_argument("--config", action="config", help="A YAML file of settings; the command line wins.")
     groups = listable_groups(settings_class)
@@ -73,7 +75,7 @@ def load_settings(
     parser.add_class_arguments(settings_class, skip=set(groups))
     try:
         namespace = parser.instantiate(parser.parse_args(arguments))
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+    except (jsonargparse.ArgumentError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise Refused(explain(str(error), dict(setting_types(settings_class)))) from error
     names = [field.name for field in dataclasses.fields(settings_class)]  # type: ignore[arg-type]
     return settings_class(**{name: namespace[name] for name in names})

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from oddsmill.schemas.errors import Refused, printable
+from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.stores import is_remote, refusing, scheme_of, store_of
+from oddsmill.schemas.text.printable import printable
 
 # These stores decide by themselves who makes a file first. Of others some overwrite what another has just made: there
 # the lock is looked at once more, after a while.

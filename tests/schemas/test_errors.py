@@ -4,16 +4,7 @@ import traceback
 
 import pytest
 
-from oddsmill.schemas.errors import (
-    Refused,
-    RunFailed,
-    Stopped,
-    find_ending,
-    find_refusal,
-    printable,
-    require,
-    run_command,
-)
+from oddsmill.schemas.errors import Refused, RunFailed, Stopped, find_ending, find_refusal, require, run_command
 
 
 def raising(error: BaseException):
@@ -82,11 +73,6 @@ def test_a_missing_module_of_our_own_is_a_fault_and_no_advice_to_install():
         run_command(command)
 
 
-def test_what_rows_and_names_hold_reaches_no_terminal():
-    assert printable("a\tb\nc é 漢") == "a\tb\nc é 漢"
-    assert printable("\x1b[2J \ud800 \x9b") == r"\x1b[2J \ud800 \x9b"
-
-
 def test_of_what_a_runner_wraps_the_outermost_ending_of_ours_is_found():
     try:
         try:
@@ -102,3 +88,12 @@ def test_of_what_a_runner_wraps_the_outermost_ending_of_ours_is_found():
         assert isinstance(ending, RunFailed)
         assert str(ending) == "rows.jsonl changed"
     assert find_ending(ValueError("RunFailed of another")) is None
+
+
+def test_what_rows_and_names_hold_reaches_no_terminal(capsys: pytest.CaptureFixture[str]):
+    assert run_command(raising(Refused("\x1b[2J\nok  all is well: \x9b"))) == 2
+    assert run_command(raising(RunFailed("\u202e\r"))) == 1
+    assert run_command(raising(Stopped("run\x1b[2J", 2))) == 130
+    assert capsys.readouterr().err == (
+        "refused: \\x1b[2J\n  ok  all is well: \\x9b\nfailed: \\u202e\\r\nstopped: run\\x1b[2J\n"
+    )

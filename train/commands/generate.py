@@ -1,6 +1,5 @@
 """`oddsmill train generate`: a model, or a checkpoint of a run, and prompts in; a line of JSON an answer out."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.files import publish_file
+from oddsmill.schemas.text.printable import printable_json
 from oddsmill.train.config.devices import DistributedConfig, MeshConfig
 from oddsmill.train.config.generate import GenerateConfig
 from oddsmill.train.generation.generate import generate
@@ -37,7 +37,7 @@ def run_generate(config: GenerateConfig) -> None:
     """
     with _output(config.out) as file:
         for answer in answers(config):
-            print(json.dumps(answer, ensure_ascii=False), file=file, flush=True)
+            print(printable_json(answer), file=file, flush=True)
 
 
 class _Answering(NamedTuple):

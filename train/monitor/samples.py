@@ -1,6 +1,5 @@
 """Answers to a few held-out prompts, before, during and after the training, to read side by side."""
 
-import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.files import publish_text
 from oddsmill.schemas.manifest import Split
 from oddsmill.schemas.record import Pair, decode_row
+from oddsmill.schemas.text.printable import printable_json
 from oddsmill.train.config.sampling import SamplingConfig
 from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.data.loader import stored_rows
@@ -100,11 +100,11 @@ class Samples:
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         with explain_write_errors(self._path):
-            publish_text(self._path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            publish_text(self._path, "".join(printable_json(line) + "\n" for line in lines))
 
 
-def side_by_side(path: Path) -> str:
-    """Returns the first and the last answer to each prompt as text for the console; empty where there are none.
+def side_by_side(path: Path) -> list[str]:
+    """Returns the first and the last answer to each prompt as texts for the console.
 
     Args:
       path: of a samples.jsonl.
@@ -120,4 +120,4 @@ def side_by_side(path: Path) -> str:
         shown = [f"{'prompt':<{width}}  {indented}"]
         shown += [f"{name:<{width}}  {answer.strip()!r}" for name, answer in answers.items()]
         blocks.append("\n".join(shown))
-    return "\n\n".join(blocks)
+    return blocks

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCardData
 
 from oddsmill.schemas.hub import is_hub_id
 from oddsmill.schemas.manifest import Manifest
+from oddsmill.schemas.text.printable import printable
 from oddsmill.schemas.version import tool_version
 from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.loss.pairs import PreferenceLoss
@@ -78,7 +79,7 @@ def model_card(
         f"| {name} | {value if isinstance(value, str) else f'{value:.6g}'} |" for name, value in metrics.items()
     )
     settings_text = yaml.safe_dump(portable_settings(settings, base), sort_keys=False, allow_unicode=True)
-    return f"""---
+    return printable(f"""---
 {data.to_yaml()}
 ---
 
@@ -108,7 +109,7 @@ The last that were logged up to step {step:,}; `eval/` is the held-out split.
 
 ```yaml
 {settings_text}```
-"""
+""")
 
 
 def _start(model: ModelConfig, base: str | None) -> str:

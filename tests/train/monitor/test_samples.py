@@ -103,7 +103,8 @@ def test_first_and_last_answers_stand_side_by_side(tmp_path):
         for prompt in ("a\nb", "c")
     ]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert side_by_side(tmp_path / "samples.jsonl") == (
-        "prompt   a\n         b\nstep 0   'a\\nb0'\nstep 10  'a\\nb10'\n\nprompt   c\nstep 0   'c0'\nstep 10  'c10'"
-    )
-    assert side_by_side(tmp_path / "elsewhere") == ""
+    assert side_by_side(tmp_path / "samples.jsonl") == [
+        "prompt   a\n         b\nstep 0   'a\\nb0'\nstep 10  'a\\nb10'",
+        "prompt   c\nstep 0   'c0'\nstep 10  'c10'",
+    ]
+    assert side_by_side(tmp_path / "elsewhere") == []
