@@ -34,6 +34,7 @@ from oddsmill.train.run_lock import locked_export
 from oddsmill.train.weights.export import export_adapter, export_model
 from oddsmill.train.weights.model_card import model_card
 from oddsmill.train.weights.model_files import find_model, read_model_files
+from oddsmill.train.weights.sums import check_sums, write_sums
 from oddsmill.train.weights.tokenizer_files import FURTHER_FILES, copy_tokenizer
 
 
@@ -50,6 +51,7 @@ def write_run_folder(run: Run) -> None:
 
 
 def _write_run_folder(run: Run, files: RunFiles) -> None:
+    files.sums.unlink(missing_ok=True)  # a kill between two files leaves a folder without, which is not checked
     publish_text(files.manifest, run.data.manifest.to_json())
     if run.config.eval_data:
         publish_text(files.eval_manifest, run.eval_data.manifest.to_json())
@@ -67,6 +69,7 @@ def _write_run_folder(run: Run, files: RunFiles) -> None:
         copy_tokenizer(unfinished, Path(run.data.folder) / TOKENIZER_FOLDER, run.model.folder)
     publish_text(files.verified_shards, json.dumps(run.verified_shards, indent=2) + "\n")
     publish_text(files.settings, settings_as_yaml(run.config))  # last: where it is, all is there
+    write_sums(files.folder, files.described_by())
 
 
 class RestoredRun(NamedTuple):
@@ -91,7 +94,8 @@ def restore_run(
       distributed: the processes of now; those of the run are over.
 
     Raises:
-      Refused: no such run or checkpoint, or the frozen weights are no longer what they were.
+      Refused: no such run or checkpoint, a file that describes the run is altered, or the frozen weights are no longer
+        what they were.
     """
     run = read_run_folder(run_dir, command=command, mesh=mesh, distributed=distributed)
     step, params, frozen = restore_weights(run, checkpoint)
@@ -109,6 +113,7 @@ def read_run_folder(run_dir: str, *, command: str, mesh: MeshConfig | None, dist
                 f"--run_dir={run_dir} has no {path.name}: an older version began this run; the command that began it, "
                 "given once more, adds it"
             )
+    check_sums(files.folder, remedy="The command that began the run, given once more, writes them anew")
     config = load_settings(TrainConfig, ["--config", str(files.settings)], command=command)
     config = dataclasses.replace(config, run_dir=run_dir, mesh=mesh or config.mesh, distributed=distributed)
     join_processes(distributed)

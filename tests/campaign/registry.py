@@ -24,6 +24,10 @@ class Entry(NamedTuple):
 ATTACKS = {
     "rows": Entry("tests.campaign.rows", count=10_000, slow=150, quick=20),
     "kills": Entry("tests.campaign.kills", count=100),
+    "model-folders": Entry("tests.campaign.model_folders", count=2000, slow=60),
+    "train-kills": Entry("tests.campaign.train_kills", count=30),
+    "train-kills-of-two": Entry("tests.campaign.train_kills_of_two", count=6),
+    "train-bytes": Entry("tests.campaign.train_bytes", count=1000, slow=20),
 }
 
 

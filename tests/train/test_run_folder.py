@@ -95,11 +95,13 @@ def test_it_is_measured_on_rows_that_are_given_and_without_them_refused(finished
 
 def test_an_altered_tokenizer_of_a_run_is_not_exported(finished, tmp_path):
     run_dir, _ = finished
-    path = run_dir / "tokenizer" / "tokenizer_config.json"
-    whole = path.read_bytes()
+    path, sums = run_dir / "tokenizer" / "tokenizer_config.json", run_dir / "oddsmill.sha256"
+    whole, whole_sums = path.read_bytes(), sums.read_bytes()
+    sums.unlink()  # as an older version left the folder
     path.write_bytes(whole.replace(b"{", b'{"add_bos_token": false, ', 1))
     code, _, err = command("export", f"--run_dir={run_dir}", f"--out={tmp_path / 'out'}")
     path.write_bytes(whole)
+    sums.write_bytes(whole_sums)
     assert code == 2 and "tokenizer_config.json was altered: its sha256 is not the manifest's" in err
     assert not (tmp_path / "out").exists()
 
@@ -110,3 +112,26 @@ def test_a_run_of_an_older_version_says_what_to_do(finished, tmp_path):
     (tmp_path / "older" / "manifest.json").unlink()
     code, _, err = command("export", f"--run_dir={tmp_path / 'older'}", f"--out={tmp_path / 'out'}")
     assert code == 2 and "has no manifest.json: an older version began this run" in err
+
+
+def test_no_file_that_describes_the_run_and_none_of_its_export_is_altered_unseen(finished, tmp_path):
+    run_dir, _ = finished
+    shutil.copytree(run_dir, tmp_path / "altered")
+    files = [path for path in sorted((tmp_path / "altered").glob("*")) if path.suffix in (".yaml", ".json")]
+    assert {"settings.yaml", "manifest.json", "config.json"} <= {path.name for path in files}
+    described = ["export", f"--run_dir={tmp_path / 'altered'}", f"--out={tmp_path / 'out'}"]
+    model = tmp_path / "altered" / "export"
+    exported = ["generate", f"--model.path={model}", "--prompt=Tell me"]
+    cases = [(described, path) for path in files if path.name not in ("verified_shards.json", "wandb.json")]
+    cases += [(described, tmp_path / "altered" / "tokenizer" / "tokenizer.json")]
+    cases += [(exported, model / name) for name in ("config.json", "model.safetensors", "tokenizer_config.json")]
+    for arguments, path in cases:
+        whole = path.read_bytes()
+        place = len(whole) * 2 // 3
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        code, out, err = command(*arguments)
+        assert code == 2 and not out and path.name in err and "oddsmill.sha256" in err, (path, err)
+        path.write_bytes(whole)
+    assert not (tmp_path / "out").exists()
+    (model / "README.md").write_text("A card of one's own.")
+    assert command(*exported, "--max_new_tokens=2")[0] == 0

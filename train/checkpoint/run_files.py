@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from oddsmill.train.weights.sums import SUMS_FILE
+
 
 class RunFiles:
     """Paths inside a run's folder; nothing is read or made here.
@@ -18,6 +20,7 @@ class RunFiles:
       curves: a picture of the metrics.
       tensorboard, profile: folders that TensorBoard reads.
       wandb: which run of W&B this one is.
+      sums: the digests of the files that describe the run.
       model, adapter: what the run leaves, as folders of Hugging Face and of PEFT.
       data: the folder of rows that ORPOTrainer preprocessed.
     """
@@ -38,9 +41,15 @@ class RunFiles:
         self.tensorboard = folder / "tensorboard"
         self.profile = folder / "profile"
         self.wandb = folder / "wandb.json"
+        self.sums = folder / SUMS_FILE
         self.model = folder / "export"
         self.adapter = folder / "adapter"
         self.data = folder / "data"
+
+    def described_by(self) -> list[Path]:
+        """Returns the files, of those that are there, that an export, an evaluation or a generation reads."""
+        files = [self.settings, self.manifest, self.eval_manifest, self.model_config, self.generation_config]
+        return [path for path in [*files, *sorted(self.tokenizer.rglob("*"))] if path.is_file()]
 
     def nonfinite_dump(self, step: int, process: int | None) -> Path:
         """The dump of a step that is not finite; `process` where several write one each."""

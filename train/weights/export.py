@@ -1,7 +1,8 @@
-"""Writes a trained model as a Hugging Face folder: weights, config, tokenizer, generation config, model card."""
+"""Writes a trained model as a Hugging Face folder: weights, configs, tokenizer, model card, digests."""
 
 import json
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from oddsmill.train.model.names import Params
 from oddsmill.train.weights.huggingface import save_params
 from oddsmill.train.weights.model_files import ModelFiles
 from oddsmill.train.weights.peft import save_adapter
+from oddsmill.train.weights.sums import write_sums
 from oddsmill.train.weights.tokenizer_files import export_tokenizer, note_on_class
+
+_CARD = "README.md"
 
 
 def export_model(
@@ -56,7 +60,7 @@ def export_model(
                 card += f"\n## Tokenizer\n\nNote that {note}.\n"
             generation = generation_config(model.folder, model.hf_config, tokenizer)
             _write_json(unfinished / "generation_config.json", generation)
-            (unfinished / "README.md").write_text(card, encoding="utf-8")
+            (unfinished / _CARD).write_text(card, encoding="utf-8")
         save_params(
             params,
             unfinished,
@@ -88,12 +92,21 @@ def export_adapter(
     with _published(folder, is_writer=is_writer) as unfinished:
         if is_writer:
             export_tokenizer(unfinished, tokenizer_folder)
-            (unfinished / "README.md").write_text(card, encoding="utf-8")
+            (unfinished / _CARD).write_text(card, encoding="utf-8")
         save_adapter(unfinished, params, lora, num_layers=num_layers, base_model=base_model, is_writer=is_writer)
 
 
 def _published(folder: str | Path, *, is_writer: bool) -> AbstractContextManager[Path]:
-    return publish_folder(folder) if is_writer else nullcontext(Path(folder))
+    return _published_with_sums(Path(folder)) if is_writer else nullcontext(Path(folder))
+
+
+@contextmanager
+def _published_with_sums(folder: Path) -> Iterator[Path]:
+    """Publishes a folder with the digests of its files, but for those of the model card, which people write on."""
+    with publish_folder(folder) as unfinished:
+        yield unfinished
+        files = [path for path in unfinished.rglob("*") if path.is_file() and path.name != _CARD]
+        write_sums(unfinished, files)
 
 
 def with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:

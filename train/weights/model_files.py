@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from oddsmill.train.model.names import Params
 from oddsmill.train.parallel.sharding import batch_sharding, param_shardings
 from oddsmill.train.weights.huggingface import load_params
 from oddsmill.train.weights.stored_weights import check_stored
+from oddsmill.train.weights.sums import check_sums
 
 # Never pickled weights, never code.
 _FILES = (
@@ -67,7 +69,7 @@ def find_model(model: ModelConfig, *, files: Sequence[str] = _FILES) -> Path:
       files: patterns of the files to download.
 
     Raises:
-      Refused: neither a folder nor a model that the hub or its cache has.
+      Refused: neither a folder nor a model that the hub or its cache has, or an exported one with altered files.
     """
     if not model.path:
         assert model.config is not None  # one of the two, by ModelConfig
@@ -76,7 +78,7 @@ def find_model(model: ModelConfig, *, files: Sequence[str] = _FILES) -> Path:
         raise Refused(
             f"--model.path={model.path} is a file; give the folder that holds config.json and the safetensors"
         )
-    return find_folder(
+    folder = find_folder(
         model.path,
         model.revision,
         setting="model.path",
@@ -84,6 +86,10 @@ def find_model(model: ModelConfig, *, files: Sequence[str] = _FILES) -> Path:
         files=files,
         ignored=_IGNORED,
     )
+    if files is _FILES:
+        remedy = "Fetch or export it again (git-lfs: git lfs pull)"
+        check_sums(folder, remedy=remedy, is_read=lambda name: any(fnmatch(name, pattern) for pattern in _FILES))
+    return folder
 
 
 def read_model_files(path: Path, *, disable_dropout: bool) -> ModelFiles:

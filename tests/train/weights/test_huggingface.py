@@ -167,3 +167,18 @@ def test_buffers_and_a_tied_head_that_are_stored_as_well_do_no_harm_but_another_
     )
     changed(tmp_path, lambda tensors: tensors["lm_head.weight"].__setitem__((47, 15), 7.0))
     assert "set tie_word_embeddings to false" in refusal(tmp_path, config)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, jnp.bfloat16])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, dtype):
+    save_params(split_decoder(CONFIG, jnp.dtype(dtype))[1], tmp_path, num_layers=CONFIG.num_hidden_layers)
+    name, largest = "model.layers.1.mlp.up_proj.weight", float(jnp.finfo(dtype).max)
+    for value in (largest, -largest, np.nan, np.inf, -np.inf):
+        tensors = load_file(tmp_path / "model.safetensors")
+        tensors[name][2, 3] = value
+        save_file(tensors, tmp_path / "model.safetensors")
+        if np.isfinite(value):
+            load(tmp_path, dtype)
+            continue
+        with pytest.raises(Refused, match=rf"{tmp_path} holds numbers that are not finite in {name}; fetch"):
+            load(tmp_path, dtype)
