@@ -113,7 +113,8 @@ def alter_and_read(first: Ready, number: int, seed: int) -> tuple[list[str], dic
             raise Broken(f"{work.area} {work.file}, byte {place} ^ {bit}: {broken}") from None
         except Exception as error:
             raise Broken(f"{work.area} {work.file}, byte {place} ^ {bit}: {type(error).__name__}: {error}") from error
-        path.write_bytes(content)
+        if path.exists():  # a damaged checkpoint lies aside
+            path.write_bytes(content)
         outcomes[f"{work.area}: {outcome}"] = outcomes.get(f"{work.area}: {outcome}", 0) + 1
     return [f"{work.area} {work.file}, {len(work.places)} places from {work.places[0]}"], outcomes
 
