@@ -34,12 +34,12 @@ def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None) -> 
         | "Inputs" >> beam.Create(list(enumerate(resolved.inputs)), reshuffle=True)
         | "Divide" >> beam.ParDo(DivideInputs())
         | "SpreadParts" >> beam.Reshuffle()
-        | "CountRows" >> beam.ParDo(CountRows())
+        | "CountRows" >> beam.ParDo(CountRows(resolved))
         | "ByInput" >> beam.GroupByKey()
         | "NumberRows"
         >> beam.ParDo(NumberRows(resolved))  # a row's number needs the counts of all parts before its own
         | "SpreadNumbered" >> beam.Reshuffle()
-        | "Read" >> beam.ParDo(ReadRows()).with_outputs("seen", main="rows")
+        | "Read" >> beam.ParDo(ReadRows(resolved)).with_outputs("seen", main="rows")
     )
     pairs = rows.rows | "Parse" >> beam.ParDo(ParseRows(resolved)).with_outputs("rejects", "seen", main="pairs")
     placed = pairs.pairs | "Tokenize" >> beam.ParDo(TokenizePairs(resolved, spill)).with_outputs(

@@ -13,6 +13,7 @@ from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
 from oddsmill.pipeline.formats.pairs import ChatPair, PreferencePair
+from oddsmill.pipeline.input.changes import FileState
 from oddsmill.pipeline.input.parts import Input
 from oddsmill.pipeline.resolved_sources import describe_formats, find_all_inputs, resolve_sources
 from oddsmill.pipeline.tokens.rendering import check_rendering
@@ -74,11 +75,17 @@ class ResolvedRun:
         """The input files, in order."""
         return [file.path for file in self.inputs]
 
+    @property
+    def states(self) -> dict[str, FileState]:
+        """The state of each file that is read, as it was at the start."""
+        return {path: state for file in self.inputs for path, state in zip(file.files, file.states, strict=True)}
+
     def input_records(self) -> list[dict[str, Any]]:
         """Returns what run.json keeps of each input; how it is read only where that differs from file to file."""
         differ = isinstance(self.settings["source"], list)
         return [
-            dataclasses.asdict(file) | ({"read_as": source.meaning} if differ else {})
+            {name: value for name, value in dataclasses.asdict(file).items() if name != "states"}
+            | ({"read_as": source.meaning} if differ else {})
             for file, source in zip(self.inputs, self.sources, strict=True)
         ]
 

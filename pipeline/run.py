@@ -20,9 +20,9 @@ from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
 from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_for_run
 from oddsmill.schemas.console import log
 from oddsmill.schemas.drops import DropReason
-from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
-from oddsmill.schemas.stores import check_access
+from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, file_sha256
+from oddsmill.schemas.stores import check_access, files_under
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -81,6 +81,8 @@ def _write(p: "beam.Pipeline", resolved: ResolvedRun) -> tuple[Manifest, list[Fi
     tokenizer = load_for_run(resolved.tokenizer_folder, resolved.config)
     with tempfile.TemporaryDirectory(prefix="oddsmill-") as copy:
         copy_tokenizer(tokenizer, Path(copy))
+        if {name: file_sha256(os.path.join(copy, name)) for name in files_under(copy)} != resolved.tokenizer.sha256:
+            raise RunFailed(f"{resolved.tokenizer_folder}: the tokenizer changed while the run began; run again")
         folder.put_folder(copy, os.path.join(output, TOKENIZER_FOLDER), resolved.lock)
     run_graph(p, resolved)
     return folder.load_manifest(output), take_accounts(output)

@@ -15,9 +15,11 @@ from oddsmill.pipeline import progress
 from oddsmill.pipeline.dataflow import check_libraries
 from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.formats.pairs import Pair, PairIds
+from oddsmill.pipeline.input.changes import check_unchanged, while_unchanged
 from oddsmill.pipeline.input.kinds.kind import CountedPart, NumberedPart, Part
 from oddsmill.pipeline.input.parts import Input, count_part, divide, number_parts, read_batches
 from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.pipeline.input.sources import check_nothing_new
 from oddsmill.pipeline.output.accounts import FileDrops, make_accounts, publish_accounts
 from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.manifest import make_manifest
@@ -29,6 +31,7 @@ from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.drops import Dropped, Reject, dropping_errors
+from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Split
 from oddsmill.schemas.stores import fetch_folder
 
@@ -42,14 +45,23 @@ class DivideInputs(beam.DoFn):
     """Divides a numbered input into parts, each of which one worker reads at a time."""
 
     def process(self, element: tuple[int, Input]) -> Iterator[Any]:
-        yield from divide(*element)
+        number, source = element
+        try:
+            yield from divide(number, source)
+        except Refused:
+            check_unchanged(dict(zip(source.files, source.states, strict=True)))  # one that was cut looks damaged
+            raise
 
 
 class CountRows(beam.DoFn):
     """Counts the rows of a part; yields it under the number of its input."""
 
+    def __init__(self, resolved: ResolvedRun):
+        self._states = resolved.states
+
     def process(self, part: Part) -> Iterator[Any]:
-        yield part.input, count_part(part)
+        with while_unchanged(part.file.path, self._states):
+            yield part.input, count_part(part)
 
 
 class NumberRows(beam.DoFn):
@@ -66,12 +78,17 @@ class NumberRows(beam.DoFn):
 class ReadRows(beam.DoFn):
     """A part of a file -> batches of its rows; tag `seen`: how many, and their fingerprint."""
 
+    def __init__(self, resolved: ResolvedRun):
+        self._states = resolved.states
+
     def process(self, part: NumberedPart) -> Iterator[Any]:
-        for batch in read_batches(part):
-            progress.count(rows_read=len(batch))
-            digest = sum(keys.fingerprint(row.as_bytes()) for row in batch)  # before a user's function alters the rows
-            yield batch
-            yield TaggedOutput("seen", Seen({part.part.input: len(batch)}, digest))
+        with while_unchanged(part.part.file.path, self._states):
+            for batch in read_batches(part):
+                progress.count(rows_read=len(batch))
+                # Before a user's function alters the rows.
+                digest = sum(keys.fingerprint(row.as_bytes()) for row in batch)
+                yield batch
+                yield TaggedOutput("seen", Seen({part.part.input: len(batch)}, digest))
 
 
 class ParseRows(beam.DoFn):
@@ -267,12 +284,17 @@ class WriteRejects(beam.DoFn):
 
 
 class WriteManifest(beam.DoFn):
-    """The reports of all other steps -> manifest.json; the account of each file is left for the launcher."""
+    """The reports of all other steps -> manifest.json; the account of each file is left for the launcher.
+
+    It comes last: what was read is what was there at the start, or there is no manifest.
+    """
 
     def __init__(self, resolved: ResolvedRun):
         self._resolved = resolved
 
     def process(self, _: None, seen: Seen, reports: list[ShardReport], drops: list[FileDrops]) -> Iterator[None]:
+        check_unchanged(self._resolved.states)
+        check_nothing_new(self._resolved.config.sources, self._resolved.inputs)
         accounts = make_accounts(self._resolved.paths, seen, drops)
         manifest = make_manifest(self._resolved, seen, reports, accounts)
         publish_accounts(self._resolved.output, accounts, self._resolved.lock)

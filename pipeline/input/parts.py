@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
+from oddsmill.pipeline.input.changes import FileState
 from oddsmill.pipeline.input.kinds.kind import (
     BATCH_ROWS,
     UNBOUNDED,
@@ -38,6 +39,7 @@ class Input:
       text_bytes: About how many bytes of text the wanted rows have.
       digest: Differs where the contents or the wanted rows differ.
       source: The number of its source in the settings.
+      states: The state of each file at the start.
     """
 
     path: str
@@ -47,6 +49,7 @@ class Input:
     text_bytes: int = 0
     digest: str = ""
     source: int = 0
+    states: list[FileState] = field(default_factory=list)
 
 
 def divide(number: int, source: Input, *, part_bytes: int = PART_BYTES) -> list[Part]:

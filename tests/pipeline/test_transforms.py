@@ -42,10 +42,10 @@ def by_tag(elements: Iterable[Any]) -> dict[str, list[Any]]:
 def read(resolved: ResolvedRun) -> dict[str, list[Any]]:
     """Returns the rows that the transforms up to `ReadRows` give of all inputs."""
     parts = [part for element in enumerate(resolved.inputs) for part in DivideInputs().process(element)]
-    counted = [counted for part in parts for counted in CountRows().process(part)]
+    counted = [counted for part in parts for counted in CountRows(resolved).process(part)]
     assert {number for number, _ in counted} == {0}
     numbered = NumberRows(resolved).process((0, [part for _, part in counted]))
-    return by_tag(element for part in numbered for element in ReadRows().process(part))
+    return by_tag(element for part in numbered for element in ReadRows(resolved).process(part))
 
 
 def test_rows_are_read_with_their_place_and_fingerprint(resolved: ResolvedRun):

@@ -1,0 +1,85 @@
+"""Input that changes in the middle of a run: the run fails, names the file, and leaves nothing that looks done."""
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oddsmill.pipeline.output import folder
+from oddsmill.schemas.errors import Refused, RunFailed
+from tests.pipeline.test_two_runs import in_the_middle
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _another_row(path: Path) -> None:
+    about = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"Answer 3", b"Answer 4"))
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("before", "act", "problem"),
+    [
+        ("ReadRows", _cut, r"rows\.jsonl changed while it was read: it was [\d,]+ bytes"),
+        ("WriteManifest", _another_row, r"rows\.jsonl changed while it was read: its content is another one"),
+        ("WriteManifest", Path.unlink, r"rows\.jsonl changed while it was read: it is gone"),
+        ("WriteShard", lambda path: (path.parent / "s.jsonl").touch(), r"s\.jsonl appeared while the input was read"),
+    ],
+)
+def test_the_run_fails_names_the_file_and_leaves_nothing(
+    run: Callable, write_rows: Callable, triples: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    before: str, act: Callable[[Path], object], problem: str,
+):  # fmt: skip
+    path = write_rows("rows.jsonl", triples(40))
+    in_the_middle(monkeypatch, lambda: act(path), before=before)
+    with pytest.raises(RunFailed, match=problem):
+        run("out", source={"path": str(tmp_path / "*.jsonl")})
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_compressed_file_that_is_cut_while_it_is_read_has_changed_and_is_not_damaged(
+    run: Callable, triples: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in triples(3000))))
+    from oddsmill.pipeline import transforms
+
+    read = transforms.read_batches
+
+    def cut(part):
+        _cut(path)
+        yield from read(part)
+
+    monkeypatch.setattr(transforms, "read_batches", cut)
+    with pytest.raises(RunFailed, match=r"rows\.jsonl\.gz changed while it was read: it was"):
+        run("out", path)
+
+
+def test_a_tokenizer_that_changes_while_the_run_begins_is_found(
+    run: Callable, write_rows: Callable, triples: Callable, tmp_path: Path, make_tokenizer: Callable, monkeypatch
+):
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
+    begin = folder.begin
+
+    def late(*arguments):
+        make_tokenizer(tmp_path / "tokenizer", pad_token="</s>")
+        begin(*arguments)
+
+    monkeypatch.setattr(folder, "begin", late)
+    with pytest.raises(RunFailed, match="tokenizer: the tokenizer changed while the run began"):
+        run("out", write_rows("rows.jsonl", triples(9)), tokenizer=str(tokenizer))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_is_found_of_the_input_stays_out_of_the_record(run: Callable, write_rows: Callable, triples: Callable):
+    result = run("out", write_rows("rows.jsonl", triples(9)))
+    record = json.loads((result.folder / "run.json").read_text())
+    assert "states" not in record["inputs"][0]
+    with pytest.raises(Refused, match="other files, or other contents"):
+        run("out", write_rows("rows.jsonl", triples(10)))
