@@ -30,9 +30,9 @@ def run(arguments: Sequence[str]) -> None:
     from oddsmill.train.loop import train
     from oddsmill.train.loss.choice import preference_loss
     from oddsmill.train.monitor.samples import side_by_side
-    from oddsmill.train.parallel.device_errors import exit_at_once_if_process_lost
+    from oddsmill.train.parallel.failures import ends_for_all
 
-    with exit_at_once_if_process_lost():
+    with ends_for_all():
         evaluation = train(config)
     if jax.process_index() > 0:  # only the first process is sure to see the files
         return
@@ -67,9 +67,10 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     config = read_command_line(EvaluateConfig, arguments, command="oddsmill train eval", messages_to_stderr=True)
     from oddsmill.train.commands.evaluate import run_evaluate
-    from oddsmill.train.parallel.device_errors import exit_at_once_if_process_lost, explain_device_errors
+    from oddsmill.train.parallel.device_errors import explain_device_errors
+    from oddsmill.train.parallel.failures import ends_for_all
 
-    with exit_at_once_if_process_lost(), explain_device_errors():
+    with ends_for_all(), explain_device_errors():
         run_evaluate(config)
 
 
@@ -79,9 +80,10 @@ def generate(arguments: Sequence[str]) -> None:
 
     config = read_command_line(GenerateConfig, arguments, command="oddsmill train generate", messages_to_stderr=True)
     from oddsmill.train.commands.generate import run_generate
-    from oddsmill.train.parallel.device_errors import exit_at_once_if_process_lost, explain_device_errors
+    from oddsmill.train.parallel.device_errors import explain_device_errors
+    from oddsmill.train.parallel.failures import ends_for_all
 
-    with exit_at_once_if_process_lost(), explain_device_errors():
+    with ends_for_all(), explain_device_errors():
         run_generate(config)
 
 
@@ -90,10 +92,11 @@ def export(arguments: Sequence[str]) -> None:
     from oddsmill.train.config.export import ExportConfig
 
     config = read_command_line(ExportConfig, arguments, command="oddsmill train export")
-    from oddsmill.train.parallel.device_errors import exit_at_once_if_process_lost, explain_device_errors
+    from oddsmill.train.parallel.device_errors import explain_device_errors
+    from oddsmill.train.parallel.failures import ends_for_all
     from oddsmill.train.run_folder import export_checkpoint
 
-    with exit_at_once_if_process_lost(), explain_device_errors():
+    with ends_for_all(), explain_device_errors():
         step = export_checkpoint(config)
     log.info(f"{'adapter' if config.adapter else 'model':<10} {config.out} (step {step})")
 

@@ -10,6 +10,8 @@ from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.monitor.curves import plot_curves
 from oddsmill.train.monitor.metrics import last_evaluation
 from oddsmill.train.parallel.device_errors import explain_device_errors
+from oddsmill.train.parallel.failures import agreed
+from oddsmill.train.parallel.processes import together
 from oddsmill.train.parallel.requests import Request
 from oddsmill.train.prepare import Run, describe_run, prepare
 from oddsmill.train.run_folder import export_run_adapter, export_run_model
@@ -28,7 +30,7 @@ def train(config: TrainConfig) -> dict[str, float]:
       RunFailed: more steps than `max_skipped_steps` are not finite, a shard changed, a disk or a device is full.
       Stopped: by SIGTERM or Ctrl-C, with a checkpoint.
     """
-    with explain_device_errors(config.run_dir):
+    with together(), explain_device_errors(config.run_dir):
         run = prepare(config)  # reads and checks all; nothing is on the devices yet
         for line in describe_run(run).split("\n"):
             log.info(line)
@@ -46,7 +48,7 @@ def train(config: TrainConfig) -> dict[str, float]:
                     if due.saves(is_best=session.is_best, is_over=session.is_over):
                         session.save(state, evaluation_due=due.later_evaluation)
                     if due.stop:
-                        raise session.stopped(due.stop)
+                        raise agreed(session.stopped(due.stop))
                 final = session.finish(state)
             return write_results(run, final)  # outside the mesh context: weights come to the host one device at a time
 

@@ -22,11 +22,13 @@ from oddsmill.train.loss.choice import preference_loss
 from oddsmill.train.loss.pairs import metric_names
 from oddsmill.train.model.hf_config import DecoderConfig, num_parameters
 from oddsmill.train.monitor.wandb_sink import import_wandb
+from oddsmill.train.parallel.agreement import check_agreement
 from oddsmill.train.parallel.processes import join_processes
 from oddsmill.train.step.batch_rules import batch_rules
 from oddsmill.train.step.evaluation import Evaluation
 from oddsmill.train.step.optimizer import num_warmup_steps
 from oddsmill.train.step.program import StepProgram, build_program
+from oddsmill.train.weights.model_facts import model_facts
 from oddsmill.train.weights.model_files import ModelFiles, check_ids, check_tokenizer, find_model, read_model_files
 from oddsmill.train.weights.stored_weights import check_stored
 
@@ -92,19 +94,25 @@ def prepare(config: TrainConfig) -> Run:
     """Reads and checks everything; allocates nothing on the devices and writes nothing.
 
     Raises:
-      Refused: settings, data, model or devices do not fit each other.
+      Refused: settings, data, model or devices do not fit each other, or other processes were started differently.
     """
     join_processes(config.distributed)
+    data = open_train_data(config.data)
+    eval_data = open_eval_data(config, data)
+    model_path = find_model(config.model)
+    check_agreement(
+        "oddsmill train run",
+        config,
+        apart=("data", "eval_data", "model"),
+        facts=lambda: run_facts(config, data, eval_data, model_path),
+    )
     # Made here for its refusal of a metric that no evaluation has; `Run.best` makes the one that is used.
     make_best(metric_names(preference_loss(config)), config.metric_for_best_model)
     if "wandb" in config.report_to:
         import_wandb()
     batch_rules(config.compat).check_processes(jax.process_count())
-    data = open_train_data(config.data)
-    eval_data = open_eval_data(config, data)
     verified = {} if config.verify_shards else read_verified_shards(RunFiles(config.run_dir).verified_shards)
     verified = verify_shards([data, eval_data], verified)
-    model_path = find_model(config.model)
     model = read_model_files(model_path, disable_dropout=config.disable_dropout)
     check_tokenizer(data.manifest, model, data=config.data)
     check_ids(eval_data.manifest, model, data=eval_data.folder)
@@ -113,6 +121,16 @@ def prepare(config: TrainConfig) -> Run:
         check_stored(model_path, program.stored_weights, num_layers=model.decoder_config.num_hidden_layers)
     check_lengths(config, eval_data, program.num_steps)
     return Run(config=config, data=data, eval_data=eval_data, model=model, program=program, verified_shards=verified)
+
+
+def run_facts(config: TrainConfig, data: Dataset, eval_data: Dataset, model_path: Path) -> dict[str, Any]:
+    """Returns the content behind the paths of a run, which several processes may read from copies of their own."""
+    return {
+        "the manifest of --data": data.manifest.sha256,
+        "the manifest of --eval_data": eval_data.manifest.sha256,
+        "the weights to start from": "--model.path" if config.model.path else "random, by --model.config",
+        **model_facts(model_path),
+    }
 
 
 def open_eval_data(config: TrainConfig, data: Dataset) -> Dataset:

@@ -21,18 +21,23 @@ from oddsmill.schemas.settings import settings_as_yaml
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
 from oddsmill.train.checkpoint.run_files import RunFiles
-from oddsmill.train.config.devices import DistributedConfig, MeshConfig
+from oddsmill.train.config.devices import DistributedConfig
+from oddsmill.train.config.evaluate import EvaluateConfig
 from oddsmill.train.config.export import ExportConfig
+from oddsmill.train.config.generate import GenerateConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.model.lora import merge_lora
 from oddsmill.train.monitor.metrics import metrics_at
 from oddsmill.train.monitor.sinks import explain_write_errors
-from oddsmill.train.parallel.processes import join_processes
+from oddsmill.train.parallel.agreement import check_agreement, check_folder_is_shared
+from oddsmill.train.parallel.coordination import process_index
+from oddsmill.train.parallel.processes import join_processes, together
 from oddsmill.train.prepare import Run, build_run_program
 from oddsmill.train.run_lock import locked_export
 from oddsmill.train.weights.export import export_adapter, export_model
 from oddsmill.train.weights.model_card import model_card
+from oddsmill.train.weights.model_facts import sampled_digest
 from oddsmill.train.weights.model_files import find_model, read_model_files
 from oddsmill.train.weights.sums import check_sums, write_sums
 from oddsmill.train.weights.tokenizer_files import FURTHER_FILES, copy_tokenizer
@@ -42,8 +47,10 @@ def write_run_folder(run: Run) -> None:
     """Writes what describes the run into its folder, which exists. The first process writes.
 
     Raises:
+      Refused: another process has another folder there.
       RunFailed: it cannot be written.
     """
+    check_folder_is_shared(run.files.folder, setting="run_dir")
     if jax.process_index() > 0:
         return
     with explain_write_errors(run.files.folder):
@@ -81,30 +88,28 @@ class RestoredRun(NamedTuple):
     frozen: dict[str, Any]
 
 
-def restore_run(
-    run_dir: str, *, command: str, checkpoint: int | None, mesh: MeshConfig | None, distributed: DistributedConfig
-) -> RestoredRun:
-    """Reads the weights of a checkpoint, and what the run's folder says of the run.
+def restore_run(asked: EvaluateConfig, *, command: str) -> RestoredRun:
+    """Reads the weights of a checkpoint, and what the run's folder says of the run. A dataset is not read.
 
     Args:
-      run_dir: its folder, which may have been moved. A dataset is not read.
-      command: the command that asks, for error messages.
-      checkpoint: the step; None: the newest, or the best of a run with load_best_model_at_end.
-      mesh: how devices are arranged; None: as in the run.
-      distributed: the processes of now; those of the run are over.
+      asked: the settings of the command. Its run_dir may have been moved; its processes are those of now.
+      command: its name, such as `oddsmill train export`.
 
     Raises:
-      Refused: no such run or checkpoint, a file that describes the run is altered, or the frozen weights are no longer
-        what they were.
+      Refused: no such run or checkpoint, a file that describes the run is altered, the frozen weights are no longer
+        what they were, or other processes were started differently.
     """
-    run = read_run_folder(run_dir, command=command, mesh=mesh, distributed=distributed)
-    step, params, frozen = restore_weights(run, checkpoint)
+    run = read_run_folder(asked, command=command)
+    step, params, frozen = restore_weights(run, asked.checkpoint)
     return RestoredRun(run, step, params, frozen)
 
 
-def read_run_folder(run_dir: str, *, command: str, mesh: MeshConfig | None, distributed: DistributedConfig) -> Run:
+def read_run_folder(asked: ExportConfig | EvaluateConfig | GenerateConfig, *, command: str) -> Run:
     """Returns the run that a folder describes, without reading its dataset. Arguments and errors: see `restore_run`."""
-    files = RunFiles(run_dir)
+    assert asked.run_dir is not None  # by the commands
+    run_dir, files = asked.run_dir, RunFiles(asked.run_dir)
+    distributed = DistributedConfig() if isinstance(asked, GenerateConfig) else asked.distributed
+    join_processes(distributed)
     if not files.settings.is_file():
         raise Refused(f"--run_dir={run_dir}: not the folder of a run, it has no {files.settings.name}")
     for path in (files.manifest, files.model_config, files.tokenizer):
@@ -115,8 +120,14 @@ def read_run_folder(run_dir: str, *, command: str, mesh: MeshConfig | None, dist
             )
     check_sums(files.folder, remedy="The command that began the run, given once more, writes them anew")
     config = load_settings(TrainConfig, ["--config", str(files.settings)], command=command)
-    config = dataclasses.replace(config, run_dir=run_dir, mesh=mesh or config.mesh, distributed=distributed)
-    join_processes(distributed)
+    config = dataclasses.replace(config, run_dir=run_dir, mesh=asked.mesh or config.mesh, distributed=distributed)
+    described = (files.settings, files.manifest, files.eval_manifest, files.model_config)
+    check_agreement(
+        command,
+        asked,
+        apart=("data",),  # of an evaluation, which compares their manifest
+        facts=lambda: {f"{path.name} of --run_dir": sampled_digest(path) for path in described if path.exists()},
+    )
     data = eval_data = _described_data(config.data, files.manifest)
     damage = list(damaged_tokenizer(files.tokenizer, data.manifest, further=FURTHER_FILES))
     if damage:
@@ -163,12 +174,16 @@ def export_checkpoint(config: ExportConfig) -> int:
       Refused: no such run or checkpoint, or a folder of that name that is not empty.
       RunFailed: the folder cannot be written.
     """
-    out = Path(config.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    join_processes(config.distributed)
+    with together():
+        return _export_checkpoint(config, Path(config.out))
+
+
+def _export_checkpoint(config: ExportConfig, out: Path) -> int:
+    # Another process than the first, which writes, may have other disks.
+    if process_index() == 0 and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refused(f"--out={out} exists and is not empty; give another folder")
-    run = read_run_folder(
-        config.run_dir, command="oddsmill train export", mesh=config.mesh, distributed=config.distributed
-    )
+    run = read_run_folder(config, command="oddsmill train export")
     if config.adapter and run.config.lora is None:
         raise Refused(f"--adapter=true: the run in {config.run_dir} trained no adapters; leave it out")
     with locked_export(out, what=f"--out={out}", command="oddsmill train export"):

@@ -22,7 +22,9 @@ from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.raw_rows import preprocess_rows
 from oddsmill.train.loop import train
 from oddsmill.train.model.frozen import join_params
-from oddsmill.train.parallel.processes import join_processes
+from oddsmill.train.parallel.coordination import num_processes
+from oddsmill.train.parallel.failures import telling_others
+from oddsmill.train.parallel.processes import join_processes, together
 from oddsmill.train.prepare import Run, prepare
 from oddsmill.train.run_folder import export_checkpoint, restore_weights
 
@@ -114,13 +116,14 @@ class ORPOTrainer:
           Refused: there is no eval split, or the run kept no checkpoint of its end.
         """
         self._check_end_is_kept("evaluate", instead="train() returned its metrics")
-        run = prepare(self.arguments)
-        evaluation = run.evaluation()
-        if evaluation is None:
-            raise Refused("evaluate: there is no eval split; give eval_dataset, or rows with an eval_share above 0")
-        params, frozen = self._weights(run)
-        with jax.set_mesh(run.program.mesh):
-            return evaluation(join_params(params, frozen))
+        with together():
+            run = prepare(self.arguments)
+            evaluation = run.evaluation()
+            if evaluation is None:
+                raise Refused("evaluate: there is no eval split; give eval_dataset, or rows with an eval_share above 0")
+            params, frozen = self._weights(run)
+            with jax.set_mesh(run.program.mesh):
+                return evaluation(join_params(params, frozen))
 
     def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
         """Writes the model that `evaluate` measures as a Hugging Face folder, with config, tokenizer and model card.
@@ -158,8 +161,11 @@ class ORPOTrainer:
             self._check_tokenizer(os.fspath(dataset), name)
             return os.fspath(dataset)
         join_processes(self._distributed)  # before JAX is asked anything
-        if jax.process_count() > 1:
-            raise Refused(f"{name}: one process preprocesses for all; run oddsmill pipeline once, and give its folder")
+        with telling_others():  # they may have been given folders
+            if num_processes() > 1:
+                raise Refused(
+                    f"{name}: one process preprocesses for all; run oddsmill pipeline once, and give its folder"
+                )
         self._is_preprocessing = True
         tokenizer = tokenizer_settings(self._processing_class, self._model)
         settings = tokenizer | self._pipeline_settings | share

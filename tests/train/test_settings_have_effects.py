@@ -139,6 +139,7 @@ ELSEWHERE = {
     "distributed.num_processes": TWO_PROCESSES,
     "distributed.process_id": TWO_PROCESSES,
     "distributed.detect_cluster": "parallel/test_processes.py::test_without_a_cluster_detection_is_refused",
+    "distributed.initialization_timeout": "parallel/test_processes.py::test_a_process_that_nobody_joins_ends_in_time",
 }
 
 

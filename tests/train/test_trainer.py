@@ -121,11 +121,13 @@ def test_before_any_checkpoint_the_weights_are_those_of_step_0(prepared, tmp_pat
     assert trainer._weights(run) == ("of step 0", "frozen")
 
 
-def test_processes_are_joined_before_jax_is_asked_how_many_there_are(tmp_path, monkeypatch):
+def test_processes_are_joined_before_it_is_asked_how_many_there_are(tmp_path, monkeypatch):
     joined = []
     distributed = DistributedConfig(coordinator_address="localhost:1", num_processes=2, process_id=0)
     monkeypatch.setattr("oddsmill.train.trainer.join_processes", joined.append)
-    monkeypatch.setattr("jax.process_count", lambda: 2 if joined == [distributed] else pytest.fail("asked too early"))
+    monkeypatch.setattr(
+        "oddsmill.train.trainer.num_processes", lambda: 2 if joined == [distributed] else pytest.fail("asked too early")
+    )
     with pytest.raises(Refused, match="train_dataset: one process preprocesses for all"):
         ORPOTrainer(arguments(tmp_path, distributed=distributed), "model", [{}])
 

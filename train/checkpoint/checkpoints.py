@@ -1,7 +1,6 @@
 """Checkpoints by Orbax: trained weights, optimizer, step and the position in the data are one unit."""
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -10,35 +9,20 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from oddsmill.schemas.console import held_back, log
+from oddsmill.schemas.console import held_back
 from oddsmill.schemas.errors import Refused, RunFailed
-from oddsmill.schemas.settings import defaults_of
+from oddsmill.train.checkpoint.damage import first_line, set_aside
 from oddsmill.train.checkpoint.digests import digest
-from oddsmill.train.config.train_config import TrainConfig
+from oddsmill.train.checkpoint.meta import check_seal, identity_differences, sealed
+from oddsmill.train.checkpoint.retention import NewestAndBest
 from oddsmill.train.data.data_order import DataOrder
+from oddsmill.train.parallel.agreement import check_same
+from oddsmill.train.parallel.failures import ProcessLost, RefusedElsewhere
+from oddsmill.train.parallel.processes import gather_bytes
 
 State = dict[str, Any]  # of a run (train/step/step.py); here only its `params` have a name
-
-
-class _NewestAndBest:
-    """Orbax's policy for which checkpoints stay: `total`, the newest and the best among them.
-
-    As in transformers the newest and the best both stay, even where `total` is 1.
-    """
-
-    def __init__(self, total: int):
-        self._total = total
-        self.best_step: int | None = None
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        best = {self.best_step} & set(steps)
-        others = sorted(set(steps) - best, reverse=True)
-        kept = best | set(others[: max(self._total - len(best), max(steps) not in best)])
-        return [step in kept for step in steps]
 
 
 class Checkpoints:
@@ -61,7 +45,7 @@ class Checkpoints:
         self._console = ExitStack()
         self._console.enter_context(held_back("absl"))  # the errors that are raised here say what fails
         self._identity = identity
-        self._policy = _NewestAndBest(save_total_limit or 0)
+        self._policy = NewestAndBest(save_total_limit or 0)
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
             preservation_policy=self._policy if save_total_limit else None,
@@ -99,24 +83,22 @@ class Checkpoints:
         """Returns the JSON beside the newest arrays whose checkpoint is not damaged; empty where there is none."""
         for step in reversed(self.steps):
             try:
-                return self._load(step, {"meta": None})["meta"]
+                return self._read_meta(step)
             except Exception:  # `restore` goes back to the one before as well, and says so
                 continue
         return {}
 
     def check_identity(self) -> None:
-        """Refuses to go on from a checkpoint that other settings made, naming each."""
+        """Refuses to go on from a checkpoint that other settings made, naming each.
+
+        Raises:
+          Refused: as said; or another process has other checkpoints in its folder.
+        """
+        check_same({f"the checkpoints in {self._folder}": self.steps})
         saved = self._newest_meta().get("identity")
         if saved is None:
             return
-        # A checkpoint that does not name a setting is older than it, and was made with what is its default now.
-        defaults = defaults_of(TrainConfig)
-        saved = {name: defaults[name] for name in self._identity.keys() & defaults.keys()} | saved
-        differing = [
-            f"{name}: {saved.get(name)} -> {self._identity.get(name)}"
-            for name in sorted(saved.keys() | self._identity.keys())
-            if saved.get(name) != self._identity.get(name)
-        ]
+        differing = identity_differences(saved, self._identity)
         if differing:
             raise Refused(
                 f"{self._folder} holds a run of other settings ({'; '.join(differing)}); "
@@ -146,15 +128,19 @@ class Checkpoints:
         """
         problems: dict[int, str] = {}
         for step in reversed(self.steps):
+            unreadable = self._unreadable_meta(step)
+            if unreadable:
+                problems[step] = unreadable
+                continue
             try:
-                loaded = self._load(step, {"meta": None, "state": abstract_state})
-                meta = loaded["meta"]
+                meta = self._read_meta(step)
+                loaded = self._load(step, {"state": abstract_state})
                 # Orbax does not notice a flipped bit of an array.
                 problem = None if digest(loaded["state"]) == meta["digest"] else "its arrays are not those saved"
             except jax.errors.JaxRuntimeError:
                 raise  # no memory left, or a process lost: the files may be whole
             except Exception as error:  # whatever a damaged file makes Orbax and its libraries raise
-                problem = _first_line(error)
+                problem = first_line(error)
                 if jax.process_count() > 1:
                     raise RunFailed(
                         f"process {jax.process_index()} cannot read the checkpoint of step {step} in {self._folder} "
@@ -166,7 +152,9 @@ class Checkpoints:
                 continue
             self._check_frozen(meta, frozen_digest)
             order.set_state(meta["data_order"], step, pair_ids_of(step), where=f"{self._folder}, step {step}")
-            self._set_aside(problems, step)
+            if problems:
+                set_aside(self._folder, problems, step)
+                self._checkpointer.reload()
             self._whole_step = step
             batches.set_state(meta["data"])
             return step, loaded["state"], meta["notes"]
@@ -185,7 +173,7 @@ class Checkpoints:
         if step not in self.steps:
             raise Refused(f"{self._folder} has no checkpoint of step {step}; {self._there_are()}")
         try:
-            meta = self._load(step, {"meta": None})["meta"]
+            meta = self._read_meta(step)
             loading = ocp.options.PyTreeOptions.Loading(partial_load=True)
             with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
                 params = self._load(step, {"state": {"params": abstract_params}})["state"]["params"]
@@ -194,7 +182,7 @@ class Checkpoints:
             raise  # no memory left, or a process lost: the files may be whole
         except Exception as error:
             raise Refused(
-                f"{self._folder / str(step)} is damaged ({_first_line(error)}); {self._there_are()}"
+                f"{self._folder / str(step)} is damaged ({first_line(error)}); {self._there_are()}"
             ) from error
         self._check_frozen(meta, frozen_digest)
         if not whole:
@@ -227,15 +215,17 @@ class Checkpoints:
         self._policy.best_step = best_step
         if self.latest_step == step and not (again and len(self.steps) > 1):
             return
-        meta = {
-            "identity": self._identity,
-            "data": batches.get_state(),
-            "data_order": order.get_state(),
-            "frozen_digest": frozen_digest,
-            "digest": digest(state),
-            "params_digest": digest(state["params"]),
-            "notes": notes,
-        }
+        meta = sealed(
+            {
+                "identity": self._identity,
+                "data": batches.get_state(),
+                "data_order": order.get_state(),
+                "frozen_digest": frozen_digest,
+                "digest": digest(state),
+                "params_digest": digest(state["params"]),
+                "notes": notes,
+            }
+        )
         self.wait()
         try:
             self._saving = (
@@ -284,7 +274,9 @@ class Checkpoints:
     ) -> None:
         """Waits for a save that is under way; where the run failed already, that failure is the one that is raised."""
         try:
-            if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+            if jax.process_count() > 1 and isinstance(
+                error, jax.errors.JaxRuntimeError | ProcessLost | RefusedElsewhere
+            ):
                 return  # another process is lost: a save would wait for it for ever
             try:
                 self.wait()
@@ -303,6 +295,23 @@ class Checkpoints:
     def _there_are(self) -> str:
         return f"there are those of step {', '.join(map(str, self.steps))}"
 
+    def _read_meta(self, step: int) -> dict[str, Any]:
+        own = jax.process_index()  # each reads for itself: one that cannot must not leave others in a barrier of Orbax
+        alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+        with ocp.Context(multiprocessing_options=alone):
+            return check_seal(self._load(step, {"meta": None})["meta"])
+
+    def _unreadable_meta(self, step: int) -> str | None:
+        """Returns what is wrong with the JSON of a checkpoint in any process; all go back from it together."""
+        problem = ""
+        try:
+            self._read_meta(step)
+        except jax.errors.JaxRuntimeError:
+            raise
+        except Exception as error:  # whatever a damaged file makes Orbax and its libraries raise
+            problem = first_line(error)
+        return next(filter(None, map(bytes.decode, gather_bytes(problem.encode()))), None)
+
     def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         return self._checkpointer.load_checkpointables(step, wanted)
 
@@ -313,33 +322,9 @@ class Checkpoints:
                 "give that run its --model.path, with the weights it had, or another --run_dir"
             )
 
-    def _set_aside(self, problems: dict[int, str], whole: int) -> None:
-        """Renames damaged checkpoints, so that their steps can be saved again, with a warning."""
-        for step, problem in problems.items():
-            if jax.process_index() == 0:
-                aside = self._folder / f"{step}.damaged"
-                shutil.rmtree(aside, ignore_errors=True)
-                (self._folder / str(step)).rename(aside)
-                log.warning(
-                    f"the checkpoint of step {step} is damaged ({problem}): it lies in {aside} now, "
-                    f"and the run goes on from that of step {whole}"
-                )
-        if problems:
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("damaged checkpoints are set aside")
-            self._checkpointer.reload()
-
     def _failed(self, step: int, error: Exception) -> RunFailed:
         last = "there is no earlier one" if self._whole_step is None else f"that of step {self._whole_step} is whole"
         return RunFailed(
-            f"the checkpoint of step {step} cannot be written to {self._folder} ({_first_line(error)}); {last}. "
+            f"the checkpoint of step {step} cannot be written to {self._folder} ({first_line(error)}); {last}. "
             "Where the disk is full, make room; then the same command goes on"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    """Returns the message of the root of an error, short enough for a line."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text if len(text) <= 200 else text[:200] + " …"

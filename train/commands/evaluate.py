@@ -26,14 +26,19 @@ from oddsmill.train.data.verified_shards import read_verified_shards, verify_sha
 from oddsmill.train.loss.choice import preference_loss
 from oddsmill.train.loss.pairs import PreferenceLoss, describing_terms
 from oddsmill.train.model.frozen import join_params
-from oddsmill.train.parallel.processes import join_processes
+from oddsmill.train.parallel.agreement import check_agreement, check_same
+from oddsmill.train.parallel.coordination import process_index
+from oddsmill.train.parallel.processes import join_processes, together
 from oddsmill.train.parallel.sharding import make_mesh, num_row_shards
 from oddsmill.train.prepare import Run
 from oddsmill.train.run_folder import restore_run
 from oddsmill.train.step.evaluation import Evaluation, Pairs
 from oddsmill.train.step.program import check_row_length
 from oddsmill.train.step.step import Objective
+from oddsmill.train.weights.model_facts import model_facts
 from oddsmill.train.weights.model_files import check_ids, check_tokenizer, find_model, load_decoder, read_model_files
+
+_COMMAND = "oddsmill train eval"
 
 
 class _Measured(NamedTuple):
@@ -50,10 +55,18 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
       Refused: model and data do not fit each other, or one cannot be used.
     """
+    join_processes(config.distributed)
+    with together():
+        return _run_evaluate(config)
+
+
+def _run_evaluate(config: EvaluateConfig) -> dict[str, float]:
     for path in (config.out, config.metrics_out):
-        if path is not None and not Path(path).absolute().parent.is_dir():
+        if path is None or process_index() > 0:  # the first process writes
+            continue
+        if not Path(path).absolute().parent.is_dir():
             raise Refused(f"{path}: there is no folder {Path(path).absolute().parent}; make it first")
-        if path is not None and Path(path).is_dir():
+        if Path(path).is_dir():
             raise Refused(f"{path}: is a folder; give a file")
     with _stdout_kept_free():
         objective, params, dataset = _of_run(config) if config.run_dir else _of_model(config)
@@ -84,10 +97,15 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
 
 def _of_model(config: EvaluateConfig) -> _Measured:
     assert config.model is not None and config.model.path is not None and config.data is not None  # by EvaluateConfig
-    join_processes(config.distributed)
     dataset = open_dataset(config.data)
-    verify_shards([dataset], {})
     folder = find_model(config.model)
+    check_agreement(
+        _COMMAND,
+        config,
+        apart=("data", "model"),
+        facts=lambda: {"the manifest of --data": dataset.manifest.sha256, **model_facts(folder)},
+    )
+    verify_shards([dataset], {})
     model = read_model_files(folder, disable_dropout=False)  # an evaluation drops nothing in any case
     check_tokenizer(dataset.manifest, model, data=config.data)
     mesh = make_mesh(config.mesh or MeshConfig())
@@ -109,13 +127,7 @@ def _of_model(config: EvaluateConfig) -> _Measured:
 
 def _of_run(config: EvaluateConfig) -> _Measured:
     assert config.run_dir is not None  # by run_evaluate
-    run, step, params, frozen = restore_run(
-        config.run_dir,
-        command="oddsmill train eval",
-        checkpoint=config.checkpoint,
-        mesh=config.mesh,
-        distributed=config.distributed,
-    )
+    run, step, params, frozen = restore_run(config, command=_COMMAND)
     log.info(f"{config.run_dir}: the checkpoint of step {step}")
     dataset = rows_for_run(config, run)
     check_ids(dataset.manifest, run.model, data=dataset.folder)
@@ -146,6 +158,7 @@ def rows_for_run(config: EvaluateConfig, run: Run) -> Dataset:
     dataset = open_dataset(config.data or own.folder)
     if config.data is None and dataset.manifest.sha256 != own.manifest.sha256:
         raise Refused(f"{own.folder} was preprocessed anew since the run; give rows by --data")
+    check_same({"the manifest of the data": dataset.manifest.sha256})
     verify_shards([dataset], read_verified_shards(run.files.verified_shards))
     given, trained = dataset.manifest.tokenizer, run.data.manifest.tokenizer
     same = given.sha256["tokenizer.json"] == trained.sha256["tokenizer.json"]

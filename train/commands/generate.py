@@ -17,13 +17,14 @@ from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.files import publish_file
 from oddsmill.schemas.text.printable import printable_json
-from oddsmill.train.config.devices import DistributedConfig, MeshConfig
+from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.generate import GenerateConfig
 from oddsmill.train.generation.generate import generate
 from oddsmill.train.generation.prompts import Encoded, answer_text, encode_prompts, read_prompt, read_prompts
 from oddsmill.train.model.frozen import join_params
 from oddsmill.train.model.hf_config import DecoderConfig
 from oddsmill.train.model.names import Params
+from oddsmill.train.parallel.coordination import is_joined
 from oddsmill.train.parallel.sharding import batch_sharding, make_mesh
 from oddsmill.train.run_folder import read_run_folder, restore_weights
 from oddsmill.train.weights.model_files import ModelFiles, find_model, load_decoder, read_model_files
@@ -69,10 +70,7 @@ def _model(config: GenerateConfig) -> _Answering:
 
 
 def _checkpoint(config: GenerateConfig) -> _Answering:
-    assert config.run_dir is not None  # by GenerateConfig
-    run = read_run_folder(
-        config.run_dir, command="oddsmill train generate", mesh=config.mesh, distributed=DistributedConfig()
-    )
+    run = read_run_folder(config, command="oddsmill train generate")
 
     def load() -> tuple[nnx.GraphDef, Params]:
         step, params, frozen = restore_weights(run, config.checkpoint)
@@ -92,6 +90,8 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
     Raises:
       Refused: as `run_generate`.
     """
+    if is_joined():
+        raise Refused("oddsmill train generate runs in one process, and several are joined here")
     model = _checkpoint(config) if config.run_dir else _model(config)
     folder, hf_config, decoder_config = model.files.folder, model.files.hf_config, model.files.decoder_config
     tokenizer = Tokenizer(model.tokenizer, chat_template=config.chat_template)

@@ -32,6 +32,12 @@ class DistributedConfig:
         "The cluster says what is not given: Slurm, Open MPI, Kubernetes or Cloud TPU.",
         default=False,
     )
+    initialization_timeout: int = setting(
+        "The seconds that a process waits for the others to come; then it ends.",
+        default=300,
+        above=0,
+        needs=("coordinator_address", "detect_cluster"),
+    )
 
     def check(self) -> None:
         names = ("coordinator_address", "num_processes", "process_id")

@@ -1,14 +1,14 @@
 """Errors of devices, disks and other processes, explained in one message instead of a traceback."""
 
 import errno
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
 
 from oddsmill.schemas.errors import RunFailed
+from oddsmill.train.parallel.coordination import is_joined
+from oddsmill.train.parallel.failures import ProcessLost, raise_failure
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GO_ON = " The same command goes on from the newest checkpoint"
@@ -17,10 +17,6 @@ _TRAINING_NEEDS_LESS = (
     "--mesh.fsdp needs less"
 )
 _NEEDS_LESS = "More devices along --mesh.fsdp, or where there is one a lower --batch_size, needs less"
-
-
-class ProcessLost(RunFailed):
-    """Another process of the run is gone."""
 
 
 @contextmanager
@@ -45,19 +41,7 @@ def explain_device_errors(run_dir: str | None = None) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" in line:
             needs_less = _TRAINING_NEEDS_LESS if run_dir else _NEEDS_LESS
             raise RunFailed(f"the devices have no memory left ({line}). {needs_less}") from error
-        if jax.process_count() > 1:
+        if is_joined():
+            raise_failure()
             raise ProcessLost(f"another process is gone or failed ({line}).{go_on}") from error
         raise
-
-
-@contextmanager
-def exit_at_once_if_process_lost() -> Iterator[None]:
-    """Ends a command at once where another process is lost: an ordinary end would wait minutes for it to say goodbye.
-
-    For the command line alone: the interpreter's own clean-up does not run.
-    """
-    try:
-        yield
-    except ProcessLost as failure:
-        print(f"failed: {failure}", file=sys.stderr, flush=True)
-        os._exit(1)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from oddsmill.train.parallel.processes import coordination_client
+from oddsmill.train.parallel.coordination import coordination_client
 from oddsmill.train.parallel.signals import StopSignals
 
 # Steps from a request to the step at which all processes act on it.

@@ -96,6 +96,10 @@ def damage(folder, step, how):
         largest.write_bytes(content[: len(content) // 2])
     elif how == "a file of arrays missing":
         largest.unlink()
+    elif how == "an altered character of its notes":
+        strings = folder / str(step) / "meta" / "_strings.json"
+        assert '"abc"' in strings.read_text()
+        strings.write_text(strings.read_text().replace('"abc"', '"abd"'))
     else:
         shutil.rmtree(folder / str(step) / "meta")
 
@@ -105,7 +109,10 @@ def test_the_newest_is_gone_on_from(tmp_path):
     assert restore(tmp_path) == 4
 
 
-@pytest.mark.parametrize("how", ["a flipped bit", "a file cut off", "a file of arrays missing", "no meta"])
+@pytest.mark.parametrize(
+    "how",
+    ["a flipped bit", "a file cut off", "a file of arrays missing", "no meta", "an altered character of its notes"],
+)
 def test_a_damaged_newest_falls_back_to_the_one_before_and_is_named(tmp_path, capsys, how):
     saved(tmp_path, [2, 4])
     damage(tmp_path, 4, how)

@@ -20,6 +20,7 @@ from oddsmill.train.config.evaluate import EvaluateConfig
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.dataset import Dataset
+from oddsmill.train.parallel.processes import join_processes
 from oddsmill.train.prepare import prepare
 from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import edit_manifest, packed, random_pairs, write_dataset
@@ -178,6 +179,8 @@ def test_one_process_alone_speaks(data, model, tmp_path, monkeypatch, capsys):
     for process, notes in ((0, 3), (1, 0)):
         show_messages()
         monkeypatch.setattr(jax, "process_index", lambda backend=None, process=process: process)
+        monkeypatch.setattr("oddsmill.train.parallel.processes.process_index", lambda process=process: process)
+        join_processes(evaluated.distributed)
         _of_model(evaluated)
         prepare(trained)
         out = capsys.readouterr().out

@@ -43,7 +43,7 @@ def test_a_lost_process_is_told_and_other_errors_stay_defects(monkeypatch):
         raise jax.errors.JaxRuntimeError("INTERNAL: something")
     with pytest.raises(FileNotFoundError), explain_device_errors("runs/a"):
         raise FileNotFoundError(errno.ENOENT, "x")
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("oddsmill.train.parallel.device_errors.is_joined", lambda: True)
     with (
         pytest.raises(RunFailed, match=r"another process is gone or failed .* goes on from the newest checkpoint"),
         explain_device_errors("runs/a"),

@@ -7,19 +7,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.config.devices import DistributedConfig
-from oddsmill.train.parallel.processes import join_processes
+from oddsmill.train.parallel.processes import gather_bytes, join_processes
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import assert_equal_but_for_rounding, logged
 from tests.train.decoders import TINY, VOCAB_SIZE
+from tests.train.parallel.coordination_service import Joined
 
 ROOT = Path(__file__).parents[3]
 STEPS = 40
@@ -31,6 +34,44 @@ def test_without_a_cluster_detection_is_refused(monkeypatch):
             monkeypatch.delenv(name)
     with pytest.raises(Refused, match="the processes cannot be joined"):
         join_processes(DistributedConfig(detect_cluster=True))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_nobody_joins_ends_in_time(index, monkeypatch, capfd):
+    """JAX would wait, and then abort with a stack of C++."""
+    ended = threading.Event()
+
+    def wait(*arguments, **options):
+        assert options["initialization_timeout"] > 60
+        assert ended.wait(10)
+        raise RuntimeError("the program has ended")
+
+    monkeypatch.setattr(jax.distributed, "initialize", wait)
+    monkeypatch.setattr("os._exit", lambda code: (codes.append(code), ended.set()))
+    codes = []
+    config = DistributedConfig(
+        coordinator_address="localhost:1", num_processes=2, process_id=index, initialization_timeout=1
+    )
+    with pytest.raises(Refused):
+        join_processes(config)
+    assert codes == [2]
+    assert (
+        f"refused: process {index}: after 1 s not all of 2 processes have come to localhost:1" in capfd.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_messages_of_all_processes_come_to_all_in_their_order(monkeypatch, count):
+    def body(index):
+        def gather():
+            return [gather_bytes(bytes([index]) * size) for size in (0, 1, 300, 70_000)]
+
+        return gather
+
+    joined = Joined(monkeypatch, count)
+    for found in joined.run(*map(body, range(count))):
+        assert found == [[bytes([index]) * size for index in range(count)] for size in (0, 1, 300, 70_000)]
+    assert {key.split("/")[2] for key in joined.service.values} == {"3"}  # those of before are gone
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +92,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(verb, *arguments, processes=1, devices=1) -> list[subprocess.Popen]:
+def start(verb, *arguments, processes=1, devices=1, of_process_1=()) -> list[subprocess.Popen]:
     port, started = free_port(), []
     flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_enable_concurrency_optimized_scheduler=false"
     for index in range(processes):
@@ -59,6 +100,7 @@ def start(verb, *arguments, processes=1, devices=1) -> list[subprocess.Popen]:
         if processes > 1:
             given = {"coordinator_address": f"localhost:{port}", "num_processes": processes, "process_id": index}
             command += [f"--distributed.{name}={value}" for name, value in given.items()]
+            command += of_process_1 if index == 1 else []
         started.append(
             subprocess.Popen(
                 command,
@@ -144,6 +186,39 @@ def test_a_signal_to_one_of_two_processes_saves_and_ends_both_at_the_same_step(i
     assert 13 < int(step) < 40
     [output, _] = finish(start("run", *settings, processes=2))
     assert f"going on from the checkpoint of step {step}" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["run", "eval", "export"])
+def test_processes_that_were_started_differently_end_with_one_message(inputs, tmp_path, verb):
+    done = tmp_path / "done"
+    if verb == "run":
+        arguments, others = [*inputs, f"--run_dir={done}"], "--beta=0.25"
+    else:
+        finish(start("run", *inputs, f"--run_dir={done}", "--max_steps=5"))
+        others = {"eval": "--batch_size=2", "export": "--dtype=bfloat16"}[verb]
+        arguments = [f"--run_dir={done}", *(["--out=" + str(tmp_path / "out")] if verb == "export" else [])]
+    name = others.split("=")[0]
+    processes = start(verb, *arguments, processes=2, of_process_1=[others])
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], errors
+    for error in errors:
+        assert f"refused: the processes of this run differ in {name}: " in error and "Traceback" not in error
+        assert error.count("refused: ") == 1 and " in process 0, " in error and " in process 1. " in error
+    assert not (tmp_path / "out").exists() and done.exists() == (verb != "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_process_that_cannot_begin_ends_the_other_with_its_reason(inputs, tmp_path, who):
+    arguments = [*inputs, f"--run_dir={tmp_path / 'run'}"]
+    missing, there = f"--data={tmp_path / 'nowhere'}", inputs[0]
+    processes = start("run", *arguments, [missing, there][who], processes=2, of_process_1=[[there, missing][who]])
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], errors
+    assert f"refused: {tmp_path / 'nowhere'}: no such folder" in errors[who]
+    assert f"refused: process {who} refused: {tmp_path / 'nowhere'}: no such folder" in errors[1 - who]
+    assert not any("Traceback" in error for error in errors)
 
 
 @pytest.mark.slow
