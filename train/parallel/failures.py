@@ -17,7 +17,8 @@ from typing import NamedTuple, NoReturn, TypeVar
 
 import jax
 
-from oddsmill.schemas.errors import Refused, RunFailed, one_line, printable, run_command
+from oddsmill.schemas.errors import Refused, RunFailed, one_line, run_command
+from oddsmill.schemas.text.printable import printable
 from oddsmill.train.parallel.coordination import coordination_client, is_joined, num_processes, process_index
 
 Error = TypeVar("Error", bound=BaseException)
