@@ -88,10 +88,13 @@ def _bos(tokens: np.ndarray, starts: np.ndarray, tokenizer: TokenizerSummary) ->
 
 def _identical(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Returns [n] bool: the pairs whose answers are the same tokens."""
-    found = ends[:, 1] - starts[:, 1] == ends[:, 2] - starts[:, 2]
-    for pair in np.flatnonzero(found):
-        (_, chosen, rejected), (_, _, end) = starts[pair], ends[pair]
-        found[pair] = np.array_equal(tokens[chosen:rejected], tokens[rejected:end])
+    lengths = ends[:, 1] - starts[:, 1]
+    found = lengths == ends[:, 2] - starts[:, 2]
+    alike = np.flatnonzero(found)
+    if len(alike):
+        of_each, firsts = lengths[alike], np.cumsum(lengths[alike]) - lengths[alike]
+        slots = np.arange(of_each.sum()) + np.repeat(starts[alike, 1] - firsts, of_each)
+        found[alike] = np.logical_and.reduceat(tokens[slots] == tokens[slots + np.repeat(of_each, of_each)], firsts)
     return found
 
 
@@ -122,7 +125,8 @@ def _eos_inside(
 def _is_unscored(row: Row) -> np.ndarray:
     """Returns [slots] bool: the tokens that no loss counts."""
     edges = np.zeros(len(row.tokens) + 1, np.int64)
-    edges[row.unscored[:, 0]], edges[row.unscored[:, 1]] = 1, -1
+    edges[row.unscored[:, 0]] += 1
+    edges[row.unscored[:, 1]] -= 1  # where one run ends another may begin
     return np.cumsum(edges)[:-1] > 0
 
 

@@ -82,6 +82,8 @@ def read_provenance(folder: str, shard: Shard) -> list[Provenance]:
     """
     columns = ("id", "prompt_id", "file", "file_row")
     lines: list[Provenance] = []
+    if not is_file(provenance_path(folder, shard.name)):
+        return []
     for batch in read_provenance_batches(folder, shard, columns):
         values = (batch.column(name).to_pylist() for name in columns)
         lines += [Provenance(pair, prompt, f"{file}:{row}") for pair, prompt, file, row in zip(*values, strict=True)]
@@ -92,11 +94,10 @@ def read_provenance_batches(folder: str, shard: Shard, columns: tuple[str, ...])
     """Yields some columns of what `read_provenance` reads, without a Python object for each value.
 
     Raises:
-      ValueError: the file is damaged; says which.
+      Refused: the file is not there.
+      ValueError: it is damaged; says which.
     """
     path = provenance_path(folder, shard.name)
-    if not is_file(path):
-        return
     with local_file(path) as local:
         try:
             yield from provenance_batches(local, columns)

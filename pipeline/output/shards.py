@@ -16,7 +16,7 @@ from oddsmill.pipeline.formats.pairs import Notes
 from oddsmill.pipeline.output.blocks import Items, encode_block, open_blocks
 from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.rejects import RejectBlocks
-from oddsmill.pipeline.output.tally import SIDES, Tally
+from oddsmill.pipeline.output.tally import SIDES, Tally, rows_at_a_time
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.schemas.dataset_files import open_shard
 from oddsmill.schemas.drops import DropReason, Origin, Reject
@@ -119,14 +119,16 @@ def write_shard(
         lengths = np.stack([pairs.columns[side] for side in SIDES], axis=1).astype(np.int32)
         rows = _rows(lengths.sum(axis=1).tolist(), config)
         name = shard_name(split, index, count)
-        tally = Tally()
+        tally, at_a_time = Tally(), rows_at_a_time(config.slots)
         with publishing(join(output, name), lock) as path:
             with _writing(path, name) as writer:
-                for members in rows:
-                    row = _make_row(members, pairs, lengths, config, tokenizer)
-                    tally.add_row(row, tokenizer)
-                    progress.count(rows_written=1)
-                    writer.write(encode_row(row))
+                for begin in range(0, len(rows), at_a_time):
+                    few = rows[begin : begin + at_a_time]
+                    made = [_make_row(members, pairs, lengths, config, tokenizer) for members in few]
+                    tally.add_rows(made, tokenizer)
+                    progress.count(rows_written=len(made))
+                    for row in made:
+                        writer.write(encode_row(row))
             shard, options = _inspect(path, name=name, records=len(rows))
         _write_provenance(provenance_path(output, name), pairs, rows, paths, lock)
         report = ShardReport(

@@ -1,6 +1,7 @@
 """Counting the rows of a split: the writer counts the rows that it writes, `verify` those that it reads."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ from oddsmill.schemas.record import Row, Truncated
 
 SIDES = ("prompt", "chosen", "rejected")
 ANSWERS = SIDES[1:]
+_SLOTS_AT_A_TIME = 1 << 18
 
 
 @dataclass(kw_only=True)
@@ -27,21 +29,23 @@ class Tally:
     checks: Counter[str] = field(default_factory=Counter)
     lengths: dict[str, Counter[int]] = field(default_factory=lambda: {side: Counter() for side in SIDES})
 
-    def add_row(self, row: Row, tokenizer: TokenizerSummary) -> None:
-        """Counts one row."""
-        self.rows += 1
-        self.checks.update(count_stored(row, tokenizer))
-        self.pairs += len(row)
-        self.max_pairs_per_row = max(self.max_pairs_per_row, len(row))
-        self.max_token_id = max(self.max_token_id, int(row.tokens[: row.num_tokens].max()))
+    def add_rows(self, rows: Sequence[Row], tokenizer: TokenizerSummary) -> None:
+        """Counts rows, of which there is at least one; some hundreds at a time cost a tenth of as many alone."""
+        self.rows += len(rows)
+        self.max_pairs_per_row = max(self.max_pairs_per_row, *map(len, rows))
+        joined = _joined(rows)
+        self.checks.update(count_stored(joined, tokenizer))
+        self.pairs += len(joined)
+        self.max_token_id = max(self.max_token_id, int(joined.tokens.max()))
         for side in SIDES:
-            lengths = getattr(row, f"{side}_lengths").tolist()
-            self.tokens[side] += sum(lengths)
-            self.lengths[side].update(1 << (length - 1).bit_length() for length in lengths)
-            self.truncated[side] += int(np.count_nonzero(row.truncated & np.uint8(Truncated[side.upper()])))
+            lengths = getattr(joined, f"{side}_lengths")
+            self.tokens[side] += int(lengths.sum(dtype=np.int64))
+            for length, pairs in zip(*np.unique(lengths, return_counts=True), strict=True):
+                self.lengths[side][1 << (int(length) - 1).bit_length()] += int(pairs)
+            self.truncated[side] += int(np.count_nonzero(joined.truncated & np.uint8(Truncated[side.upper()])))
 
-        if len(row.unscored):
-            self.unscored.update(dict(zip(SIDES, row.unscored_tokens().sum(axis=0).tolist(), strict=True)))
+        if len(joined.unscored):
+            self.unscored.update(dict(zip(SIDES, joined.unscored_tokens().sum(axis=0).tolist(), strict=True)))
 
     def merge(self, other: "Tally") -> None:
         """Adds the counts of another part."""
@@ -73,3 +77,22 @@ class Tally:
                 side: {str(bound): count for bound, count in sorted(self.lengths[side].items())} for side in SIDES
             },
         )
+
+
+def rows_at_a_time(row_length: int) -> int:
+    """Returns how many rows are best counted together: many, but few enough of long ones to lie in memory."""
+    return max(1, _SLOTS_AT_A_TIME // row_length)
+
+
+def _joined(rows: Sequence[Row]) -> Row:
+    """Returns all pairs as if one row held them, without padding."""
+    sizes = [row.num_tokens for row in rows]
+    starts = np.cumsum([0, *sizes])
+    return Row(
+        tokens=np.concatenate([row.tokens[:size] for row, size in zip(rows, sizes, strict=True)]),
+        unscored=np.concatenate([row.unscored + int(start) for row, start in zip(rows, starts, strict=False)]),
+        **{
+            name: np.concatenate([getattr(row, name) for row in rows])
+            for name in ("prompt_lengths", "chosen_lengths", "rejected_lengths", "pair_ids", "truncated")
+        },
+    )

@@ -1,12 +1,16 @@
+import shutil
+import tracemalloc
 from collections.abc import Callable
 from functools import reduce
 from operator import getitem
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from oddsmill.pipeline.commands import verify
 from tests.datasets import edit_manifest
 
 
@@ -18,7 +22,7 @@ def dataset(run: Callable, write_rows: Callable, triples: Callable) -> Path:
 def test_a_sound_dataset_passes_line_by_line(dataset: Path, command: Callable):
     code, out, err = command("verify", dataset)
     assert (code, err) == (0, "")
-    assert out.count("ok  ") == 8
+    assert out.count("ok  ") == 9
     assert "holds 60 pairs" in out
 
 
@@ -82,6 +86,46 @@ def test_a_prompt_in_both_splits_is_found(dataset: Path, command: Callable):
     code, _, err = command("verify", dataset)
     assert code == 2
     assert "prompts are in both splits" in err
+
+
+def test_sources_of_other_pairs_are_found(dataset: Path, command: Callable):
+    first, second = sorted((dataset / "provenance").glob("train-*"))
+    whole = first.read_bytes()
+    second.rename(first)
+    code, _, err = command("verify", dataset)
+    assert code == 2
+    assert f"{first} names other pairs than train-00000-of-00002.arrayrecord holds" in err
+    assert f"{second} is missing, and others are there" in err
+    pq.write_table(pq.read_table(pa.BufferReader(whole)).slice(1), first)
+    assert f"{first} names other pairs" in command("verify", dataset)[2]
+    pq.write_table(pq.read_table(pa.BufferReader(whole)).slice(0, 1), first)
+    assert f"{first} names 1 pairs, train-00000-of-00002.arrayrecord holds " in command("verify", dataset)[2]
+    shutil.rmtree(dataset / "provenance")
+    code, out, _ = command("verify", dataset)
+    assert code == 0
+    assert "--  sources of pairs, prompts in two splits: not checked, provenance/ is not there" in out
+
+
+def test_a_key_takes_eight_bytes():
+    tracemalloc.start()
+    try:
+        keys = verify.Keys()
+        for first in range(0, 1 << 20, 1 << 12):
+            keys.add(np.arange(first + (1 << 12), first, -1).astype(np.uint64))
+        assert (keys.sorted() == np.arange(1, (1 << 20) + 1)).all()
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20  # with the two sides of the comparison above
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluation", "shared"),
+    [([], [], None), ([1], [], None), ([], [1], None), ([2, 2, 4], [1, 3, 5], None), ([1, 2, 2], [2, 2, 5], "1 pairs")],
+)
+def test_keys_of_both_splits_are_found(train: list[int], evaluation: list[int], shared: str | None):
+    keys = {"train": np.array(train, np.uint64), "eval": np.array(evaluation, np.uint64)}
+    problems = list(verify._shared("pair", keys))
+    assert problems == ([f"{shared} are in both splits, for instance {2:016x}"] if shared else [])
 
 
 def test_a_dropped_row_that_rejects_lacks_is_found(

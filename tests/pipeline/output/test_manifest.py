@@ -21,7 +21,7 @@ def report(split: Any, index: int, pairs: int) -> ShardReport:
     tally = Tally()
     for number in range(pairs):
         made = Pair(prompt=[1], chosen=[2], rejected=[2], id=number)
-        tally.add_row(make_row([made], row_length=8, pad_id=0, vocab_size=50), TOKENIZER)
+        tally.add_rows([make_row([made], row_length=8, pad_id=0, vocab_size=50)], TOKENIZER)
     shard = Shard(name=f"{split}-{index}", records=pairs, bytes=1, sha256="0")
     return ShardReport(split, shard, tally, {"turn_cut": pairs}, exact_duplicates=index, writer_options="o")
 

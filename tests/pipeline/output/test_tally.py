@@ -17,7 +17,7 @@ def row(*lengths: tuple[int, int, int], truncated: Truncated = WHOLE) -> Row:
 def tally_of(*rows: Row) -> Tally:
     tally = Tally()
     for each in rows:
-        tally.add_row(each, TOKENIZER)
+        tally.add_rows([each], TOKENIZER)
     return tally
 
 
@@ -53,3 +53,21 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole():
 def test_no_row_is_no_padding():
     summary = Tally().summary([], row_length=20)
     assert (summary.padding_share, summary.max_token_id) == (0.0, -1)
+
+
+def test_rows_counted_together_count_as_each_alone():
+    """Also runs of unscored tokens, answers that are the same tokens, and a side that ends a row of the next."""
+    pairs = [
+        Pair(prompt=[1, 5], chosen=[6, 7, 2], rejected=[6, 7, 2], id=1),
+        Pair(prompt=[5], chosen=[3, 3, 6, 2], rejected=[6, 2, 4], id=2, unscored_chosen=[(0, 2)]),
+        Pair(prompt=[1], chosen=[6, 2, 2], rejected=[4, 4], id=3, unscored_rejected=[(1, 2)]),
+        Pair(prompt=[2], chosen=[6], rejected=[7], id=4),
+    ]
+    rows = [
+        make_row(few, row_length=20, pad_id=49, vocab_size=50)
+        for few in (pairs[:1], pairs[1:3], pairs[3:], pairs[2:3], pairs[:2])
+    ]
+    together = Tally()
+    together.add_rows(rows, TOKENIZER)
+    assert together == tally_of(*rows)
+    assert together.checks["identical_ids"] == 2 and together.unscored["chosen"] == 4
