@@ -24,11 +24,10 @@ from oddsmill.schemas.chat.identity import ids_sha256
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import RunFailed, find_refusal, printable
-from oddsmill.train.commands.generate import eos_ids
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.prepare import prepare
-from oddsmill.train.weights.export import generation_config
+from oddsmill.train.weights.generation_config import exported_generation_config, stop_ids
 from oddsmill.train.weights.tokenizer_files import export_tokenizer
 from tests.campaign.altered_json import altered_bytes, altered_document
 from tests.campaign.child import child
@@ -259,8 +258,8 @@ class Seen:
         self.weights = {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(jax.device_get(params)).items()}
         tokenizer = Tokenizer(model)
         self.ids = tokenizer.encode("abc fee, tale slate")
-        self.ends = sorted(tokenizer.answer_ends | eos_ids(model, run.model.hf_config))
-        generation_config(model, run.model.hf_config, run.data.manifest.tokenizer)
+        self.ends = sorted(tokenizer.answer_ends | stop_ids(model, run.model.hf_config))
+        exported_generation_config(model, run.model.hf_config, run.data.manifest.tokenizer)
         export_tokenizer(run_dir, data / "tokenizer")
 
 

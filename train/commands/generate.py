@@ -11,7 +11,6 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from oddsmill.schemas.chat.messages import MessageForms
-from oddsmill.schemas.chat.special_tokens import read_json_object
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
@@ -27,6 +26,7 @@ from oddsmill.train.model.names import Params
 from oddsmill.train.parallel.coordination import is_joined
 from oddsmill.train.parallel.sharding import batch_sharding, make_mesh
 from oddsmill.train.run_folder import read_run_folder, restore_weights
+from oddsmill.train.weights.generation_config import stop_ids
 from oddsmill.train.weights.model_files import ModelFiles, find_model, load_decoder, read_model_files
 
 
@@ -96,7 +96,7 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
     folder, hf_config, decoder_config = model.files.folder, model.files.hf_config, model.files.decoder_config
     tokenizer = Tokenizer(model.tokenizer, chat_template=config.chat_template)
     prompts = _encoded_prompts(config, tokenizer, decoder_config, bos_in_chat=model.bos_in_chat)
-    stop_ids = tokenizer.answer_ends | eos_ids(folder, hf_config)
+    ends = tokenizer.answer_ends | stop_ids(folder, hf_config)
     longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
     made_for = hf_config.get("max_position_embeddings") or longest
     if longest > made_for:
@@ -108,7 +108,7 @@ def answers(config: GenerateConfig) -> Iterator[dict[str, Any]]:
         decoder_config,
         [prompt.ids for prompt in prompts],
         sampling=config.sampling,
-        stop_ids=sorted(stop_ids),
+        stop_ids=sorted(ends),
         batch_size=config.batch_size,
         row_sharding=model.row_sharding,
     )
@@ -155,21 +155,6 @@ def _encoded_prompts(
         vocab_size=decoder.vocab_size,
         bos_in_chat=bos_in_chat,
     )
-
-
-def eos_ids(folder: Path, hf_config: dict[str, Any]) -> set[int]:
-    """Returns the ids that end an answer by generation_config.json and config.json; either may name one or several."""
-    ids: set[int] = set()
-    for name, content in (
-        ("generation_config.json", read_json_object(folder / "generation_config.json")),
-        ("config.json", hf_config),
-    ):
-        found = content.get("eos_token_id")
-        found = found if isinstance(found, list) else [] if found is None else [found]
-        if not all(isinstance(token, int) for token in found):
-            raise Refused(f"{folder / name}: eos_token_id is {content['eos_token_id']!r}, not an id or a list of ids")
-        ids |= set(found)
-    return ids
 
 
 @contextmanager

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from oddsmill.schemas.console import log
-from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.files import publish_folder
 from oddsmill.schemas.manifest import TokenizerSummary
 from oddsmill.train.config.model import LoraConfig, ModelConfig
 from oddsmill.train.model.names import Params
+from oddsmill.train.weights.generation_config import FILE as GENERATION_CONFIG
+from oddsmill.train.weights.generation_config import exported_generation_config
 from oddsmill.train.weights.huggingface import save_params
 from oddsmill.train.weights.model_files import ModelFiles
 from oddsmill.train.weights.peft import save_adapter
@@ -58,8 +59,8 @@ def export_model(
             if note:
                 log.info(f"note       {note}")
                 card += f"\n## Tokenizer\n\nNote that {note}.\n"
-            generation = generation_config(model.folder, model.hf_config, tokenizer)
-            _write_json(unfinished / "generation_config.json", generation)
+            generation = exported_generation_config(model.folder, model.hf_config, tokenizer)
+            _write_json(unfinished / GENERATION_CONFIG, generation)
             (unfinished / _CARD).write_text(card, encoding="utf-8")
         save_params(
             params,
@@ -116,33 +117,6 @@ def with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """
     names = [name for name in ("dtype", "torch_dtype") if name in config] or ["torch_dtype"]
     return {**config, **dict.fromkeys(names, dtype)}
-
-
-def generation_config(folder: Path, config: dict[str, Any], tokenizer: TokenizerSummary) -> dict[str, Any]:
-    """Returns the model's own generation_config.json, or one made of the special ids of config.json and the tokenizer.
-
-    The token that ended the answers in training is always among those that end a generation.
-    """
-    path = folder / "generation_config.json"
-    if path.is_file():
-        try:
-            content = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise Refused(f"{path} cannot be read as a JSON object ({error}); correct or remove it") from error
-    else:
-        # An id beyond the embedding pads rows, where it is never read; a generation would look it up.
-        pad_id = (
-            tokenizer.pad_id if tokenizer.pad_id < config.get("vocab_size", tokenizer.vocab_size) else tokenizer.eos_id
-        )
-        own = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": pad_id}
-        ids = {f"{name}_token_id": (config.get(f"{name}_token_id"), known) for name, known in own.items()}
-        content = {name: known if given is None else given for name, (given, known) in ids.items()}
-        content = {name: value for name, value in content.items() if value is not None}
-    ends = content.get("eos_token_id")
-    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    if tokenizer.eos_id not in ends:
-        content["eos_token_id"] = [*ends, tokenizer.eos_id] if ends else tokenizer.eos_id
-    return content
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

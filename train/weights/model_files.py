@@ -24,6 +24,7 @@ from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import DecoderConfig, config_file, parse_config, read_config
 from oddsmill.train.model.names import Params
 from oddsmill.train.parallel.sharding import batch_sharding, param_shardings
+from oddsmill.train.weights.generation_config import stop_ids
 from oddsmill.train.weights.huggingface import load_params
 from oddsmill.train.weights.stored_weights import check_stored
 from oddsmill.train.weights.sums import check_sums
@@ -100,16 +101,17 @@ def read_model_files(path: Path, *, disable_dropout: bool) -> ModelFiles:
       disable_dropout: trains without the dropout that config.json asks for.
 
     Raises:
-      Refused: there is no config.json, or it is not supported.
+      Refused: there is no config.json, it is not supported, or generation_config.json beside it cannot be used.
     """
-    hf_config = read_config(path)
+    hf_config, folder = read_config(path), path if path.is_dir() else path.parent
+    stop_ids(folder, hf_config)  # for its refusal now, not when the trained model is exported
     decoder_config, unused = parse_config(hf_config, path=str(config_file(path)))
     if unused:
         log.info(f"{config_file(path)}: fields that are not known here and not used: {', '.join(unused)}")
     if (decoder_config.attention_dropout or decoder_config.resid_pdrop) and disable_dropout:
         log.info(f"{path}: its dropout is not applied; --disable_dropout=false applies it")
         decoder_config = dataclasses.replace(decoder_config, attention_dropout=0.0, resid_pdrop=0.0)
-    return ModelFiles(path if path.is_dir() else path.parent, hf_config, decoder_config)
+    return ModelFiles(folder, hf_config, decoder_config)
 
 
 def check_ids(manifest: Manifest, model: ModelFiles, *, data: str) -> None:

@@ -10,10 +10,10 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
-from oddsmill.schemas.manifest import TokenizerSummary, read_manifest
+from oddsmill.schemas.manifest import read_manifest
 from oddsmill.schemas.version import tool_version
 from oddsmill.train.__main__ import main
-from oddsmill.train.weights.export import generation_config, with_dtype
+from oddsmill.train.weights.export import with_dtype
 from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import adopt_tokenizer, packed, random_pairs, write_dataset
 from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
@@ -213,22 +213,3 @@ def test_what_cannot_be_exported_is_refused(finished, tmp_path, capsys):
 )
 def test_the_field_of_the_dtype_is_the_one_that_came_in(came_in, goes_out):
     assert with_dtype({"vocab_size": 1, **came_in}, "bfloat16") == {"vocab_size": 1, **goes_out}
-
-
-@pytest.mark.parametrize(
-    ("stored", "config", "expected"),
-    [
-        (None, {}, {"eos_token_id": 1, "pad_token_id": 0}),
-        (None, {"bos_token_id": 3, "eos_token_id": [1]}, {"bos_token_id": 3, "eos_token_id": [1], "pad_token_id": 0}),
-        (None, {"eos_token_id": 2}, {"eos_token_id": [2, 1], "pad_token_id": 0}),
-        ({"top_p": 0.9}, {}, {"top_p": 0.9, "eos_token_id": 1}),
-        ({"eos_token_id": 2}, {"eos_token_id": 1}, {"eos_token_id": [2, 1]}),
-    ],
-)  # fmt: skip
-def test_a_generation_ends_where_the_trained_answers_ended(tmp_path, stored, config, expected):
-    if stored is not None:
-        (tmp_path / "generation_config.json").write_text(json.dumps(stored))
-    tokenizer = TokenizerSummary(
-        sha256={}, chat_template_sha256=None, bos_id=None, eos_id=1, pad_id=0, vocab_size=VOCAB_SIZE
-    )
-    assert generation_config(tmp_path, config, tokenizer) == expected
