@@ -1,19 +1,26 @@
 """Shards are compared with their digests when a run first sees them, not at every start."""
 
+import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
+import numpy as np
 
+from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Shard, file_sha256
 from oddsmill.train.data.dataset import Dataset
-from oddsmill.train.parallel.processes import gather_bytes
+from oddsmill.train.parallel.processes import gather_bytes, num_processes, process_index
 
 # The path of a shard -> its size in bytes, its time of change in ns, and the digest that it was found to have.
 VerifiedShards = dict[str, tuple[int, int, str]]
+_THREADS = min(8, os.cpu_count() or 1)  # hashing holds no interpreter lock
+_PROGRESS_S = 10
+_MOST_NAMED = 10
 
 
 def read_verified_shards(path: Path) -> VerifiedShards:
@@ -27,7 +34,8 @@ def read_verified_shards(path: Path) -> VerifiedShards:
 def verify_shards(datasets: Sequence[Dataset], verified: VerifiedShards) -> VerifiedShards:
     """Compares every shard with its manifest: its size, and its digest unless `verified` says that it had it.
 
-    Of several processes each reads a share of the shards that are new, and all of them raise what one finds.
+    Processes that see the same files read a share each of the shards that none of them knows. Where their files are
+    not the same (each host has a copy of its own) each reads all that it does not know. All raise what one finds.
 
     Args:
       verified: shards that were compared before. One whose size or time of change is another now is read again.
@@ -35,7 +43,7 @@ def verify_shards(datasets: Sequence[Dataset], verified: VerifiedShards) -> Veri
     Returns: all shards of the datasets, as `verified` in the next start.
 
     Raises:
-      Refused: shards are missing or altered, all of them named at once.
+      Refused: shards are missing or altered, or cannot be read, all of them named at once; of very many the first.
     """
     shards = {
         os.path.abspath(os.path.join(dataset.folder, shard.name)): shard
@@ -54,21 +62,58 @@ def verify_shards(datasets: Sequence[Dataset], verified: VerifiedShards) -> Veri
         if status.st_size != shard.bytes:
             problems[path] = f"{path} has {status.st_size} bytes, the manifest says {shard.bytes}"
         found[path] = status.st_size, status.st_mtime_ns, shard.sha256
-    unknown = sorted(path for path in found.keys() - problems.keys() if verified.get(path) != found[path])
-    problems |= _altered({path: shards[path] for path in unknown[jax.process_index() :: jax.process_count()]})
-    for other in gather_bytes(json.dumps(problems).encode()):
-        problems |= json.loads(other)
-    if problems:
+    new = [path in found and path not in problems and verified.get(path) != found[path] for path in shards]
+    own = _share(new, [found.get(path) for path in shards])
+    problems |= _altered({path: shards[path] for path, is_own in zip(shards, own, strict=True) if is_own})
+    count, named = 0, dict[str, str]()
+    for message in gather_bytes(json.dumps([len(problems), dict(sorted(problems.items())[:_MOST_NAMED])]).encode()):
+        others, few = json.loads(message)
+        count, named = max(count, others), named | few
+    if named:
         folders = " and ".join(dict.fromkeys(dataset.folder for dataset in datasets))
-        lines = "; ".join(problems[path] for path in sorted(problems))
-        raise Refused(f"{lines}. Run the preprocessing of {folders} again")
+        lines = [named[path] for path in sorted(named)][:_MOST_NAMED]
+        more = max(count, len(named)) - len(lines)
+        rest = f"; and so {more:,} more" if more else ""
+        raise Refused(f"{'; '.join(lines)}{rest}. Bring them back as they were, or preprocess {folders} again")
     return found
 
 
+def _share(new: list[bool], states: list[tuple[int, int, str] | None]) -> np.ndarray:
+    """Returns which shards this process reads, [shards] bool.
+
+    Args:
+      new: the shards that it does not know.
+      states: the shards as it sees them. Processes with equal states see the same files.
+    """
+    seen = hashlib.sha256(json.dumps(states).encode()).digest()
+    messages = gather_bytes(seen + np.packbits(new).tobytes())
+    if {message[: len(seen)] for message in messages} != {seen}:
+        return np.array(new, bool)
+    known_to_none = np.bitwise_and.reduce([np.frombuffer(message[len(seen) :], np.uint8) for message in messages])
+    of_all = np.flatnonzero(np.unpackbits(known_to_none, count=len(new)))
+    own = np.zeros(len(new), bool)
+    own[of_all[process_index() :: num_processes()]] = True
+    return own
+
+
 def _altered(shards: dict[str, Shard]) -> dict[str, str]:
-    """Returns a message for each shard whose bytes are not those that its manifest describes."""
-    return {
-        path: f"{path} was altered: its sha256 is not the manifest's"
-        for path, shard in shards.items()
-        if file_sha256(path) != shard.sha256
-    }
+    """Returns a message for each shard whose bytes are not those that its manifest describes; reads several at once."""
+    total, done, told = sum(shard.bytes for shard in shards.values()), 0, time.monotonic()
+    problems: dict[str, str] = {}
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for (path, shard), problem in zip(shards.items(), threads.map(_problem, shards.items()), strict=True):
+            if problem:
+                problems[path] = problem
+            done += shard.bytes
+            if time.monotonic() - told >= _PROGRESS_S:
+                told = time.monotonic()
+                log.info(f"comparing {len(shards):,} new shards with their digests, once: {done / total:.0%}")
+    return problems
+
+
+def _problem(item: tuple[str, Shard]) -> str | None:
+    path, shard = item
+    try:
+        return None if file_sha256(path) == shard.sha256 else f"{path} was altered: its sha256 is not the manifest's"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.data.verified_shards import read_verified_shards, verify_shards
 from oddsmill.train.prepare import prepare
 from tests.datasets import packed, random_pairs, write_dataset
+from tests.schemas.test_dataset_files import few_files
 from tests.train.decoders import TINY, VOCAB_SIZE
 
 
@@ -50,7 +54,7 @@ def alter(dataset, name, *, keep_time=False):
 
 def test_a_start_reads_only_shards_that_it_has_not_seen_as_they_are(dataset, hashed, tmp_path):
     verified = verify_shards([dataset, dataset], {})
-    assert hashed == [FIRST, SECOND]
+    assert sorted(hashed) == [FIRST, SECOND]
     (tmp_path / "verified.json").write_text(json.dumps(verified))
     verified = read_verified_shards(tmp_path / "verified.json")
     assert verify_shards([dataset], verified) == verified and len(hashed) == 2
@@ -78,18 +82,95 @@ def test_a_damaged_memory_is_none(tmp_path, content):
     assert read_verified_shards(tmp_path / "nowhere.json") == {}
 
 
-def test_several_processes_share_the_reading_and_all_refuse_what_one_finds(dataset, hashed, monkeypatch):
+@pytest.fixture
+def of_processes(monkeypatch):
+    """Runs a function of the number of a process in two threads that take each other for the processes of a run."""
+    local, barrier, messages = threading.local(), threading.Barrier(2), {}
+
+    def gather(message):
+        messages[local.index] = message
+        barrier.wait(10)
+        found = [messages[0], messages[1]]
+        barrier.wait(10)
+        return found
+
+    def run(function):
+        def of_process(index):
+            local.index = index
+            return function(index)
+
+        with ThreadPoolExecutor(2) as threads:
+            return [future.result() for future in [threads.submit(of_process, index) for index in (0, 1)]]
+
+    module = oddsmill.train.data.verified_shards
+    monkeypatch.setattr(module, "gather_bytes", gather)
+    monkeypatch.setattr(module, "num_processes", lambda: 2)
+    monkeypatch.setattr(module, "process_index", lambda: local.index)
+    return run
+
+
+def test_of_several_processes_each_reads_a_share_and_what_one_knows_none_reads(dataset, hashed, of_processes):
+    first, second = of_processes(lambda index: verify_shards([dataset], {}))
+    assert first == second and sorted(hashed) == [FIRST, SECOND]
+    of_processes(lambda index: verify_shards([dataset], first if index else {}))
+    assert len(hashed) == 2
+
+
+def test_processes_with_copies_of_their_own_read_all_of_them(dataset, hashed, of_processes, tmp_path):
+    copy = Dataset(str(shutil.copytree(dataset.folder, tmp_path / "copy")), dataset.manifest)
+    known = as_verified(dataset)
+    hashed.clear()
+    os.utime(Path(copy.folder) / SECOND)
+    of_processes(lambda index: verify_shards([copy if index else dataset], {} if index else known))
+    assert sorted(hashed) == [FIRST, SECOND]  # of the copy
+
+
+def as_verified(dataset):
+    return {
+        os.path.abspath(path): (path.stat().st_size, path.stat().st_mtime_ns, shard.sha256)
+        for shard in dataset.manifest.splits["train"].shards
+        for path in [Path(dataset.folder) / shard.name]
+    }
+
+
+def test_all_processes_refuse_what_one_finds(dataset, of_processes):
     alter(dataset, FIRST)
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    messages = []
-    for process, name in enumerate((FIRST, SECOND)):
-        monkeypatch.setattr("jax.process_index", lambda process=process: process)
-        monkeypatch.setattr(
-            oddsmill.train.data.verified_shards, "gather_bytes", lambda message: messages.append(message) or messages
-        )
-        with pytest.raises(Refused, match=f"{FIRST} was altered"):
+
+    def refusal(index):
+        with pytest.raises(Refused, match=f"{FIRST} was altered") as error:
             verify_shards([dataset], {})
-        assert hashed.pop() == name and not hashed
+        return str(error.value)
+
+    assert len(set(of_processes(refusal))) == 1
+
+
+def test_of_very_many_damaged_shards_the_first_are_named(tmp_path):
+    rows = packed(random_pairs(np.random.default_rng(0), 40, vocab_size=VOCAB_SIZE), 32)
+    sizes = {"row_length": 32, "vocab_size": VOCAB_SIZE, "shards": 13}
+    dataset = Dataset(str(tmp_path / "data"), write_dataset(tmp_path / "data", {"train": rows}, **sizes))
+    for shard in dataset.manifest.splits["train"].shards:
+        alter(dataset, shard.name)
+    with pytest.raises(
+        Refused, match=r"train-00009-of-00013\.arrayrecord was altered.*; and so 3 more\. Bring"
+    ) as error:
+        verify_shards([dataset], {})
+    assert str(error.value).count("altered") == 10
+
+
+def test_a_shard_for_which_no_file_is_left_is_not_told_as_altered(dataset):
+    with few_files(0), pytest.raises(Refused, match=f"{FIRST} cannot be read .Too many open files.") as error:
+        verify_shards([dataset], {})
+    assert "altered" not in str(error.value)
+
+
+def test_a_long_comparison_says_how_far_it_is(dataset, monkeypatch, caplog):
+    monkeypatch.setattr(oddsmill.train.data.verified_shards, "_PROGRESS_S", 0)
+    caplog.set_level("INFO", "oddsmill")
+    verified = verify_shards([dataset], {})
+    assert caplog.messages[-1] == "comparing 2 new shards with their digests, once: 100%"
+    caplog.clear()
+    verify_shards([dataset], verified)
+    assert not caplog.messages
 
 
 def test_a_shard_that_keeps_its_size_and_time_is_read_again_on_request(dataset, tmp_path):
