@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from oddsmill.schemas.errors import Refused, run_command
+from oddsmill.schemas.process.signals import start_watching
 
 USAGE = """\
 usage: oddsmill STAGE VERB …
@@ -17,6 +18,8 @@ oddsmill STAGE --help lists the verbs of a stage."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns its exit code. Only the stage that is asked for is imported."""
+    if arguments is None:  # the process is this command's, and its signals too until all of it is over
+        start_watching()
     stage, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if stage in ("", "-h", "--help", "help"):
         print(USAGE)

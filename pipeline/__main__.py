@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.schemas.command_line.reading import read_command_line
 from oddsmill.schemas.errors import Refused, run_command
+from oddsmill.schemas.process.signals import start_watching
 
 USAGE = """\
 usage: oddsmill pipeline VERB …
@@ -26,7 +27,7 @@ oddsmill pipeline VERB --help lists the settings of a verb."""
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one verb; returns the exit code of the command."""
-    return run_command(lambda: run_verb(arguments))
+    return run_command(lambda: run_verb(arguments), prints_result=[*arguments[:1]] not in (["run"], ["report"]))
 
 
 def run_verb(arguments: Sequence[str]) -> None:
@@ -96,4 +97,5 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 if __name__ == "__main__":
+    start_watching()
     sys.exit(main(sys.argv[1:]))

@@ -1,14 +1,16 @@
 """The ways a command ends early, and the exit codes that go with them.
 
 Exit codes: 0 done, 1 the run failed, 2 the settings or the input were refused, 128 + n stopped in good order
-by signal n (130 Ctrl-C, 143 SIGTERM), as shells have it.
+by signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 141 the reader of the output left), as shells have it.
 """
 
-import os
 import re
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
+from oddsmill.schemas.process import signals, streams
 from oddsmill.schemas.text.printable import printable_message
 
 # Beam adds the name of the step to the message of whatever is raised in it.
@@ -42,23 +44,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def find_refusal(error: BaseException) -> str | None:
-    """The message of the refusal that caused `error`, if there is one.
-
-    Libraries wrap what is raised inside them: a chain keeps the cause, but a runner that executes in
-    another thread or process keeps only the text of the traceback, in which the class name stands.
-    """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, Refused):
-            return re.sub(_STEP, "", str(seen))
-        seen = seen.__cause__ or seen.__context__
-    match = re.search(r"\bRefused: (.+)", str(error))
-    return re.sub(_STEP, "", match.group(1)) if match else None
-
-
 def find_ending(error: BaseException) -> "Refused | RunFailed | None":
-    """Returns the refusal or failure that `error` is, wraps or quotes: of several the outermost."""
+    """Returns the refusal or failure that `error` is, wraps or quotes: of several the outermost.
+
+    Libraries wrap what is raised inside them: a chain keeps the cause, but a runner that executes in another thread or
+    process keeps only the text of the traceback, in which the class name stands.
+    """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, (Refused, RunFailed)):
@@ -72,34 +63,50 @@ def find_ending(error: BaseException) -> "Refused | RunFailed | None":
     return Refused(message) if kind == "Refused" else RunFailed(message)
 
 
-def run_command(command: Callable[[], None]) -> int:
-    """Runs one command line verb and turns its end into an exit code; a refusal prints no traceback."""
+def run_command(command: Callable[[], None], *, prints_result: bool = True) -> int:
+    """Runs one command line verb and turns its end into an exit code; a refusal prints no traceback.
+
+    Args:
+      prints_result: what the command is for is on its standard output: it fails where that cannot be written, and ends
+        where the reader has left. Otherwise what it is for are files, and messages that nobody reads end nothing.
+    """
+    streams.open_closed_streams()
+    with signals.watched(), streams.output_has_a_name() if prints_result else streams.console_may_be_lost():
+        try:
+            command()
+            sys.stdout.flush()
+            code, message = 0, ""
+        except Exception as error:
+            code, message = _ending(error)
+        except KeyboardInterrupt:
+            code, message = 130, "interrupted: run the same command again to go on"
+        with suppress(OSError):  # the standard error may be gone as well
+            print(printable_message(message), end="\n" if message else "", file=sys.stderr, flush=True)
     try:
-        command()
         sys.stdout.flush()
-    except RunFailed as failure:
-        print(f"failed: {printable_message(str(failure))}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(f"stopped: {printable_message(str(stopped))}", file=sys.stderr)
-        return stopped.exit_code
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "oddsmill":
-            raise
+    except OSError:
+        streams.drop_output()
+    return code
+
+
+def _ending(error: Exception) -> tuple[int, str]:
+    """Returns the exit code and the one message of a command that ended with an error.
+
+    Raises:
+      Exception: the error itself, where it is a fault of this program.
+    """
+    if isinstance(error, Stopped):
+        return error.exit_code, f"stopped: {error}"
+    found = find_ending(error)
+    if isinstance(found, RunFailed):
+        return 1, f"failed: {found}"
+    if found is not None:
+        return 2, f"refused: {found}"
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "oddsmill":
         extras = "pip install 'oddsmill[pipeline]' for the commands of pipeline, 'oddsmill[train]' for those of train"
-        print(f"refused: the package {error.name} is not installed: {extras}", file=sys.stderr)
-        return 2
-    except Exception as error:
-        message = find_refusal(error)
-        if message is None:
-            raise
-        print(f"refused: {printable_message(message)}", file=sys.stderr)
-        return 2
-    return 0
+        return 2, f"refused: the package {error.name} is not installed: {extras}"
+    if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, BrokenPipeError) and error.filename == streams.OUTPUT:
+            return 128 + signal.SIGPIPE, ""  # head or less has seen enough
+        return 1, f"failed: {error.filename or type(error).__name__}: {error.strerror}"
+    raise error

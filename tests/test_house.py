@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 # The rooms of each package, folders and modules, from the ground up: a room imports from those before it, and any stage
 # imports `schemas`. A room that is not here has no place in the house yet.
 ROOMS = {
-    "schemas": "text errors typed_json drops console settings command_line version files stores locks hub "
-    "arrow_message record layout manifest provenance chat dataset_files",
+    "schemas": "text process errors typed_json drops console settings command_line version files stores locks "
+    "hub arrow_message record layout manifest provenance chat dataset_files",
     "pipeline": "config progress input formats tokens resolved_sources resolved_run output dataflow transforms build "
     "runner run commands __init__ __main__",
     "train": "config parallel attention model loss data weights checkpoint step generation monitor prepare planning "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from oddsmill.schemas.command_line.reading import read_command_line
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, run_command
+from oddsmill.schemas.process.signals import start_watching
 
 _USAGE = """usage: oddsmill train VERB [--config FILE.yaml] [--key=value ...]
 
@@ -127,8 +128,9 @@ def main(arguments: Sequence[str]) -> int:
             raise Refused(f"unknown verb {arguments[0]!r}; known: {', '.join(verbs)}")
         verbs[arguments[0]](arguments[1:])
 
-    return run_command(command)
+    return run_command(command, prints_result=arguments[0] not in ("run", "export"))
 
 
 if __name__ == "__main__":
+    start_watching()
     sys.exit(main(sys.argv[1:]))

@@ -313,6 +313,8 @@ class Session:
         with self._between_steps():
             self.checkpoints.wait()
         self._lock.check()  # the export follows
+        if self.checkpoints.latest_step == self.step and (number := self.requests.last_stop()):
+            raise self.stopped(number)
         self._batches.close()  # its workers have nothing to do any more
         step, params, best = self.step, state["params"], self.best
         state.clear()
@@ -338,12 +340,9 @@ class Session:
         config, alone = self.run.config, None
         processes = jax.process_count()
         if processes == 1:
+            weights = (self._newest_params, self.frozen)
             alone = measure_rows_alone(
-                self.run.program.objective,
-                batch,
-                self._newest_params,
-                self.frozen,
-                rows_at_once=config.total_batch_size,
+                self.run.program.objective, batch, *weights, rows_at_once=config.total_batch_size
             )
         path = self.run.files.nonfinite_dump(step, jax.process_index() if processes > 1 else None)
         write_dump(path, data=self.run.data.folder, step=step, values=values, batch=batch, alone=alone)

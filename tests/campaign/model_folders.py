@@ -23,7 +23,8 @@ from safetensors.numpy import load_file, save_file
 from oddsmill.schemas.chat.identity import ids_sha256
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.console import log
-from oddsmill.schemas.errors import RunFailed, find_refusal, printable
+from oddsmill.schemas.errors import find_ending
+from oddsmill.schemas.text.printable import printable
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.prepare import prepare
@@ -304,7 +305,8 @@ def judge(model: Path, data: Path, run_dir: Path, base: Seen) -> str:
     try:
         seen = Seen(model, data, run_dir)
     except Exception as error:
-        message = str(error) if isinstance(error, RunFailed) else find_refusal(error)
+        ending = find_ending(error)
+        message = None if ending is None else str(ending)
         if message is None:
             raise Broken("".join(traceback.format_exception(error))[-2500:]) from None
         expect(model.name in message or "data" in message, f"a refusal does not say where: {message[:300]}")

@@ -1,10 +1,8 @@
-import subprocess
-import sys
 import traceback
 
 import pytest
 
-from oddsmill.schemas.errors import Refused, RunFailed, Stopped, find_ending, find_refusal, require, run_command
+from oddsmill.schemas.errors import Refused, RunFailed, Stopped, find_ending, require, run_command
 
 
 def raising(error: BaseException):
@@ -27,15 +25,9 @@ def test_a_defect_keeps_its_traceback():
         run_command(raising(ZeroDivisionError()))
 
 
-def test_a_reader_that_left_is_no_traceback():
-    code = (
-        "import sys; from oddsmill.schemas.errors import run_command; sys.exit(run_command(lambda: print('x' * 10**6)))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout and process.stderr
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait() == 1
+def test_an_error_of_the_operating_system_is_one_message_with_its_file(capsys: pytest.CaptureFixture[str]):
+    assert run_command(raising(OSError(30, "Read-only file system", "out/a.json"))) == 1
+    assert capsys.readouterr().err == "failed: out/a.json: Read-only file system\n"
 
 
 @pytest.mark.parametrize(
@@ -49,14 +41,14 @@ def test_a_reader_that_left_is_no_traceback():
     ],
 )
 def test_a_refusal_is_found_without_the_name_of_the_step(error: Exception):
-    assert find_refusal(error) == "rows.jsonl, after row 12: damaged"
+    assert str(find_ending(error)) == "rows.jsonl, after row 12: damaged"
 
 
 def test_a_refusal_is_found_behind_other_errors():
     wrapped = ValueError("wrapped")
     wrapped.__cause__ = Refused("no eos_token")
-    assert find_refusal(wrapped) == "no eos_token"
-    assert find_refusal(ValueError("other")) is None
+    assert str(find_ending(wrapped)) == "no eos_token"
+    assert find_ending(ValueError("other")) is None
 
 
 def test_require_names_the_setting_and_its_value():

@@ -55,6 +55,8 @@ class Requests:
     def __init__(self, signals: StopSignals, save_interval_minutes: float | None):
         self._signals, self._timer = signals, Timer(save_interval_minutes)
         self._saved_step = 0
+        # The first step of this start takes a compilation with it. Several processes end together, when they can.
+        self._signals.nothing_to_save = jax.process_count() == 1
         self._keys = (
             f"oddsmill/requests/{session}/{number}" for session in [next(_sessions)] for number in itertools.count()
         )
@@ -67,6 +69,7 @@ class Requests:
         Args:
           step: the steps taken.
         """
+        self._signals.nothing_to_save = False
         if jax.process_count() == 1:
             return self._own()
         if self._agreed is None:
@@ -78,6 +81,16 @@ class Requests:
         if request.stop is None and self._saved_step >= agreed_step - LEAD_STEPS:
             return Request()  # the checkpoint that was asked for was made meanwhile, for another reason
         return request
+
+    def last_stop(self) -> signal.Signals | None:
+        """Returns the signal that came at the last step, whose checkpoint is written; from here on one ends at once.
+
+        None for several processes, which have nothing more to agree on.
+        """
+        if jax.process_count() > 1:
+            return None
+        self._signals.nothing_to_save = True
+        return self._signals.received
 
     def saved(self, step: int) -> None:
         """Notes that a checkpoint of a step was begun: the time to the next one starts anew."""

@@ -1,43 +1,40 @@
-"""SIGTERM and Ctrl-C, noted for the training loop to read between two steps."""
+"""Ctrl-C, SIGTERM and SIGHUP, noted for the training loop to read between two steps."""
 
-import os
 import signal
-import threading
-from types import FrameType, TracebackType
-from typing import Any
+from types import TracebackType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from oddsmill.schemas.process.signals import is_command_line, noting, tell
 
 
 class StopSignals:
-    """Notes the first signal while it is entered; a second Ctrl-C interrupts at once.
+    """Notes the first signal while it is entered; a second Ctrl-C ends the command at once.
 
     Python delivers signals to the main thread alone: entered in another, it notes nothing and changes nothing.
 
     Attributes:
       received: the signal; None where there was none.
+      nothing_to_save: all that the run has is saved; a command then ends at the first signal, whatever it is at.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._handlers_before: dict[signal.Signals, Any] = {}
+        self.nothing_to_save = False
+        self._noting = noting(self._note)
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():
-            self._handlers_before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._noting.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._handlers_before.items():
-            signal.signal(number, handler)
+        self._noting.__exit__(None, None, None)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: signal.Signals) -> bool:
         if self.received is not None:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            return
-        self.received = signal.Signals(number)
-        # Neither print nor logging: the signal may have come in the middle of one, which must not be entered twice.
-        os.write(2, f"{self.received.name}: saving after this step\n".encode())
+            return number != signal.SIGINT  # a scheduler may say it twice
+        if self.nothing_to_save and is_command_line():
+            return False
+        self.received = number
+        tell(f"{number.name}: saving after this step")
+        return True

@@ -6,10 +6,11 @@ import threading
 
 import pytest
 
+from oddsmill.schemas.process.signals import watched
 from oddsmill.train.parallel.signals import StopSignals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_is_noted_and_the_handlers_come_back(number, capfd):
     before = signal.getsignal(number)
     with StopSignals() as signals:
@@ -39,3 +40,22 @@ def test_another_thread_than_the_main_one_changes_nothing():
     thread.start()
     thread.join()
     assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_a_command_that_has_nothing_to_save_ends_at_its_first_signal_and_a_library_saves(monkeypatch):
+    ended = []
+    monkeypatch.setattr("oddsmill.schemas.process.signals.end_at_once", ended.append)
+    with watched(), StopSignals() as signals:
+        signals.nothing_to_save = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (signals.received, ended) == (None, [signal.SIGTERM])
+        signals.nothing_to_save = False
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (signals.received, ended) == (signal.SIGHUP, [signal.SIGTERM])
+        os.kill(os.getpid(), signal.SIGINT)
+        assert ended == [signal.SIGTERM, signal.SIGINT]
+    with StopSignals() as signals:
+        signals.nothing_to_save = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
