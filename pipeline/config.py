@@ -26,6 +26,8 @@ FIELDS = (
     "tools",
     "chat_template_kwargs",
 )
+# Settings whose keys are names of the rows' or of the template's, and so tell no secret.
+NAMES_OF_ROWS = ("fields", "roles", "message_keys", "vote_values", "chat_template_kwargs")
 # Fields that are found beside the pair, and may be left out by naming no column.
 _MAY_BE_LEFT_OUT = ("system", "history", "images")
 

@@ -20,6 +20,7 @@ from oddsmill.pipeline.tokens.rendering import check_rendering
 from oddsmill.pipeline.tokens.text_rules import TextRules, choose_rules
 from oddsmill.pipeline.tokens.tokenizer import describe_bos, find_tokenizer, load_for_run, summarize_tokenizer
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.files import check_name
 from oddsmill.schemas.locks.lock import Lock
 from oddsmill.schemas.manifest import Manifest, Split, TokenizerSummary
 from oddsmill.schemas.stores import check_access, is_remote
@@ -131,6 +132,7 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
       Refused: a file is missing or unreadable, the format cannot be told, the tokenizer cannot be used.
     """
     check_access([*(path for source in config.sources for path in source.paths), config.tokenizer])
+    check_name(config.tokenizer, "tokenizer")
     inputs = find_all_inputs(config.sources)
     folder = find_tokenizer(config.tokenizer, config.tokenizer_revision)
     tokenizer = load_for_run(folder, config)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.config import NAMES_OF_ROWS, PreprocessConfig
 from oddsmill.pipeline.dataflow import check_launch, names_dataflow
 from oddsmill.pipeline.output import checks, folder
 from oddsmill.pipeline.output.accounts import FileAccount, describe_accounts, take_accounts
@@ -21,11 +21,15 @@ from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_for_run
 from oddsmill.schemas.console import log
 from oddsmill.schemas.drops import DropReason
 from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.schemas.files import check_place
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, file_sha256
 from oddsmill.schemas.stores import check_access, files_under
+from oddsmill.schemas.text.redaction import redact, redact_arguments
 
 if TYPE_CHECKING:
     import apache_beam as beam
+
+_LONGEST_NAME_INSIDE = len("rejects/") + 255  # a reject has the name of its input, within what names may have
 
 
 def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) -> Manifest:
@@ -49,6 +53,7 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
         check_launch(flags, [config.output, *(path for source in config.sources for path in source.paths)])
         p = make_pipeline(config, beam_arguments)  # what its options lack shows before the store is read
     check_access([config.output])
+    check_place(config.output, "output", below=_LONGEST_NAME_INSIDE)
     resolved = resolve_run(config)
     _announce(resolved)
     if (finished := _finished(resolved)) is not None:
@@ -117,11 +122,12 @@ def _finished(resolved: ResolvedRun) -> Manifest | None:
 
 
 def _record(resolved: ResolvedRun, beam_arguments: Sequence[str]) -> dict[str, Any]:
-    """Returns the content of run.json: all that the manifest must not depend on."""
+    """Returns the content of run.json: all that the manifest must not depend on, without secrets."""
+    settings = dataclasses.asdict(resolved.config) | {"num_shards": resolved.num_shards}
     return {
-        "settings": dataclasses.asdict(resolved.config) | {"num_shards": resolved.num_shards},
-        "beam_arguments": list(beam_arguments),
-        "inputs": resolved.input_records(),
+        "settings": redact(settings, names_of_rows=NAMES_OF_ROWS),
+        "beam_arguments": redact_arguments(beam_arguments),
+        "inputs": redact(resolved.input_records(), names_of_rows=NAMES_OF_ROWS),
         "tokenizer_folder": resolved.tokenizer_folder,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Literal, TextIO
 
 from oddsmill.schemas.text.printable import printable, printable_message
+from oddsmill.schemas.text.redaction import redact_text
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -55,7 +56,7 @@ def show_messages(level: LogLevel = "info", *, to_stderr: bool = False) -> None:
 def _show_traceback(error: BaseException | None) -> None:
     """Shows a defect as Python does, but for what a terminal would obey: its message may quote rows."""
     if error is not None and not isinstance(error, SystemExit):
-        print(printable("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+        print(printable(redact_text("".join(traceback.format_exception(error)))), file=sys.stderr, end="")
 
 
 def _show_warning(
@@ -66,7 +67,11 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(printable(warnings.formatwarning(message, category, filename, lineno, line)), file=file or sys.stderr, end="")
+    print(
+        printable(redact_text(warnings.formatwarning(message, category, filename, lineno, line))),
+        file=file or sys.stderr,
+        end="",
+    )
 
 
 @contextlib.contextmanager

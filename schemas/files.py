@@ -1,13 +1,65 @@
-"""Local files and folders that appear under their name only when all of them is written."""
+"""Local files and folders: names that can be written, and names that appear only when all of them is written."""
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.text.printable import printable_line
+
 _UNFINISHED, _FORMER = ".unfinished", ".former"
+_CONTROL = ("Cc", "Zl", "Zp")
+
+
+def check_name(path: str, setting: str) -> None:
+    """Refuses a path that no text file can hold, or no message show on its line.
+
+    Raises:
+      Refused: it is not UTF-8, or holds a control character or an end of a line.
+    """
+    kinds = {unicodedata.category(character) for character in path}
+    if "Cs" in kinds or kinds.intersection(_CONTROL):
+        problem = "is not UTF-8" if "Cs" in kinds else "holds a control character"
+        raise Refused(f"--{setting}={printable_line(path)}: the name {problem}; rename it")
+
+
+def check_place(path: str, setting: str, *, below: int = 0) -> None:
+    """Refuses a place whose name is too long for what will be written there, before the work; stores say it themselves.
+
+    Args:
+      below: bytes of the longest path inside it.
+
+    Raises:
+      Refused: as said, or as `check_name`.
+    """
+    check_name(path, setting)
+    if "://" in path:
+        return
+    there = Path(os.path.abspath(path))
+    while not _exists(there):
+        there = there.parent
+    longest_name, longest_path = (os.pathconf(there, limit) for limit in ("PC_NAME_MAX", "PC_PATH_MAX"))
+    whole = os.fsencode(os.path.abspath(path))
+    new = [os.fsencode(part) for part in Path(os.path.abspath(path)).relative_to(there).parts]
+    name = max([*new, os.path.basename(whole)], key=len)
+    if len(name) + len(_UNFINISHED) > longest_name:
+        problem = f"a name may have {longest_name - len(_UNFINISHED)} bytes here, and one has {len(name)}"
+    elif len(whole) + 1 + below >= longest_path:
+        problem = f"a path may have {longest_path - 2 - below} bytes here, and this one has {len(whole)}"
+    else:
+        return
+    raise Refused(f"--{setting}={path}: is too long: {problem}; give a shorter one")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar, dataclass_transform
 import yaml
 
 from oddsmill.schemas.errors import require
+from oddsmill.schemas.text.redaction import redact
 
 Settings = TypeVar("Settings")
 _UNIONS = (types.UnionType, typing.Union)
@@ -196,8 +197,8 @@ def fixed_settings(values: Any) -> dict[str, Any]:
 
 
 def settings_as_yaml(settings: Any) -> str:
-    """Returns the resolved settings as YAML that `--config` takes."""
-    return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
+    """Returns the resolved settings as YAML that `--config` takes, without secrets."""
+    return yaml.safe_dump(redact(dataclasses.asdict(settings)), sort_keys=False, allow_unicode=True)
 
 
 def setting_types(settings_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:

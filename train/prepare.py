@@ -11,6 +11,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from oddsmill.schemas.errors import Refused, require
+from oddsmill.schemas.files import check_name, check_place
 from oddsmill.schemas.manifest import Manifest
 from oddsmill.schemas.settings import fixed_settings
 from oddsmill.train.checkpoint.best import Best, make_best
@@ -31,6 +32,8 @@ from oddsmill.train.step.program import StepProgram, build_program
 from oddsmill.train.weights.model_facts import model_facts
 from oddsmill.train.weights.model_files import ModelFiles, check_ids, check_tokenizer, find_model, read_model_files
 from oddsmill.train.weights.stored_weights import check_stored
+
+_LONGEST_NAME_INSIDE = 256  # the files of a checkpoint, by Orbax, have up to 150 bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,8 @@ def prepare(config: TrainConfig) -> Run:
       Refused: settings, data, model or devices do not fit each other, or other processes were started differently.
     """
     join_processes(config.distributed)
+    check_place(config.run_dir, "run_dir", below=_LONGEST_NAME_INSIDE)
+    check_name(config.data, "data")
     data = open_train_data(config.data)
     eval_data = open_eval_data(config, data)
     model_path = find_model(config.model)

@@ -15,9 +15,10 @@ import jax
 from oddsmill.schemas.command_line.reading import load_settings
 from oddsmill.schemas.dataset_files import damaged_tokenizer
 from oddsmill.schemas.errors import Refused, RunFailed
-from oddsmill.schemas.files import publish_folder, publish_text
+from oddsmill.schemas.files import check_place, publish_folder, publish_text
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, read_manifest_file
 from oddsmill.schemas.settings import settings_as_yaml
+from oddsmill.schemas.text.redaction import redact
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
 from oddsmill.train.checkpoint.run_files import RunFiles
@@ -180,6 +181,7 @@ def export_checkpoint(config: ExportConfig) -> int:
 
 
 def _export_checkpoint(config: ExportConfig, out: Path) -> int:
+    check_place(config.out, "out", below=64)
     # Another process than the first, which writes, may have other disks.
     if process_index() == 0 and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refused(f"--out={out} exists and is not empty; give another folder")
@@ -254,7 +256,7 @@ def _card(run: Run, step: int, *, adapter: bool) -> str:
         model=run.config.model,
         lora=run.config.lora,
         loss=run.program.objective.preference,
-        settings=dataclasses.asdict(run.config),
+        settings=redact(dataclasses.asdict(run.config)),
         metrics=metrics_at(run.files.metrics, step),
         manifest=run.data.manifest,
         eval_manifest=run.eval_data.manifest,

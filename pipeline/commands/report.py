@@ -21,6 +21,7 @@ from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.console import log
 from oddsmill.schemas.drops import DropReason
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.files import check_place
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, SplitSummary
 from oddsmill.schemas.record import Pair, Truncated
 from oddsmill.schemas.settings import setting, settings
@@ -85,6 +86,8 @@ def write_report(config: ReportConfig) -> None:
     Raises:
       Refused: no dataset there, a damaged record, or the page cannot be written.
     """
+    if config.out is not None:
+        check_place(config.out, "out")
     manifest = load_manifest(config.dataset)
     try:
         tokenizer = load_tokenizer(fetch_folder(os.path.join(config.dataset, TOKENIZER_FOLDER)))

@@ -60,6 +60,9 @@ def _data_files(path: str, builder: "DatasetBuilder", kind: str) -> dict[str, li
     archived = next((file for names in files.values() for file in names if "::" in file), None)
     if archived:
         raise Refused(f"{path}: {archived} is in an archive, which is not read; give its files")
+    elsewhere = next((file for names in files.values() for file in names if not file.startswith("hf://")), None)
+    if elsewhere:
+        raise Refused(f"{path}: its card names {elsewhere}, which is not of the hub and is not read")
     if kind == "csv":
         separators = {"\t" if file.lower().endswith(".tsv") else "," for names in files.values() for file in names}
         if {builder.config.sep} != separators or builder.config.names or builder.config.header != "infer":

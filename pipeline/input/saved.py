@@ -35,7 +35,7 @@ def find_saved_splits(path: str, *, split: str | None) -> list[SplitFiles]:
 def _files_of_splits(path: str) -> dict[str, list[str]]:
     if is_file(posixpath.join(path, "dataset_dict.json")):
         names = _read_json(posixpath.join(path, "dataset_dict.json"))["splits"]
-        folders = {name: posixpath.join(path, name) for name in names}
+        folders = {name: _inside(path, name) for name in names}
     else:
         folders = {_read_json(posixpath.join(path, "state.json")).get("_split") or "train": path}
     files: dict[str, list[str]] = {}
@@ -43,8 +43,15 @@ def _files_of_splits(path: str) -> dict[str, list[str]]:
         state = _read_json(posixpath.join(folder, "state.json"))
         if state.get("_indices_files"):
             raise Refused(f"{folder} is of an old version of datasets; load it and save it again")
-        files[name] = [posixpath.join(folder, file["filename"]) for file in state["_data_files"]]
+        files[name] = [_inside(folder, file["filename"]) for file in state["_data_files"]]
     return files
+
+
+def _inside(folder: str, name: Any) -> str:
+    """Returns the path of what a dataset names; it names files and folders of its own alone."""
+    if not isinstance(name, str) or posixpath.basename(name) != name or name in ("", ".", ".."):
+        raise Refused(f"{folder}: names {name!r}, which does not lie in it; save_to_disk writes no such name")
+    return posixpath.join(folder, name)
 
 
 def _read_json(path: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.input.changes import state_of
+from oddsmill.pipeline.input.globs import find_local_matches
 from oddsmill.pipeline.input.hub import find_hub_splits, is_hub_dataset
 from oddsmill.pipeline.input.kinds.kind import COMPRESSED_INFLATION
 from oddsmill.pipeline.input.kinds.recognition import recognize
@@ -18,7 +19,9 @@ from oddsmill.pipeline.input.parts import Input, count_rows, divide
 from oddsmill.pipeline.input.saved import find_saved_splits, is_saved_dataset
 from oddsmill.pipeline.input.splits import slice_rows
 from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.schemas.files import check_name
 from oddsmill.schemas.stores import find_matches, is_file, is_remote, size_of
+from oddsmill.schemas.text.redaction import redact_text
 
 
 def find_inputs(source: SourceConfig) -> list[Input]:
@@ -28,7 +31,7 @@ def find_inputs(source: SourceConfig) -> list[Input]:
       Refused: A path names nothing, a file is of a kind that is not read, or a split, slice, configuration or
         revision is not there or has no meaning.
     """
-    return [_describe(each) for each in _once(_list_inputs(source))]
+    return [_describe(each) for each in _list_inputs(source)]
 
 
 def check_nothing_new(sources: Sequence[SourceConfig], inputs: Sequence[Input]) -> None:
@@ -65,14 +68,17 @@ def _list_inputs(source: SourceConfig) -> list[Input]:
             splits = find_saved_splits(path, split=source.split)
         else:
             apply = dict.fromkeys(apply, False)
-            found += [Input(path=file, files=[file]) for file in find_files([path])]
+            found += [Input(path=redact_text(file), files=[file]) for file in find_files([path])]
             continue
         found += [Input(path=name, files=files, wanted=wanted) for name, files, wanted in splits]
     for setting, applies in apply.items():
         if getattr(source, setting) is not None and not applies:
             kind = "a hub dataset or a folder of save_to_disk" if setting == "split" else "a hub dataset"
             raise Refused(f"--source.{setting}={getattr(source, setting)} is for {kind}, and not every path is one")
-    return found
+    for each in found:
+        for name in (each.path, *each.files):
+            check_name(name, "source.path")
+    return _once(found)
 
 
 def find_files(paths: list[str]) -> list[str]:
@@ -88,7 +94,7 @@ def find_files(paths: list[str]) -> list[str]:
         if is_file(path):
             found.append(path)
         elif glob.has_magic(path):
-            matches = find_matches(path)
+            matches = find_matches(path) if is_remote(path) else find_local_matches(path)
             if not matches:
                 raise Refused(f"--source.path={path}: no file matches")
             found += matches
@@ -98,10 +104,11 @@ def find_files(paths: list[str]) -> list[str]:
 
 
 def _once(inputs: list[Input]) -> list[Input]:
-    """Keeps each file once; slices of a split all stay, since `datasets` joins them as they are, too."""
-    seen: dict[tuple[str, int], Input] = {}
+    """Keeps each file once, by whatever names; slices of a split all stay, as `datasets` joins them."""
+    seen: dict[tuple[tuple[str, ...], int], Input] = {}
     for index, each in enumerate(inputs):
-        seen.setdefault((each.path, index if each.wanted else -1), each)
+        files = tuple(file if is_remote(file) else os.path.realpath(file) for file in each.files)
+        seen.setdefault((files, index if each.wanted else -1), each)
     return list(seen.values())
 
 

@@ -59,7 +59,7 @@ def publishing(path: str, lock: Lock | None = None) -> Iterator[str]:
                 upload(os.path.join(here, name), path)
             return
         os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f"{_TEMPORARY}{uuid.uuid4().hex}-{name}")
+        temporary = os.path.join(folder, f"{_TEMPORARY}{uuid.uuid4().hex}")  # the name itself may be of full length
         try:
             yield temporary
             with open(temporary, "rb+") as file:

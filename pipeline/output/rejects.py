@@ -15,6 +15,7 @@ from oddsmill.schemas.locks.lock import Lock
 _COLUMNS = ("row", "reason")
 _REASONS = list(DropReason)
 _BLOCK_BYTES = 4 << 20
+_NAME_BYTES = 200  # of an input, in the name of the file of its rejects: a name may have 255
 
 
 class RejectBlocks:
@@ -66,7 +67,8 @@ def write_rejects(
 
     Returns: the number of rows that were dropped for each reason.
     """
-    name = f"{number:05d}-{os.path.basename(path)}.jsonl"
+    whole = os.path.basename(path).encode("utf-8", "backslashreplace")
+    name = f"{number:05d}-{whole[:_NAME_BYTES].decode('utf-8', 'ignore')}.jsonl"
     with open_blocks(_COLUMNS, blocks) as items:
         target = os.path.join(output, REJECTS_FOLDER, name)
         with publishing(target, lock) as temporary, open(temporary, "wb") as file:

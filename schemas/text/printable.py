@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any
 
+from oddsmill.schemas.text.redaction import redact_text
+
 # What a terminal or an editor obeys: C0 but for tabs and ends of lines, DEL and C1; the separators of lines and
 # paragraphs; the marks, embeddings, overrides and isolates that turn the direction of text. And surrogates, which
 # UTF-8 cannot hold.
@@ -22,8 +24,11 @@ def printable_line(text: str) -> str:
 
 
 def printable_message(text: str) -> str:
-    """Returns a message whose further lines are indented, so that what it quotes cannot look like another message."""
-    return _NEXT_LINE.sub("\n  ", printable(text))
+    """Returns a message as people are shown it: printable, without secrets, its further lines indented.
+
+    So what it quotes cannot look like another message.
+    """
+    return _NEXT_LINE.sub("\n  ", printable(redact_text(text)))
 
 
 def printable_json(value: Any) -> str:

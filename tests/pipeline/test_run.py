@@ -256,16 +256,24 @@ def test_the_output_is_not_read_and_cleared_at_once(run: Callable, write_rows: C
     assert (result.folder / "tokenizer" / "tokenizer.json").exists()
 
 
-def test_the_manifest_says_nothing_of_where_the_run_took_place(
+def test_the_manifest_says_nothing_of_where_the_run_took_place_and_no_file_a_secret(
     run: Callable, write_rows: Callable, triples: Callable, tmp_path: Path
 ):
-    result = run("out", write_rows("rows.jsonl", triples(9)), beam=("--direct_num_workers=2",))
+    secrets = ("--s3_secret_access_key=hunter2", "--s3_session_token", "hunter2")
+    options = {"s3_access_key_id": "hunter2"}
+    rows = write_rows("rows.jsonl", [*triples(9), {"prompt": "a drop"}])
+    result = run("out", rows, beam=("--direct_num_workers=2", *secrets), beam_options=options)
     text = (result.folder / "manifest.json").read_text()
     assert str(tmp_path) not in text
     assert "direct_num_workers" not in text
     record = json.loads((result.folder / "run.json").read_text())
     assert record["inputs"][0]["path"] == str(tmp_path / "rows.jsonl")
-    assert record["beam_arguments"] == ["--direct_num_workers=2"]
+    shown = ["--direct_num_workers=2", "--s3_secret_access_key=***", "--s3_session_token", "***"]
+    assert record["beam_arguments"] == shown
+    assert record["settings"]["beam_options"] == {"s3_access_key_id": "***"}
+    assert not [path for path in result.folder.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+    assert "hunter2" not in "\n".join(result.lines)
+    assert run("out", rows, beam=("--direct_num_workers=2",)).lines[-1].startswith("nothing changed")
 
 
 def test_prompts_that_leave_no_room_are_announced(run: Callable, write_rows: Callable, triples: Callable):

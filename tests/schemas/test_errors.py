@@ -85,7 +85,9 @@ def test_of_what_a_runner_wraps_the_outermost_ending_of_ours_is_found():
 def test_what_rows_and_names_hold_reaches_no_terminal(capsys: pytest.CaptureFixture[str]):
     assert run_command(raising(Refused("\x1b[2J\nok  all is well: \x9b"))) == 2
     assert run_command(raising(RunFailed("\u202e\r"))) == 1
+    assert run_command(raising(Refused("--s3_secret_access_key=hunter2: https://me:hunter2@host: no"))) == 2
     assert run_command(raising(Stopped("run\x1b[2J", 2))) == 130
     assert capsys.readouterr().err == (
-        "refused: \\x1b[2J\n  ok  all is well: \\x9b\nfailed: \\u202e\\r\nstopped: run\\x1b[2J\n"
+        "refused: \\x1b[2J\n  ok  all is well: \\x9b\nfailed: \\u202e\\r\n"
+        "refused: --s3_secret_access_key=*** https://me:***@host: no\nstopped: run\\x1b[2J\n"
     )

@@ -1,8 +1,11 @@
 """Files and folders appear whole or not at all."""
 
+import os
+
 import pytest
 
-from oddsmill.schemas.files import publish_file, publish_folder, publish_text
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.files import check_name, check_place, publish_file, publish_folder, publish_text
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -42,3 +45,48 @@ def test_a_folder_takes_the_place_of_the_former_one_when_it_is_whole(tmp_path):
         raise ValueError("half")
     assert [path.name for path in folder.iterdir()] == ["second"]
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("rows\nok  all.jsonl", r"rows\nok  all.jsonl: the name holds a control character; rename it"),
+        ("\x1b[2J", r"\x1b[2J: the name holds a control character"),
+        ("a\u2028b", r"a\u2028b: the name holds a control character"),
+        (os.fsdecode(b"r\xe9sum\xe9.jsonl"), r"r\udce9sum\udce9.jsonl: the name is not UTF-8; rename it"),
+    ],
+)
+def test_a_name_that_no_line_or_file_can_hold_is_refused(name, problem):
+    with pytest.raises(Refused) as refused:
+        check_name(name, "source.path")
+    assert str(refused.value).startswith(f"--source.path={problem}")
+
+
+def test_names_of_every_language_and_of_stores_are_taken(tmp_path):
+    for name in ("résumé 漢 עברית (1).jsonl", "gs://bucket/" + "x" * 900, "a" * 244):
+        check_name(name, "output")
+        check_place(name if "://" in name else str(tmp_path / name), "output")
+
+
+@pytest.mark.parametrize(
+    ("name", "below", "problem"),
+    [
+        ("a" * 245, 0, "is too long: a name may have 244 bytes here, and one has 245"),
+        ("é" * 123, 0, "is too long: a name may have 244 bytes here, and one has 246"),
+        ("a" * 300 + "/b", 0, "is too long: a name may have 244 bytes here, and one has 300"),
+        ("/".join(["a" * 200] * 19), 300, "is too long: a path may have 3794 bytes here"),
+    ],
+)
+def test_a_place_is_too_long_before_the_work_and_not_after_it(tmp_path, name, below, problem):
+    with pytest.raises(Refused) as refused:
+        check_place(str(tmp_path / name), "output", below=below)
+    assert problem in str(refused.value)
+
+
+def test_the_longest_place_that_is_taken_can_be_written(tmp_path):
+    place = tmp_path / ("a" * 244)
+    check_place(str(place), "out")
+    publish_text(place, "x")
+    with publish_folder(tmp_path / ("b" * 244)) as folder:
+        (folder / "x").touch()
+    assert place.read_text() == "x"

@@ -14,7 +14,7 @@ import jax
 from oddsmill.schemas.chat.identity import differences
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
-from oddsmill.schemas.files import publish_text
+from oddsmill.schemas.files import check_place, publish_text
 from oddsmill.schemas.manifest import BOS_BEFORE_TEXTS, TOKENIZER_FOLDER
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.evaluate import EvaluateConfig
@@ -61,9 +61,10 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, float]:
 
 
 def _run_evaluate(config: EvaluateConfig) -> dict[str, float]:
-    for path in (config.out, config.metrics_out):
+    for setting, path in (("out", config.out), ("metrics_out", config.metrics_out)):
         if path is None or process_index() > 0:  # the first process writes
             continue
+        check_place(path, setting)
         if not Path(path).absolute().parent.is_dir():
             raise Refused(f"{path}: there is no folder {Path(path).absolute().parent}; make it first")
         if Path(path).is_dir():

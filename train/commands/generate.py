@@ -14,7 +14,7 @@ from oddsmill.schemas.chat.messages import MessageForms
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
-from oddsmill.schemas.files import publish_file
+from oddsmill.schemas.files import check_place, publish_file
 from oddsmill.schemas.text.printable import printable_json
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.generate import GenerateConfig
@@ -163,6 +163,7 @@ def _output(path: str | None) -> Iterator[IO]:
     if path is None:
         yield sys.stdout
         return
+    check_place(path, "out")
     if Path(path).is_dir():
         raise Refused(f"--out={path}: is a folder; give a file")
     with ExitStack() as stack:

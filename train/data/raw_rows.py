@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,13 @@ def preprocess_rows(rows: Any, folder: Path, *, name: str, settings: dict[str, A
     else:
         path = str(folder.with_suffix(".jsonl").absolute())
         write_rows(rows, Path(path), name=name)
-    config = folder.with_suffix(".yaml")
     settings = {**settings, "source": {**source, "path": path}, "output": str(folder)}
-    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    _run([sys.executable, "-m", "oddsmill.pipeline", "run", "--config", str(config)], name=name)
+    with tempfile.TemporaryDirectory(
+        prefix="oddsmill-"
+    ) as private:  # only this user sees it: Beam's options may be keys
+        config = Path(private) / "settings.yaml"
+        config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        _run([sys.executable, "-m", "oddsmill.pipeline", "run", "--config", str(config)], name=name)
     return str(folder)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, RunFailed, one_line
 from oddsmill.schemas.files import publish_text
+from oddsmill.schemas.text.redaction import redact
 from oddsmill.train.monitor.sinks import explain_write_errors
 
 # What is sent is taken in milliseconds by a process of W&B's on this machine, whatever becomes of the network; only the
@@ -38,7 +39,7 @@ class WandbSink:
     Args:
       run_dir: the run's folder, whose name is the run's name where WANDB_NAME does not say another.
       id_file: remembers which run of W&B this is, so that a resumed run goes on in it.
-      settings: the resolved settings of the run, for its page.
+      settings: the resolved settings of the run, for its page, which gets no secrets.
 
     Raises:
       Refused: it is not installed, nobody is logged in, or their server is not reached.
@@ -54,7 +55,7 @@ class WandbSink:
                 project=os.environ.get("WANDB_PROJECT", "oddsmill"),
                 name=os.environ.get("WANDB_NAME", run_dir.name),
                 dir=str(run_dir),
-                config=dict(settings),
+                config=redact(settings),
                 id=_known_id(id_file),
                 resume="allow",
             )

@@ -1,5 +1,6 @@
 """Folders of `save_to_disk`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.input.parts import numbered_parts, read_batches
+from oddsmill.pipeline.input.saved import find_saved_splits
 from oddsmill.pipeline.input.sources import find_inputs
 from oddsmill.schemas.errors import Refused
 from tests import disk_store  # noqa: F401 - serves store://
@@ -63,3 +65,13 @@ def test_a_folder_with_a_state_json_of_another_tool_is_refused(tmp_path: Path, c
     (tmp_path / "state.json").write_text(content)
     with pytest.raises(Refused, match="not a folder that save_to_disk wrote"):
         read_saved(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", "x/y.arrow", "", "..", None])
+def test_a_dataset_names_files_of_its_own_alone(tmp_path: Path, name: str | None):
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    with pytest.raises(Refused, match="which does not lie in it"):
+        find_saved_splits(str(tmp_path), split=None)
+    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
+    with pytest.raises(Refused, match="which does not lie in it"):
+        find_saved_splits(str(tmp_path), split=None)

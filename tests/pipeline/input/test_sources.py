@@ -57,3 +57,15 @@ def test_an_input_is_described_by_size_and_digest(tmp_path: Path):
     (described,) = find_inputs(SourceConfig(path=str(tmp_path / "a")))
     assert (described.bytes, described.text_bytes) == (3, 3)
     assert described.digest.startswith("sha256:ba7816bf")
+
+
+def test_a_file_by_two_names_is_read_once_and_what_has_no_name_for_a_line_is_refused(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "p", "chosen": "c", "rejected": "r"}\n')
+    (tmp_path / "latest.jsonl").symlink_to("a.jsonl")
+    (tmp_path / "up").symlink_to(tmp_path)
+    named = [f"{tmp_path}/latest.jsonl", f"{tmp_path}/*.jsonl", f"{tmp_path}/**/*.jsonl", f"{tmp_path}/up/a.jsonl"]
+    assert [each.path for each in find_inputs(SourceConfig(path=named))] == [f"{tmp_path}/latest.jsonl"]
+    assert [each.path for each in find_inputs(SourceConfig(path=named[1:]))] == [f"{tmp_path}/a.jsonl"]
+    (tmp_path / "b\nok  all is well.jsonl").touch()
+    with pytest.raises(Refused, match=r"b\\nok  all is well\.jsonl: the name holds a control character"):
+        find_inputs(SourceConfig(path=f"{tmp_path}/*.jsonl"))

@@ -52,3 +52,11 @@ def test_a_reject_of_a_file_whose_name_is_not_utf8_is_written():
     blocks = RejectBlocks(["data/\udcff.jsonl"])
     blocks.add(reject(0, 1))
     assert len(list(blocks.rest())) == 1
+
+
+def test_the_name_of_an_input_may_be_as_long_as_names_are(tmp_path: Path):
+    for number, name in enumerate(("a" * 249 + ".jsonl", "é" * 127, "b.jsonl")):
+        ((_, block),) = blocks_of(reject(0, 1))
+        write_rejects([block], output=str(tmp_path), number=number, path=f"data/{name}")
+    names = sorted(path.name for path in (tmp_path / REJECTS_FOLDER).iterdir())
+    assert names == [f"00000-{'a' * 200}.jsonl", f"00001-{'é' * 100}.jsonl", "00002-b.jsonl.jsonl"]

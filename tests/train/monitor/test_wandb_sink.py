@@ -42,6 +42,15 @@ def test_wandb_that_is_not_installed_is_refused(monkeypatch):
         import_wandb()
 
 
+def test_its_page_gets_no_secret(monkeypatch, tmp_path):
+    sent = {}
+    wandb_that(monkeypatch)
+    init = sys.modules["wandb"].init
+    monkeypatch.setattr(sys.modules["wandb"], "init", lambda **settings: sent.update(settings) or init(**settings))
+    WandbSink(tmp_path, tmp_path / "wandb.json", {"data": "https://me:hunter2@host/data", "hf_token": "hunter2"})
+    assert sent["config"] == {"data": "https://me:***@host/data", "hf_token": "***"}
+
+
 def wandb_that(monkeypatch, **calls):
     """A W&B whose run does what is asked of it in its own way."""
     wandb = types.ModuleType("wandb")
