@@ -14,6 +14,7 @@ from oddsmill.pipeline.config import NAMES_OF_ROWS, PreprocessConfig
 from oddsmill.pipeline.dataflow import check_launch, names_dataflow
 from oddsmill.pipeline.output import checks, folder
 from oddsmill.pipeline.output.accounts import FileAccount, describe_accounts, take_accounts
+from oddsmill.pipeline.output.run_record import FILES, read_run, seal
 from oddsmill.pipeline.output.seen import describe_not_read
 from oddsmill.pipeline.resolved_run import ResolvedRun, differences, flat, resolve_run
 from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
@@ -65,14 +66,14 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
         record = _record(resolved, beam_arguments)
         folder.begin(config.output, record, lock)
         try:
-            manifest, accounts = _write(p, dataclasses.replace(resolved, lock=lock))
+            manifest, accounts, digests = _write(p, dataclasses.replace(resolved, lock=lock))
             record["inputs"] = [
                 each | {name: value for name, value in account._asdict().items() if name != "path"}
                 for each, account in zip(record["inputs"], accounts, strict=True)
             ]
             seconds = time.monotonic() - started
-            record |= {"seconds": round(seconds, 3), "manifest_sha256": manifest.sha256}
-            folder.finish(config.output, record, lock)
+            record |= {"seconds": round(seconds, 3), "manifest_sha256": manifest.sha256, FILES: digests}
+            folder.finish(config.output, seal(record), lock)
         except BaseException:
             folder.abandon(config.output, lock)
             raise
@@ -80,8 +81,11 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
     return manifest
 
 
-def _write(p: "beam.Pipeline", resolved: ResolvedRun) -> tuple[Manifest, list[FileAccount]]:
-    """Runs the graph into the folder, which is empty; returns the manifest, and the account of each input file."""
+def _write(p: "beam.Pipeline", resolved: ResolvedRun) -> tuple[Manifest, list[FileAccount], dict[str, str]]:
+    """Runs the graph into the folder, which is empty.
+
+    Returns: the manifest, the account of each input file, and the digests of files that the manifest does not have.
+    """
     output = resolved.output
     tokenizer = load_for_run(resolved.tokenizer_folder, resolved.config)
     with tempfile.TemporaryDirectory(prefix="oddsmill-") as copy:
@@ -90,7 +94,7 @@ def _write(p: "beam.Pipeline", resolved: ResolvedRun) -> tuple[Manifest, list[Fi
             raise RunFailed(f"{resolved.tokenizer_folder}: the tokenizer changed while the run began; run again")
         folder.put_folder(copy, os.path.join(output, TOKENIZER_FOLDER), resolved.lock)
     run_graph(p, resolved)
-    return folder.load_manifest(output), take_accounts(output)
+    return folder.load_manifest(output), *take_accounts(output)
 
 
 def _finished(resolved: ResolvedRun) -> Manifest | None:
@@ -104,7 +108,7 @@ def _finished(resolved: ResolvedRun) -> Manifest | None:
         return None
     try:
         manifest = folder.load_manifest(path)
-        record = folder.read_json(os.path.join(path, folder.RUN_NAME)) or {}
+        record = read_run(path) or {}
         changes = differences(resolved, manifest, record.get("inputs", []))
         if not changes and folder.is_complete(path, manifest):
             log.info(f"nothing changed: {path} already holds this dataset")

@@ -279,8 +279,8 @@ class WriteRejects(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[FileDrops]:
         file, blocks = element
-        drops = write_rejects(blocks, output=self._output, number=file, path=self._paths[file], lock=self._lock)
-        yield FileDrops(file, drops)
+        written = write_rejects(blocks, output=self._output, number=file, path=self._paths[file], lock=self._lock)
+        yield FileDrops(file, *written)
 
 
 class WriteManifest(beam.DoFn):
@@ -297,7 +297,9 @@ class WriteManifest(beam.DoFn):
         check_nothing_new(self._resolved.config.sources, self._resolved.inputs)
         accounts = make_accounts(self._resolved.paths, seen, drops)
         manifest = make_manifest(self._resolved, seen, reports, accounts)
-        publish_accounts(self._resolved.output, accounts, self._resolved.lock)
+        written = [each.digests for each in reports] + [each.digests for each in drops]
+        digests = dict(sorted(digest for each in written for digest in each.items()))
+        publish_accounts(self._resolved.output, accounts, digests, self._resolved.lock)
         target = os.path.join(self._resolved.output, MANIFEST_NAME)
         with publishing(target, self._resolved.lock) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(manifest.to_json())

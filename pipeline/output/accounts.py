@@ -28,10 +28,15 @@ _FILES_SHOWN = 5
 
 
 class FileDrops(NamedTuple):
-    """The drops of one input file by reason; `file` is its number."""
+    """The drops of one input file by reason; `file` is its number.
+
+    Attributes:
+      digests: of the file of its rejects, by its name in the folder.
+    """
 
     file: int
     drops: Mapping[str, int]
+    digests: Mapping[str, str] = {}
 
 
 class FileAccount(NamedTuple):
@@ -102,11 +107,14 @@ def describe_accounts(accounts: Sequence[FileAccount]) -> list[str]:
     return lines + [f"and of {len(many) - _FILES_SHOWN:,} more files"] * (len(many) > _FILES_SHOWN)
 
 
-def publish_accounts(output: str, accounts: Sequence[FileAccount], lock: Lock | None = None) -> None:
-    """Leaves the accounts in the output folder for the launcher."""
-    publish_for_launcher(output, {"inputs": [account._asdict() for account in accounts]}, lock)
+def publish_accounts(
+    output: str, accounts: Sequence[FileAccount], digests: Mapping[str, str], lock: Lock | None = None
+) -> None:
+    """Leaves the accounts, and the digests of the files that run.json has them of, in the output for the launcher."""
+    publish_for_launcher(output, {"inputs": [account._asdict() for account in accounts], "files": digests}, lock)
 
 
-def take_accounts(output: str) -> list[FileAccount]:
-    """Returns the accounts that the workers left, and removes them."""
-    return [FileAccount(**fields) for fields in take_from_workers(output)["inputs"]]
+def take_accounts(output: str) -> tuple[list[FileAccount], dict[str, str]]:
+    """Returns the accounts and the digests that the workers left, and removes them."""
+    left = take_from_workers(output)
+    return [FileAccount(**fields) for fields in left["inputs"]], left["files"]

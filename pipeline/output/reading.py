@@ -117,6 +117,9 @@ def read_rejects(folder: str) -> Iterator[Rejected]:
             for number, line in enumerate(file):
                 try:
                     fields = json.loads(line)
-                    yield Rejected(*(fields[field] for field in Rejected._fields))
-                except (ValueError, KeyError, TypeError) as error:
+                    rejected = Rejected(*(fields[field] for field in Rejected._fields))
+                    if not isinstance(rejected.reason, str):
+                        raise ValueError(f"the reason is {rejected.reason!r}")
+                    yield rejected
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise ValueError(f"{REJECTS_FOLDER}/{name}, line {number + 1}: {error}") from error

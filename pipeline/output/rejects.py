@@ -11,6 +11,7 @@ from oddsmill.pipeline.output.blocks import encode_block, open_blocks
 from oddsmill.pipeline.output.folder import REJECTS_FOLDER, publishing
 from oddsmill.schemas.drops import DropReason, Reject
 from oddsmill.schemas.locks.lock import Lock
+from oddsmill.schemas.manifest import file_sha256
 
 _COLUMNS = ("row", "reason")
 _REASONS = list(DropReason)
@@ -58,21 +59,23 @@ class RejectBlocks:
 
 def write_rejects(
     blocks: Iterable[bytes], *, output: str, number: int, path: str, lock: Lock | None = None
-) -> dict[str, int]:
+) -> tuple[dict[str, int], dict[str, str]]:
     """Writes the rejects of one input file as JSON lines.
 
     Args:
       number: the file's number in the list of inputs; it keeps files of equal names apart.
       lock: that of the output folder.
 
-    Returns: the number of rows that were dropped for each reason.
+    Returns: the number of rows that were dropped for each reason; the digest of the file by its name in the folder.
     """
     whole = os.path.basename(path).encode("utf-8", "backslashreplace")
     name = f"{number:05d}-{whole[:_NAME_BYTES].decode('utf-8', 'ignore')}.jsonl"
     with open_blocks(_COLUMNS, blocks) as items:
         target = os.path.join(output, REJECTS_FOLDER, name)
-        with publishing(target, lock) as temporary, open(temporary, "wb") as file:
-            for index in np.lexsort([items.columns["reason"], items.columns["row"]]).tolist():
-                file.write(items.payload(index))
+        with publishing(target, lock) as temporary:
+            with open(temporary, "wb") as file:
+                for index in np.lexsort([items.columns["reason"], items.columns["row"]]).tolist():
+                    file.write(items.payload(index))
+            digest = file_sha256(temporary)
         counts = Counter(items.columns["reason"].tolist())
-    return {str(_REASONS[reason]): count for reason, count in counts.items()}
+    return {str(_REASONS[reason]): count for reason, count in counts.items()}, {f"{REJECTS_FOLDER}/{name}": digest}

@@ -1,7 +1,7 @@
 """Writing one shard: order, duplicates, packing, records. An index is in memory; the ids lie in a temporary file."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os.path import join
 from typing import NamedTuple
@@ -53,7 +53,11 @@ class PlacedPair(NamedTuple):
 
 
 class ShardReport(NamedTuple):
-    """The report of one written shard; the numbers of the manifest are sums of these."""
+    """The report of one written shard; the numbers of the manifest are sums of these.
+
+    Attributes:
+      digests: of the file with the sources of its pairs, by its name in the folder.
+    """
 
     split: Split
     shard: Shard
@@ -61,6 +65,7 @@ class ShardReport(NamedTuple):
     notes: dict[str, int]
     exact_duplicates: int
     writer_options: str
+    digests: Mapping[str, str] = {}
 
 
 def encode_placed_pairs(pairs: Sequence[PlacedPair], *, vocab_size: int) -> bytes:
@@ -130,7 +135,8 @@ def write_shard(
                     for row in made:
                         writer.write(encode_row(row))
             shard, options = _inspect(path, name=name, records=len(rows))
-        _write_provenance(provenance_path(output, name), pairs, rows, paths, lock)
+        sources = provenance_path("", name)
+        digest = _write_provenance(join(output, sources), pairs, rows, paths, lock)
         report = ShardReport(
             split=split,
             shard=shard,
@@ -138,6 +144,7 @@ def write_shard(
             notes={note.label: int((pairs.columns["notes"] & np.uint64(note) > 0).sum()) for note in Notes},
             exact_duplicates=0 if config.dedup == "exact" else len(repeated),
             writer_options=options,
+            digests={sources: digest},
         )
     return report, rejects
 
@@ -214,8 +221,11 @@ def _inspect(path: str, *, name: str, records: int) -> tuple[Shard, str]:
 
 def _write_provenance(
     path: str, pairs: Items, rows: Sequence[Sequence[int]], paths: Sequence[str], lock: Lock | None
-) -> None:
-    """Writes a line for each pair, in stored order: its row in the shard, its id, its prompt's, its source."""
+) -> str:
+    """Writes a line for each pair, in stored order: its row in the shard, its id, its prompt's, its source.
+
+    Returns: the digest of the file.
+    """
     members = np.array([member for row in rows for member in row], np.int64)
     stored = pairs.take(members).columns
     files = pa.DictionaryArray.from_arrays(pa.array(stored["file"].astype(np.int32)), pa.array(paths, pa.string()))
@@ -228,3 +238,4 @@ def _write_provenance(
     }
     with publishing(path, lock) as temporary:
         write_provenance(temporary, pa.table(columns))
+        return file_sha256(temporary)

@@ -153,4 +153,5 @@ def test_a_dataset_of_a_version_that_did_not_count_something_is_sound(
 ):
     folder = run("out", write_rows("rows.jsonl", triples(9))).folder
     edit_manifest(folder, lambda fields: fields["counts"].pop("identical_ids"))
+    (folder / "run.json").write_text('{"inputs": []}')  # without a digest, as that version wrote it
     assert command("verify", folder)[0] == 0

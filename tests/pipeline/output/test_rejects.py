@@ -4,6 +4,7 @@ from pathlib import Path
 from oddsmill.pipeline.output.folder import REJECTS_FOLDER
 from oddsmill.pipeline.output.rejects import RejectBlocks, write_rejects
 from oddsmill.schemas.drops import DropReason, Origin, Reject
+from oddsmill.schemas.manifest import file_sha256
 
 PATHS = ["data/a.jsonl", "data/b.jsonl"]
 
@@ -32,7 +33,9 @@ def test_rejects_are_written_in_the_order_of_the_source(tmp_path: Path):
 def test_reasons_are_counted(tmp_path: Path):
     rejects = [reject(0, 1), reject(0, 2, DropReason.EMPTY_ANSWER), reject(0, 3)]
     ((_, block),) = blocks_of(*rejects)
-    assert write_rejects([block], output=str(tmp_path), number=0, path=PATHS[0]) == {"tie": 2, "empty_answer": 1}
+    counts, digests = write_rejects([block], output=str(tmp_path), number=0, path=PATHS[0])
+    assert counts == {"tie": 2, "empty_answer": 1}
+    assert digests == {name: file_sha256(tmp_path / name) for name in ["rejects/00000-a.jsonl.jsonl"]}
 
 
 def test_each_file_has_blocks_of_its_own():

@@ -116,7 +116,7 @@ def test_unscored_tokens_go_with_their_pair(tmp_path: Path):
         (5, (), ()),
     ]
     assert report.tally.summary([], row_length=20).unscored == {"chosen": 1, "rejected": 2}
-    rejected = write_rejects([block for _, block in rejects], output=str(tmp_path), number=0, path="a.jsonl")
+    rejected, _ = write_rejects([block for _, block in rejects], output=str(tmp_path), number=0, path="a.jsonl")
     assert rejected == {"duplicate": 1}
     (line,) = [json.loads(line) for file in (tmp_path / "rejects").iterdir() for line in file.read_text().splitlines()]
     assert line["raw"] == "raw 0"
