@@ -12,25 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from oddsmill.pipeline.output.checks import STORED
-<<<<<<< HEAD
-from oddsmill.pipeline.output.folder import REJECTS_FOLDER, load_manifest
-from oddsmill.pipeline.output.reading import read_provenance_batches, read_records, read_rejects
-from oddsmill.pipeline.output.tally import Tally, rows_at_a_time
-=======
 from oddsmill.pipeline.output.folder import REJECTS_FOLDER, RUN_NAME, load_manifest
-from oddsmill.pipeline.output.reading import read_provenance, read_records, read_rejects
+from oddsmill.pipeline.output.reading import read_provenance_batches, read_records, read_rejects
 from oddsmill.pipeline.output.run_record import run_problems
-from oddsmill.pipeline.output.tally import Tally
->>>>>>> 77875dc (run.json holds its own digest and those of rejects/ and provenance/, which verify compares; campaign: altered datasets)
+from oddsmill.pipeline.output.tally import Tally, rows_at_a_time
 from oddsmill.schemas.console import log
 from oddsmill.schemas.dataset_files import damaged_tokenizer
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, Shard, SplitSummary, file_sha256
-<<<<<<< HEAD
 from oddsmill.schemas.provenance import PROVENANCE_FOLDER, provenance_path
-=======
-from oddsmill.schemas.provenance import PROVENANCE_FOLDER
->>>>>>> 77875dc (run.json holds its own digest and those of rejects/ and provenance/, which verify compares; campaign: altered datasets)
 from oddsmill.schemas.settings import setting, settings
 from oddsmill.schemas.stores import fetch_folder, files_under, is_file, local_file, size_of
 

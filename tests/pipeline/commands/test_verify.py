@@ -22,7 +22,7 @@ def dataset(run: Callable, write_rows: Callable, triples: Callable) -> Path:
 def test_a_sound_dataset_passes_line_by_line(dataset: Path, command: Callable):
     code, out, err = command("verify", dataset)
     assert (code, err) == (0, "")
-    assert out.count("ok  ") == 9
+    assert out.count("ok  ") == 10
     assert "holds 60 pairs" in out
 
 
