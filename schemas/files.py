@@ -55,6 +55,20 @@ def check_place(path: str, setting: str, *, below: int = 0) -> None:
     raise Refused(f"--{setting}={path}: is too long: {problem}; give a shorter one")
 
 
+def check_own(path: Path, folder: Path) -> None:
+    """Refuses a file of a folder that is a link to something outside it, which would be read or copied as the folder's.
+
+    The cache of the Hugging Face hub keeps the files of a `snapshots/REVISION` in `blobs` beside it; that is inside.
+
+    Raises:
+      Refused: as said.
+    """
+    real, inside = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    homes = [inside, inside.parent.parent / "blobs"] if inside.parent.name == "snapshots" else [inside]
+    if not any(real.is_relative_to(home) for home in homes):
+        raise Refused(f"{path} is a link to {real}, outside {folder}; put the file itself there, if it is to be used")
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()

@@ -158,5 +158,5 @@ def side_text(pair: Pair, side: str, tokenizer: Tokenizer) -> Text:
     for number, token_id in enumerate(ids):
         style = BRANCH_STYLES[side][number % 2]
         shown = tokenizer.readable(token_id)
-        text.append(shown.replace("\n", "⏎\n"), style=f"dim {style}" if number in unscored else style)
+        text.append(shown.replace("\n", "⏎\n  "), style=f"dim {style}" if number in unscored else style)
     return text

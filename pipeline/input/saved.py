@@ -58,6 +58,6 @@ def _read_json(path: str) -> dict[str, Any]:
     with open_file(path) as file:
         try:
             values: dict[str, Any] = json.loads(file.read())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Refused(f"{path}: broken JSON ({error})") from error
     return values

@@ -29,6 +29,8 @@ def read_special_tokens(folder: str | Path) -> dict[str, str]:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Reads the object in a JSON file; it is empty where there is no such file.
 
+    Of two equal keys the last counts, as in transformers, which reads the same files.
+
     Raises:
       Refused: broken JSON, or something else than an object.
     """
@@ -36,7 +38,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{path}: broken JSON ({error})") from error
     if not isinstance(values, dict):
         raise Refused(f"{path}: not a JSON object")

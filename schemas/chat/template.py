@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oddsmill.schemas.errors import Refused, one_line
+from oddsmill.schemas.files import check_own
 
 if TYPE_CHECKING:
     import jinja2
@@ -153,14 +154,19 @@ def read_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, s
 
     Args:
       config: the content of tokenizer_config.json.
+
+    Raises:
+      Refused: a template's file is a link that leads out of the folder.
     """
     own = config.get("chat_template")
     if isinstance(own, list):
         own = {template["name"]: template["template"] for template in own}
-    path = folder / TEMPLATE_FILE
+    path, files = folder / TEMPLATE_FILE, sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))
+    for file in [path, *files]:
+        check_own(file, folder)  # any text is a template
     if path.is_file():
         own = path.read_text(encoding="utf-8")
-    more = {file.stem: file.read_text(encoding="utf-8") for file in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))}
+    more = {file.stem: file.read_text(encoding="utf-8") for file in files}
     if more:
         return (own if isinstance(own, dict) else {"default": own} if own else {}) | more
     return own

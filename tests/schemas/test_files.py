@@ -5,7 +5,7 @@ import os
 import pytest
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.files import check_name, check_place, publish_file, publish_folder, publish_text
+from oddsmill.schemas.files import check_name, check_own, check_place, publish_file, publish_folder, publish_text
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -90,3 +90,22 @@ def test_the_longest_place_that_is_taken_can_be_written(tmp_path):
     with publish_folder(tmp_path / ("b" * 244)) as folder:
         (folder / "x").touch()
     assert place.read_text() == "x"
+
+
+def test_a_link_that_leads_out_of_a_folder_is_no_file_of_it(tmp_path):
+    cache = tmp_path / "models--org--name"
+    folder, model = cache / "snapshots" / "abc", tmp_path / "model"
+    for place in (folder, cache / "blobs", model, tmp_path / "blobs"):
+        place.mkdir(parents=True)
+    for file in (cache / "blobs" / "123", model / "a.txt", tmp_path / "secret"):
+        file.write_text("x")
+    (folder / "a.txt").symlink_to("../../blobs/123")  # as the hub's client makes it
+    (model / "b.txt").symlink_to("a.txt")
+    for home, name in ((folder, "a.txt"), (model, "a.txt"), (model, "b.txt"), (model, "none.txt")):
+        check_own(home / name, home)
+    (model / "c.txt").symlink_to(tmp_path / "secret")
+    (folder / "c.txt").symlink_to("../../../secret")
+    (model / "inner").symlink_to(tmp_path)
+    for home, name in ((model, "c.txt"), (folder, "c.txt"), (model, "inner/secret"), (model, "../secret")):
+        with pytest.raises(Refused, match=r"is a link to .*secret, outside .*; put the file itself there"):
+            check_own(home / name, home)

@@ -12,6 +12,7 @@ from typing import Any
 
 from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG, read_json_object
 from oddsmill.schemas.chat.tokenizer import TOKENIZER_JSON
+from oddsmill.schemas.files import check_own
 from oddsmill.train.model.families import FAMILIES
 
 # Files that preprocessing does not use. tokenizer.json holds the same, but some tools read these.
@@ -24,11 +25,15 @@ def copy_tokenizer(folder: Path, tokenizer_folder: Path, model_folder: Path) -> 
     """Copies the tokenizer and the chat template of the rows into a folder.
 
     If the model's folder holds that tokenizer, its further files are copied too.
+
+    Raises:
+      Refused: a file is a link that leads out of its folder.
     """
-    shutil.copytree(tokenizer_folder, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    _copy_folder(tokenizer_folder, folder)
     if (model_folder / TOKENIZER_JSON).is_file():  # the same as the rows': weights/model_files.py checks it
         for name in FURTHER_FILES:
             if (model_folder / name).is_file() and not (folder / name).exists():
+                check_own(model_folder / name, model_folder)
                 shutil.copyfile(model_folder / name, folder / name)
 
 
@@ -36,13 +41,23 @@ def export_tokenizer(folder: Path, tokenizer_folder: Path) -> None:
     """Copies a tokenizer into a folder of which transformers 4 and 5 load tokenizer.json as it is.
 
     Raises:
-      Refused: tokenizer_config.json cannot be read.
+      Refused: tokenizer_config.json cannot be read, or a file is a link that leads out of the folder.
     """
-    shutil.copytree(tokenizer_folder, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    _copy_folder(tokenizer_folder, folder)
     config = read_json_object(tokenizer_folder / TOKENIZER_CONFIG)
     content = read_json_object(tokenizer_folder / TOKENIZER_JSON)
     text = json.dumps(obeying(config, content), indent=2, ensure_ascii=False) + "\n"
     (folder / TOKENIZER_CONFIG).write_text(text, encoding="utf-8")
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copies a tokenizer's folder; a link that leads out of it is refused, so that no other file is given away."""
+
+    def copy(path: str, to: str) -> str:
+        check_own(Path(path), source)
+        return shutil.copyfile(path, to)
+
+    shutil.copytree(source, target, copy_function=copy, dirs_exist_ok=True)
 
 
 def obeying(config: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:

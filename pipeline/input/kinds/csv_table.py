@@ -9,6 +9,8 @@ from oddsmill.pipeline.input.kinds.kind import BrokenFile, FileKind, FoundRow, P
 from oddsmill.pipeline.input.kinds.streams import BYTE_ORDER_MARK, LONGEST_ROW, open_stream, read_line
 
 _SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
+# Some readers end a row there, others do not: what it means here cannot be told.
+_LONE_CR = "a carriage return (CR) alone, outside quotes, ends no row: write the ends of rows as LF or CR LF"
 
 
 def read_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[bytes | dict[str, str], str | None]]:
@@ -33,7 +35,7 @@ def read_records(file: BinaryIO, delimiter: str) -> Iterator[tuple[bytes | dict[
         except csv.Error as error:
             if "unexpected end of data" in str(error):
                 raise BrokenFile("a quoted field has no end; is the file cut short?") from error
-            problem = f"broken CSV: {error}"
+            problem = _LONE_CR if "new-line character" in str(error) else f"broken CSV: {error}"
         raw = b"".join(lines.consumed).rstrip(b"\r\n")
         if not raw:
             continue
@@ -74,7 +76,8 @@ def _header(records: Iterator[list[str]], delimiter: str) -> list[str]:
     try:
         names = [name.strip() for name in next(filter(None, records), [])]
     except csv.Error as error:
-        raise BrokenFile(f"broken header: {error}") from error
+        problem = _LONE_CR if "new-line character" in str(error) else str(error)
+        raise BrokenFile(f"broken header: {problem}") from error
     repeated = {name for name in names if name and names.count(name) > 1}
     if repeated:
         raise BrokenFile(f"the header has {', '.join(sorted(map(repr, repeated)))} more than once")

@@ -122,16 +122,29 @@ def test_a_prompt_in_both_splits_is_counted(dataset: Path):
     assert prompts_in_both(contents | {"eval": moved._replace(prompt_ids=None)}) is None
 
 
-def test_text_of_the_data_stays_text(run: Callable, write_rows: Callable, triples: Callable, report: Callable):
+def test_text_of_the_data_stays_text(
+    run: Callable, write_rows: Callable, triples: Callable, report: Callable, command: Callable
+):
     evil = '</div><script>alert("x")</script><img src="http://example.org/x.png">&amp;'
     rows = [{**row, "chosen": evil + row["chosen"]} for row in triples(9)]
     rows[0] |= {evil: 1}
+    rows[1] |= {side: "\x1b[2J\x9b\u202e\r" + rows[1][side] for side in ("prompt", "chosen", "rejected")}
+    rows[2]["prompt"] = "\x1b]52;c;aGk=\x07\nok  all is well"
     rows += [{"prompt": "p", "chosen": [evil], "rejected": "r"}]
     folder = run("evil", write_rows("<img src=x>.jsonl", rows), max_length=512).folder
     page = report(folder, "--num_rows=5")
     assert not {tag for tag, _ in page.tags} & {"s", "script", "img", "link", "iframe", "object"}
     assert evil in "".join(page.texts)
     assert [evil, "1"] in page.rows
+    obeyed = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
+    assert not obeyed.search("".join(page.texts))
+    settings = (f"--source.path={folder.parent}/<img src=x>.jsonl", f"--tokenizer={folder}/tokenizer")
+    for arguments in (
+        ("inspect", folder, "--num_rows=20"), ("plan", *settings), ("explain", *settings, "--row=1"),
+        ("explain", *settings, "--row=2"), ("explain", *settings, "--row=9"),
+    ):  # fmt: skip
+        code, out, err = command(*arguments)
+        assert code == 0 and not obeyed.search(out + err) and "\nok " not in out
 
 
 def test_the_page_needs_nothing_from_elsewhere(dataset: Path, report: Callable):

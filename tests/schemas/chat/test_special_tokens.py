@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from oddsmill.schemas.chat.special_tokens import read_special_tokens
+from oddsmill.schemas.chat.special_tokens import read_json_object, read_special_tokens
 from oddsmill.schemas.errors import Refused
 
 
@@ -20,3 +20,12 @@ def test_settings_that_cannot_be_read_are_refused(tmp_path, content, problem):
     (tmp_path / "tokenizer_config.json").write_text(content)
     with pytest.raises(Refused, match=rf"tokenizer_config\.json: {problem}"):
         read_special_tokens(tmp_path)
+
+
+def test_of_two_equal_keys_the_last_counts_as_in_transformers(tmp_path):
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text('{"eos_token": "<a>", "x": {"y": 1, "y": 2}, "eos_token": "<b>"}')
+    assert read_json_object(path) == {"eos_token": "<b>", "x": {"y": 2}}
+    path.write_text("[" * 100_000)
+    with pytest.raises(Refused, match="broken JSON"):
+        read_json_object(path)

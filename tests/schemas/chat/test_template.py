@@ -1,8 +1,9 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oddsmill.schemas.chat.template import ChatTemplate, TemplateFailed
+from oddsmill.schemas.chat.template import ChatTemplate, TemplateFailed, read_templates
 from oddsmill.schemas.errors import Refused
 
 USER = {"role": "user", "content": "q"}
@@ -108,3 +109,13 @@ def test_a_turn_of_the_developer_is_the_systems_where_the_template_does_not_writ
     assert render(known.replace("ROLES", "['system', 'user']"), turns, as_given=True) == "<user>q"
     refuses = "{% if messages[0].role == 'developer' %}{{ raise_exception('no') }}{% endif %}" + CHATML
     assert render(refuses, turns).startswith("<|system|>be brief")
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/tool_use.jinja"])
+def test_a_template_of_elsewhere_is_not_the_folders(tmp_path: Path, name: str):
+    (tmp_path / "secret").write_text("hunter2")
+    folder = tmp_path / "tokenizer"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(Refused, match=r"\.jinja is a link to .*secret, outside"):
+        read_templates(folder, {})

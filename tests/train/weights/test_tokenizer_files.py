@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from oddsmill.schemas.chat.identity import ids_sha256
+from oddsmill.schemas.errors import Refused
 from oddsmill.train.weights.tokenizer_files import copy_tokenizer, export_tokenizer, note_on_class, obeying
 from tests.conftest import ROOT
 
@@ -65,3 +66,21 @@ def test_where_transformers_5_takes_a_class_of_its_own_it_is_said(shared: Path):
     assert note_on_class(tiny, "llama") is None is note_on_class(tiny, None)
     note = note_on_class(tiny, "qwen2")
     assert note is not None and "load it by PreTrainedTokenizerFast.from_pretrained(FOLDER)" in note
+
+
+def test_no_file_of_elsewhere_is_given_away_as_the_tokenizers(tmp_path: Path):
+    (tmp_path / "secret").write_text("hunter2")
+    rows, model = tmp_path / "rows", tmp_path / "model"
+    for folder in (rows, model):
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text("{}")
+    (model / "merges.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(Refused, match=r"merges\.txt is a link to .*secret, outside"):
+        copy_tokenizer(tmp_path / "one", rows, model)
+    (rows / "notes.txt").symlink_to("../secret")
+    for copy in (
+        lambda: copy_tokenizer(tmp_path / "two", rows, rows),
+        lambda: export_tokenizer(tmp_path / "two", rows),
+    ):
+        with pytest.raises(Refused, match=r"notes\.txt is a link to .*secret, outside"):
+            copy()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +92,30 @@ def test_another_separator_is_refused_by_name(tmp_path: Path, name: str, header:
     (tmp_path / name).write_bytes(header + b"\n1;2\n")
     with pytest.raises(Refused, match=message):
         read(tmp_path / name)
+
+
+CR_ALONE = "a carriage return (CR) alone, outside quotes, ends no row: write the ends of rows as LF or CR LF"
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        (b"a,b\n1,2\r3,4\n5,6\n", [CR_ALONE, {"a": "5", "b": "6"}]),
+        (b'a,b\n"1","2"\r"3","4"\n', [CR_ALONE]),
+        (b"a,b\n\r1,2\n", [CR_ALONE]),
+        (b'a,b\n"1\r",2\n', [{"a": "1\r", "b": "2"}]),
+        (b"a,b\r\r\n1,2\r\n3,4\r", [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]),
+    ],
+)
+def test_a_carriage_return_alone_makes_no_other_rows(tmp_path: Path, content: bytes, rows: list[Any]):
+    (tmp_path / "rows.csv").write_bytes(content)
+    assert [row.problem or row.values() for row in read(tmp_path / "rows.csv")] == rows
+
+
+def test_a_file_whose_rows_end_in_carriage_returns_is_refused(tmp_path: Path):
+    (tmp_path / "rows.csv").write_bytes(b"a,b\r1,2\r3,4\r")
+    with pytest.raises(Refused, match=r"broken header: a carriage return \(CR\) alone"):
+        read(tmp_path / "rows.csv")
 
 
 def test_a_header_alone_has_no_rows(tmp_path: Path):
