@@ -103,7 +103,7 @@ class Session:
                 )
             )
         )
-        self._shards = ShardWatch(run.data, run.eval_data)
+        self._shards = ShardWatch(run.data, run.eval_data, verified=run.verified_shards)
         self._evaluation = run.evaluation()
         self._evaluations: dict[int, dict[str, float]] = {}  # of the newest and of the best step
         self._alarms = Alarms(run.program.objective.preference, fine_tuning=config.model.path is not None)

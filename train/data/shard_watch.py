@@ -10,12 +10,20 @@ import jax
 from oddsmill.schemas.dataset_files import lacks_files
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.train.data.dataset import Dataset
+from oddsmill.train.data.verified_shards import VerifiedShards
+
+_ANOTHER = (-1, -1, -1)  # the state of no file
 
 
 class ShardWatch:
     """Remembers the inode, size and time of change of every shard, which the run has verified when it begins."""
 
-    def __init__(self, *datasets: Dataset):
+    def __init__(self, *datasets: Dataset, verified: VerifiedShards | None = None):
+        """Looks at each shard.
+
+        Args:
+          verified: how `verify_shards` found them; a shard that is another by now has changed under the run.
+        """
         paths = {
             os.path.join(dataset.folder, shard.name)
             for dataset in datasets
@@ -23,6 +31,10 @@ class ShardWatch:
             for shard in split.shards
         }
         self._before = {path: _state(path) for path in sorted(paths)}
+        for path, state in self._before.items():
+            known = (verified or {}).get(os.path.abspath(path))
+            if known and (state is None or state[1:] != known[:2]):
+                self._before[path] = _ANOTHER
 
     def check(self) -> None:
         """Compares every shard with what is remembered: one `stat` each, cheap enough before every checkpoint.

@@ -100,7 +100,8 @@ def _altered(shards: dict[str, Shard]) -> dict[str, str]:
     """Returns a message for each shard whose bytes are not those that its manifest describes; reads several at once."""
     total, done, told = sum(shard.bytes for shard in shards.values()), 0, time.monotonic()
     problems: dict[str, str] = {}
-    with ThreadPoolExecutor(_THREADS) as threads:
+    threads = ThreadPoolExecutor(_THREADS)
+    try:
         for (path, shard), problem in zip(shards.items(), threads.map(_problem, shards.items()), strict=True):
             if problem:
                 problems[path] = problem
@@ -108,6 +109,8 @@ def _altered(shards: dict[str, Shard]) -> dict[str, str]:
             if time.monotonic() - told >= _PROGRESS_S:
                 told = time.monotonic()
                 log.info(f"comparing {len(shards):,} new shards with their digests, once: {done / total:.0%}")
+    finally:
+        threads.shutdown(cancel_futures=True)  # a start that is interrupted does not read the rest first
     return problems
 
 

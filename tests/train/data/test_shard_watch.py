@@ -9,6 +9,7 @@ import pytest
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.data.shard_watch import ShardWatch
+from oddsmill.train.data.verified_shards import verify_shards
 from tests.datasets import packed, random_pairs, write_dataset
 
 
@@ -33,6 +34,20 @@ def test_a_shard_that_changes_is_named(dataset, harm):
         watch.check()
     with pytest.raises(RunFailed, match=harm), watch.explain_errors():
         raise RuntimeError("array record says nothing useful")
+
+
+@pytest.mark.parametrize("harm", ["missing", "altered"])
+def test_a_shard_that_changes_between_its_verification_and_the_first_step_is_named(dataset, harm):
+    verified = verify_shards([dataset], {})
+    ShardWatch(dataset, verified=verified).check()
+    path = os.path.join(dataset.folder, "train-00001-of-00002.arrayrecord")
+    if harm == "missing":
+        os.unlink(path)
+    else:
+        with open(path, "r+b") as file:
+            file.write(b"x")
+    with pytest.raises(RunFailed, match=rf"train-00001-of-00002.arrayrecord (was|is) {harm} since the run began"):
+        ShardWatch(dataset, verified=verified).check()
 
 
 def test_an_error_while_nothing_changed_keeps_its_text_and_refusals_stay_refusals(dataset):

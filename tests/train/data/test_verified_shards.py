@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -171,6 +172,24 @@ def test_a_long_comparison_says_how_far_it_is(dataset, monkeypatch, caplog):
     caplog.clear()
     verify_shards([dataset], verified)
     assert not caplog.messages
+
+
+def test_an_interrupted_comparison_does_not_read_the_rest_first(dataset, hashed, monkeypatch):
+    module = oddsmill.train.data.verified_shards
+    monkeypatch.setattr(module, "_PROGRESS_S", 0)
+    monkeypatch.setattr(module, "_THREADS", 1)
+
+    class Interrupted:
+        def info(self, message):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "log", Interrupted())
+    (shard, _) = dataset.manifest.splits["train"].shards
+    slow = {f"{number}.arrayrecord": shard for number in range(99)}
+    monkeypatch.setattr(module, "file_sha256", lambda path: hashed.append(path) or time.sleep(0.01) or shard.sha256)
+    with pytest.raises(KeyboardInterrupt):
+        module._altered(slow)
+    assert len(hashed) < 9
 
 
 def test_a_shard_that_keeps_its_size_and_time_is_read_again_on_request(dataset, tmp_path):
