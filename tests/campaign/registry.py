@@ -24,8 +24,10 @@ class Entry(NamedTuple):
 
 ATTACKS = {
     "rows": Entry("rows", count=10_000, slow=150, quick=20),
+    "runs": Entry("whole_runs", count=300, slow=5),
     "kills": Entry("kills", count=100),
     "manifests": Entry("altered:MANIFESTS", count=10_000, slow=100),
+    "records": Entry("records", count=1000, slow=30, quick=2),
     "bytes": Entry("altered:BYTES", count=20_000, slow=100),
     "model-folders": Entry("model_folders", count=2000, slow=60),
     "train-kills": Entry("train_kills", count=30),
