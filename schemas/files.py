@@ -31,7 +31,7 @@ def check_place(path: str, setting: str, *, below: int = 0) -> None:
     """Refuses a place whose name is too long for what will be written there, before the work; stores say it themselves.
 
     Args:
-      below: bytes of the longest path inside it.
+      below: bytes of the longest path inside a folder; 0 for what is published under this name.
 
     Raises:
       Refused: as said, or as `check_name`.
@@ -46,8 +46,9 @@ def check_place(path: str, setting: str, *, below: int = 0) -> None:
     whole = os.fsencode(os.path.abspath(path))
     new = [os.fsencode(part) for part in Path(os.path.abspath(path)).relative_to(there).parts]
     name = max([*new, os.path.basename(whole)], key=len)
-    if len(name) + len(_UNFINISHED) > longest_name:
-        problem = f"a name may have {longest_name - len(_UNFINISHED)} bytes here, and one has {len(name)}"
+    longest_name -= 0 if below else len(_UNFINISHED)
+    if len(name) > longest_name:
+        problem = f"a name may have {longest_name} bytes here, and one has {len(name)}"
     elif len(whole) + 1 + below >= longest_path:
         problem = f"a path may have {longest_path - 2 - below} bytes here, and this one has {len(whole)}"
     else:

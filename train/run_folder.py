@@ -181,7 +181,7 @@ def export_checkpoint(config: ExportConfig) -> int:
 
 
 def _export_checkpoint(config: ExportConfig, out: Path) -> int:
-    check_place(config.out, "out", below=64)
+    check_place(config.out, "out")
     # Another process than the first, which writes, may have other disks.
     if process_index() == 0 and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refused(f"--out={out} exists and is not empty; give another folder")

@@ -7,6 +7,7 @@ that does is `source.format`, which only the pipeline reads.)
 
 import dataclasses
 import os
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from oddsmill.schemas.settings import setting_types
 from oddsmill.schemas.text.strict_yaml import NotYaml, parse_yaml
 
 _NAMES_CODE = "class_path"
+_SURROGATE = re.compile("[\ud800-\udfff]")  # of bytes that are not UTF-8, as Python hands them over
 
 
 def groups_of(settings_class: type) -> dict[str, tuple[type, bool]]:
@@ -34,14 +36,16 @@ def check_given(arguments: Sequence[str], settings_class: type) -> None:
     """Checks the text of all settings that hold others: configuration files, groups, mappings and lists.
 
     Raises:
-      Refused: a key stands twice, a text is nested or grows without bound, a group is no mapping, or a setting names
-        code; says in which argument or line of a file.
+      Refused: an argument is not UTF-8, a key stands twice, a text is nested or grows without bound, a group is no
+        mapping, or a setting names code; says in which argument or line of a file.
     """
     groups = groups_of(settings_class)
     holding = {name for name, kind in setting_types(settings_class) if _holds_values(kind)}
     for argument in join_values(arguments, ["config", *groups, *holding]):
         key, equals, text = argument.partition("=")
         name = key.removeprefix("--")
+        if _SURROGATE.search(argument):
+            raise Refused(f"{argument}: is not UTF-8; rename what it names")
         if _NAMES_CODE in name.split("."):
             raise Refused(f"{argument}: a setting names no class or function; leave it out")
         if not equals or name not in {"config", *groups, *holding}:

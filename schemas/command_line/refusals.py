@@ -14,7 +14,7 @@ def explain(message: str, setting_types: dict[str, Any]) -> str:
         return refused.group(1)
     stray = re.search(r"unrecognized arguments: ([^-\s]\S*)", message)
     if stray:
-        return f"unexpected argument {stray.group(1)!r}: settings are given as --key=value"
+        return f"unexpected argument {stray.group(1)!r}: settings are given as --name=value"
     unknown = (
         re.search(r"unrecognized arguments: --?([^\s=]+)", message)
         or re.search(r"does not accept option '([^']+)'", message)

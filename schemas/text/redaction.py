@@ -21,7 +21,7 @@ _OF_A_VOCABULARY = frozenset(
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _USER_OF_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
 _IN_QUERY = re.compile(r"(?<=[?&;])([\w.%-]+)=([^&;#\s'\"]+)")
-_OPTION = re.compile(r"(?<![\w-])(--?)([A-Za-z][\w.-]*)(=|\s+(?!-))(\"[^\"]*\"|'[^']*'|[^\s;,]+)")
+_OPTION = re.compile(r"(?<![\w-])(--?)([A-Za-z][\w.-]*)(=|\s+(?!-))(\"[^\"]*\"|'[^']*'|[^\s;,]+?(?=:?(?:[\s;,]|$)))")
 _QUOTED = re.compile(r"""(["'])([\w.-]+)\1(\s*:\s*)(?:(["'])(.*?)(?<!\\)\4|([^\s,}\]"'{\[]+))""")
 
 

@@ -89,5 +89,5 @@ def test_what_rows_and_names_hold_reaches_no_terminal(capsys: pytest.CaptureFixt
     assert run_command(raising(Stopped("run\x1b[2J", 2))) == 130
     assert capsys.readouterr().err == (
         "refused: \\x1b[2J\n  ok  all is well: \\x9b\nfailed: \\u202e\\r\n"
-        "refused: --s3_secret_access_key=*** https://me:***@host: no\nstopped: run\\x1b[2J\n"
+        "refused: --s3_secret_access_key=***: https://me:***@host: no\nstopped: run\\x1b[2J\n"
     )

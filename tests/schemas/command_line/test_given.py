@@ -1,5 +1,6 @@
 """Settings are values: whatever stands in a file of them, no code is imported and nothing is lost."""
 
+import os
 import sys
 from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
@@ -84,6 +85,7 @@ def test_what_names_code_is_refused_with_its_place(tmp_path: Path):
             "--source.fields: line 1: the key 'x' stands twice, first in line 1",
         ),
         (["--source.path=a", "--source.fields.class_path=x"], "a setting names no class or function"),
+        (["--source.path=" + os.fsdecode(b"r\xe9sum\xe9")], "--source.path=r\udce9sum\udce9: is not UTF-8"),
         (["--source=rows.jsonl"], "expected a group of settings; did you mean --source.path=rows.jsonl?"),
     ],
 )

@@ -21,7 +21,7 @@ def load(*arguments: str) -> Outer:
         (["--max_length=x"], "--max_length=x: expected int"),
         (["--scope=prompt"], "--scope=prompt: expected one of full, response"),
         (["--max_length=0"], "--max_length=0: must be positive"),
-        (["a.jsonl"], "unexpected argument 'a.jsonl': settings are given as --key=value"),
+        (["a.jsonl"], "unexpected argument 'a.jsonl': settings are given as --name=value"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_would_be_right(arguments: list[str], message: str):

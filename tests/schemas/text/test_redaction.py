@@ -44,6 +44,7 @@ def test_no_setting_of_ours_is_taken_for_a_secret(settings_class: type):
         ("https://a.blob/c?sv=2&sig=hunter2%3D#a", "https://a.blob/c?sv=2&sig=***#a"),
         ("unknown setting --s3_secret_access_key=hunter2; leave", "unknown setting --s3_secret_access_key=***; leave"),
         ("-- --hf_token hunter2 --x=1: only run", "-- --hf_token *** --x=1: only run"),
+        ("-- --hf_token=hun:ter2: only run", "-- --hf_token=***: only run"),
         ("--beam_options={'password': 'hunter2', 'a': 1}", "--beam_options={'password': '***', 'a': 1}"),
         ('{"password": "hunter2", "x": {"api_key": hunter2}}', '{"password": "***", "x": {"api_key": ***}}'),
         ("hf://datasets/org/name@main/rows.jsonl", "hf://datasets/org/name@main/rows.jsonl"),
