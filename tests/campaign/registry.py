@@ -32,6 +32,7 @@ ATTACKS = {
     "model-folders": Entry("model_folders", count=2000, slow=60),
     "train-kills": Entry("train_kills", count=30),
     "train-kills-of-two": Entry("train_kills_of_two", count=6),
+    "two-starts": Entry("two_starts", count=30),
     "train-bytes": Entry("train_bytes", count=1000, slow=20),
 }
 

@@ -49,15 +49,29 @@ class Folder(NamedTuple):
         return self.folder / "whole"
 
 
-def start(folder: Path, arguments: Sequence[str], run_dir: Path, processes: int) -> list[subprocess.Popen[bytes]]:
-    """Starts the processes of a run, whose output is added to files beside its folder."""
+def start(
+    folder: Path, arguments: Sequence[str], run_dir: Path, processes: int, *, of_second: Sequence[str] | None = None
+) -> list[subprocess.Popen[bytes]]:
+    """Starts the processes of a run, whose output is added to files beside its folder.
+
+    Args:
+      of_second: the arguments of the second, where they are others.
+    """
     from tests.train.parallel.test_processes import free_port
 
     port, started = free_port(), []
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     cache |= {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1", "JAX_PLATFORMS": "cpu"}
     for index in range(processes):
-        command = [sys.executable, "-m", "oddsmill", "train", "run", *arguments, f"--run_dir={run_dir}"]
+        command = [
+            sys.executable,
+            "-m",
+            "oddsmill",
+            "train",
+            "run",
+            f"--run_dir={run_dir}",
+            *(of_second if index and of_second else arguments),
+        ]
         if processes > 1:
             given = {"coordinator_address": f"localhost:{port}", "num_processes": processes, "process_id": index}
             command += [f"--distributed.{name}={value}" for name, value in given.items()]
@@ -71,6 +85,19 @@ def start(folder: Path, arguments: Sequence[str], run_dir: Path, processes: int)
     return started
 
 
+def write_inputs(folder: Path) -> list[str]:
+    """Writes a small dataset and a tiny model; returns the arguments of a run on them."""
+    rows = packed(random_pairs(np.random.default_rng(0), 120, vocab_size=VOCAB_SIZE), 32)
+    splits = {"train": rows[6:], "eval": rows[:6]}
+    write_dataset(folder / "data", splits, row_length=32, vocab_size=VOCAB_SIZE, shards=2)
+    (folder / "config.json").write_text(json.dumps(TINY))
+    return [
+        f"--data={folder / 'data'}", f"--model.config={folder / 'config.json'}", f"--max_steps={NUM_STEPS}",
+        f"--save_steps={SAVE_STEPS}", "--eval_steps=10", "--total_batch_size=4", "--learning_rate=1e-2",
+        "--gradient_checkpointing=false", "--load_best_model_at_end=true", "--early_stopping_patience=100",
+    ]  # fmt: skip
+
+
 def output_of(run_dir: Path, index: int) -> Path:
     """The file that holds what a process printed."""
     return run_dir.with_name(f"{run_dir.name}-{index}.txt")
@@ -79,15 +106,7 @@ def output_of(run_dir: Path, index: int) -> Path:
 @contextlib.contextmanager
 def prepare_runs(folder: Path, *, processes: int) -> Iterator[Attempt]:
     """Makes the inputs and the undisturbed run; yields the function that tries one case."""
-    rows = packed(random_pairs(np.random.default_rng(0), 120, vocab_size=VOCAB_SIZE), 32)
-    splits = {"train": rows[6:], "eval": rows[:6]}
-    write_dataset(folder / "data", splits, row_length=32, vocab_size=VOCAB_SIZE, shards=2)
-    (folder / "config.json").write_text(json.dumps(TINY))
-    arguments = [
-        f"--data={folder / 'data'}", f"--model.config={folder / 'config.json'}", f"--max_steps={NUM_STEPS}",
-        f"--save_steps={SAVE_STEPS}", "--eval_steps=10", "--total_batch_size=4", "--learning_rate=1e-2",
-        "--gradient_checkpointing=false", "--load_best_model_at_end=true", "--early_stopping_patience=100",
-    ]  # fmt: skip
+    arguments = write_inputs(folder)
     seconds = 0.0
     for name in ("warm", "whole"):  # the first compiles, the second tells how long a run takes
         began = time.monotonic()
