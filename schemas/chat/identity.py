@@ -12,6 +12,7 @@ from typing import Any
 from oddsmill.schemas.chat.added_tokens import add_tokens, tokens_beside
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, file_sha256
+from oddsmill.schemas.typed_json import parse_json
 
 # What a component does where its key is absent, of those keys that older versions did not write.
 _DEFAULTS = {"ByteLevel": {"use_regex": True}, "Metaspace": {"split": True}}
@@ -70,7 +71,7 @@ def _compare(ours: dict[str, Any], theirs: dict[str, Any], max_token_id: int) ->
 def _parts(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer.json"
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes(), finite=False)
         model = content["model"]
         vocabulary = _vocabulary(model)
         added = add_tokens(vocabulary, content.get("added_tokens") or [], tokens_beside(folder), folder=folder)

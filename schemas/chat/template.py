@@ -9,12 +9,15 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG
 from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.files import check_own
+from oddsmill.schemas.typed_json import Malformed, as_type
 
 if TYPE_CHECKING:
     import jinja2
@@ -149,6 +152,21 @@ class ChatTemplate:
         return self._compiled[name]
 
 
+@dataclass(frozen=True)
+class _NamedTemplate:
+    """An entry of the list that tokenizer_config.json may hold."""
+
+    name: str
+    template: str
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"{path}: cannot be read as UTF-8 ({one_line(error)})") from error
+
+
 def read_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, str] | None:
     """Reads the templates of a tokenizer's folder: `chat_template.jinja` and the files beside it, or its settings.
 
@@ -156,17 +174,20 @@ def read_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, s
       config: the content of tokenizer_config.json.
 
     Raises:
-      Refused: a template's file is a link that leads out of the folder.
+      Refused: a template is no text, its file is not UTF-8, or a link that leads out of the folder.
     """
-    own = config.get("chat_template")
+    try:
+        own = as_type(str | dict[str, str] | list[_NamedTemplate] | None, config.get("chat_template"), "chat_template")
+    except Malformed as problem:
+        raise Refused(f"{folder / TOKENIZER_CONFIG}: {problem}") from problem
     if isinstance(own, list):
-        own = {template["name"]: template["template"] for template in own}
+        own = {template.name: template.template for template in own}
     path, files = folder / TEMPLATE_FILE, sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))
     for file in [path, *files]:
         check_own(file, folder)  # any text is a template
     if path.is_file():
-        own = path.read_text(encoding="utf-8")
-    more = {file.stem: file.read_text(encoding="utf-8") for file in files}
+        own = _read_template(path)
+    more = {file.stem: _read_template(file) for file in files}
     if more:
         return (own if isinstance(own, dict) else {"default": own} if own else {}) | more
     return own

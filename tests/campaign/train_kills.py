@@ -69,8 +69,7 @@ def start(
             "oddsmill",
             "train",
             "run",
-            f"--run_dir={run_dir}",
-            *(of_second if index and of_second else arguments),
+            *(of_second if index and of_second else [*arguments, f"--run_dir={run_dir}"]),
         ]
         if processes > 1:
             given = {"coordinator_address": f"localhost:{port}", "num_processes": processes, "process_id": index}

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from oddsmill.schemas.command_line.reading import load_settings
+from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.settings import facts_of, setting_types
 from oddsmill.train.config.train_config import TrainConfig
 from tests.campaign.harness import Attack, Attempt, Case
@@ -43,19 +45,23 @@ def other_value(rng: random.Random, name: str, kind: Any, default: Any) -> str:
 def prepare_attack(folder: Path) -> Iterator[Attempt]:
     """Yields the function that starts two processes and looks at how they end."""
     arguments = write_inputs(folder)
-    given = {argument[2:].partition("=")[0] for argument in arguments}
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     names = [(name, kind) for name, kind in setting_types(TrainConfig) if not name.startswith("distributed.")]
 
     def attempt(case: Case) -> None:
-        name, kind = case.rng.choice(names)
-        default = defaults.get(name)
-        other = f"--{name}={other_value(case.rng, name, kind, None if default is dataclasses.MISSING else default)}"
-        case.did(f"process 1 has {other}")
         run_dir = folder / f"run-{case.seed}"
-        kept = [argument for argument in arguments if not argument.startswith(f"--{name}=")]
+        while True:  # one whose own settings are refused joins nobody, and the other waits for it as for a late one
+            name, kind = case.rng.choice(names)
+            default = defaults.get(name)
+            other = f"--{name}={other_value(case.rng, name, kind, None if default is dataclasses.MISSING else default)}"
+            kept = [argument for argument in arguments if not argument.startswith(f"--{name}=")]
+            of_second = [*kept, other] if name == "run_dir" else [*kept, other, f"--run_dir={run_dir}"]
+            with contextlib.suppress(Refused):
+                load_settings(TrainConfig, of_second, command="")
+                break
+        case.did(f"process 1 has {other}")
         began = time.monotonic()
-        started = start(folder, arguments, run_dir, 2, of_second=[*(kept if name in given else arguments), other])
+        started = start(folder, arguments, run_dir, 2, of_second=of_second)
         codes = []
         for process in started:
             try:

@@ -13,6 +13,7 @@ import numpy as np
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Shard, file_sha256
+from oddsmill.schemas.typed_json import parse_json
 from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.parallel.processes import gather_bytes, num_processes, process_index
 
@@ -26,7 +27,7 @@ _MOST_NAMED = 10
 def read_verified_shards(path: Path) -> VerifiedShards:
     """Returns what an earlier start of the run found; empty where there is no such file or it is damaged."""
     try:
-        return {shard: (size, time, digest) for shard, (size, time, digest) in json.loads(path.read_text()).items()}
+        return {shard: (size, time, digest) for shard, (size, time, digest) in parse_json(path.read_bytes()).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
 

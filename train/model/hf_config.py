@@ -1,11 +1,11 @@
 """Reads a Hugging Face config.json by the record of its family, and refuses what it cannot obey."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.typed_json import read_object
 from oddsmill.train.model.families import FAMILIES, Bias, Family, HfConfig
 from oddsmill.train.model.hf_fields import FIELDS, check_fields
 from oddsmill.train.model.rope import Rope, read_ropes
@@ -192,18 +192,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """The JSON of a config.json, given as the file or as the folder that holds it.
 
     Raises:
-      Refused: no such file, or not a JSON object.
+      Refused: no such file, or not a JSON object, or one with a key twice.
     """
     path = config_file(path)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Refused(f"{path}: no such file; give a Hugging Face config.json or the folder that holds it") from None
-    except (OSError, ValueError) as error:
-        raise Refused(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise Refused(f"{path} holds {type(config).__name__}, a JSON object is needed")
-    return config
+    if not path.is_file():
+        raise Refused(f"{path}: no such file; give a Hugging Face config.json or the folder that holds it")
+    return read_object(path, advice="fetch the model again", finite=False)
 
 
 def num_parameters(config: DecoderConfig) -> int:

@@ -8,6 +8,8 @@ from oddsmill.schemas.errors import Refused
 
 _LARGEST_WHOLE, _LARGEST = 2**31, 1e30  # what an int32 and a float32 hold, with room to multiply
 
+_MOST_LAYERS = 10_000  # the deepest models have some hundred; each layer is an entry of lists here
+
 
 class _Kind(NamedTuple):
     """A kind of value: its name in "must be …", and the test that a value is of it."""
@@ -25,6 +27,9 @@ def _number(lowest: float, highest: float = _LARGEST) -> Callable[[Any], bool]:
 
 
 _COUNT = _Kind("a whole number of at least 1", _whole(1))
+_LAYERS = _Kind(
+    f"a whole number from 1 to {_MOST_LAYERS:,}", lambda value: type(value) is int and 1 <= value <= _MOST_LAYERS
+)
 _WHOLE = _Kind("a whole number", _whole(-_LARGEST_WHOLE))
 _POSITIVE = _Kind("a number above 0", _number(1 / _LARGEST))
 _NOT_NEGATIVE = _Kind("a number of at least 0", _number(0))
@@ -42,10 +47,10 @@ _NEVER_NULL = {
         "vocab_size",
         "hidden_size",
         "intermediate_size",
-        "num_hidden_layers",
         "num_attention_heads",
         "sliding_window_pattern",
     ),
+    _LAYERS: ("num_hidden_layers",),
     _WHOLE: ("max_window_layers",),
     _NOT_NEGATIVE: ("rms_norm_eps",),
     _POSITIVE: ("rope_theta", "rope_local_base_freq", "query_pre_attn_scalar"),

@@ -1,7 +1,6 @@
 """The files of a model: where they are, the decoder that config.json describes, and the decoder with its weights."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -19,6 +18,7 @@ from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.hub import find_folder
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest
+from oddsmill.schemas.typed_json import parse_json
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.model.decoder import Decoder
 from oddsmill.train.model.hf_config import DecoderConfig, config_file, parse_config, read_config
@@ -132,7 +132,7 @@ def check_ids(manifest: Manifest, model: ModelFiles, *, data: str) -> None:
 def _token(folder: Path, token_id: int) -> str:
     """Returns the token of an id in parentheses; nothing where the tokenizer's folder does not tell it."""
     try:
-        added = json.loads((folder / "tokenizer.json").read_bytes())["added_tokens"]
+        added = parse_json((folder / "tokenizer.json").read_bytes(), finite=False)["added_tokens"]
         return next((f" ({token['content']!r})" for token in added if token["id"] == token_id), "")
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -22,6 +22,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.typed_json import read_object, shown
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
@@ -31,6 +32,7 @@ DTYPES = {
     "BF16": np.dtype(jnp.bfloat16),
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_LONGEST_NAME = 200  # in messages, of tensors: a file may hold any
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.msgpack", "*.h5")
 
 
@@ -91,17 +93,20 @@ def stored_tensors(folder: str | Path) -> dict[str, StoredTensor]:
         return read_header(folder / SINGLE_FILE)
     if not (folder / INDEX_FILE).is_file():
         raise Refused(_no_safetensors(folder))
-    try:
-        index = dict(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Refused(f"{folder / INDEX_FILE} is damaged ({error!r}); fetch it again") from error
+    index = read_object(folder / INDEX_FILE, advice="fetch it again", max_bytes=1 << 28).get("weight_map")
+    if not isinstance(index, dict):
+        raise Refused(
+            f"{folder / INDEX_FILE} is damaged (weight_map={shown(index)}: must be an object); fetch it again"
+        )
     strange = [shard for shard in index.values() if not isinstance(shard, str) or Path(shard).name != shard]
     if strange:
-        raise Refused(f"{folder / INDEX_FILE} is damaged ({strange[0]!r} is not the name of a file); fetch it again")
+        raise Refused(
+            f"{folder / INDEX_FILE} is damaged ({shown(strange[0])} is not the name of a file); fetch it again"
+        )
     shards = sorted(set(index.values()))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
-        raise Refused(f"{folder} lacks {', '.join(missing)}, which {INDEX_FILE} names; fetch the model again")
+        raise Refused(f"{folder} lacks {listed(missing)}, which {INDEX_FILE} names; fetch the model again")
     headers = {shard: read_header(folder / shard) for shard in shards}
     holders: dict[str, list[str]] = {}
     for shard, header in headers.items():
@@ -150,6 +155,7 @@ def listed(names: list[str], *, limit: int = 20) -> str:
         members[0][0] if len(members) == 1 else pattern.replace("{}", f"{{{','.join(n for _, n in members)}}}")
         for pattern, members in groups.items()
     ]
+    parts = [part if len(part) <= _LONGEST_NAME else f"{part[:_LONGEST_NAME]}…" for part in parts]
     more = [f"and {len(parts) - limit} more kinds"] if len(parts) > limit else []
     return "; ".join(parts[:limit] + more)
 

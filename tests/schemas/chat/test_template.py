@@ -119,3 +119,17 @@ def test_a_template_of_elsewhere_is_not_the_folders(tmp_path: Path, name: str):
     (folder / name).symlink_to(tmp_path / "secret")
     with pytest.raises(Refused, match=r"\.jinja is a link to .*secret, outside"):
         read_templates(folder, {})
+
+
+@pytest.mark.parametrize("wrong", [5, True, ["x"], [{"name": "x"}], [{"name": "x", "template": 5}], {"default": 5}])
+def test_templates_that_are_no_texts_are_refused_by_name(tmp_path, wrong):
+    with pytest.raises(Refused, match=rf"{tmp_path}/tokenizer_config\.json: chat_template"):
+        read_templates(tmp_path, {"chat_template": wrong})
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/tools.jinja"])
+def test_a_template_that_is_not_utf8_is_refused_by_name(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"{{ messages }}\xff")
+    with pytest.raises(Refused, match=rf"{tmp_path}/{name}: cannot be read as UTF-8"):
+        read_templates(tmp_path, {})

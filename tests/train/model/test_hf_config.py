@@ -1,5 +1,7 @@
 """config.json: what changes the result is obeyed or refused by name."""
 
+import os
+
 import pytest
 
 from oddsmill.schemas.errors import Refused
@@ -98,7 +100,7 @@ def test_files_that_are_no_config_are_refused(tmp_path):
     with pytest.raises(Refused, match="no such file"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(Refused, match="a JSON object is needed"):
+    with pytest.raises(Refused, match=r"holds \[1\], no object"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(Refused, match="cannot be read as JSON"):
@@ -106,3 +108,19 @@ def test_files_that_are_no_config_are_refused(tmp_path):
     with pytest.raises(Refused, match="lacks hidden_size"):
         parse_config({"model_type": "llama", "vocab_size": 3, "intermediate_size": 2, "num_hidden_layers": 1,
                       "num_attention_heads": 1}, path="x")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 10**5, '{"a": 1, "a": 2}', "[]", "", "\ud800", "{", '{"a": ' + "9" * 5000 + "}"]
+)
+def test_a_config_that_is_no_json_object_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_bytes(content.encode(errors="surrogatepass"))
+    with pytest.raises(Refused, match=rf"^{path} is damaged .*; fetch the model again$"):
+        read_config(tmp_path)
+
+
+def test_a_config_that_is_no_file_is_refused_and_waited_for_by_nobody(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(Refused, match="no such file; give a Hugging Face"):
+        read_config(tmp_path)

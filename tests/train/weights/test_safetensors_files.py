@@ -123,7 +123,7 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(tmp_path):
     assert "lacks model-00009-of-00002.safetensors" in missing
     for strange in (5, None, ["a"], "../" + first):
         message = refusal_of(partial(dict.update, **{name: strange}))
-        assert f"({strange!r} is not the name of a file)" in message
+        assert f"({json.dumps(strange)} is not the name of a file)" in message
     for damaged in ("{}", "[1]", '{"weight_map": 5}', "{"):
         path.write_text(damaged)
         assert "index.json is damaged" in refusal(tmp_path)
