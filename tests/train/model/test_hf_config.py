@@ -103,7 +103,7 @@ def test_files_that_are_no_config_are_refused(tmp_path):
     with pytest.raises(Refused, match=r"holds \[1\], no object"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(Refused, match="cannot be read as JSON"):
+    with pytest.raises(Refused, match="it is no JSON"):
         read_config(tmp_path / "config.json")
     with pytest.raises(Refused, match="lacks hidden_size"):
         parse_config({"model_type": "llama", "vocab_size": 3, "intermediate_size": 2, "num_hidden_layers": 1,
