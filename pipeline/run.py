@@ -24,6 +24,7 @@ from oddsmill.schemas.drops import DropReason
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.files import check_place
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, file_sha256
+from oddsmill.schemas.process.signals import on_end
 from oddsmill.schemas.stores import check_access, files_under
 from oddsmill.schemas.text.redaction import redact, redact_arguments
 
@@ -66,7 +67,8 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
         record = _record(resolved, beam_arguments)
         folder.begin(config.output, record, lock)
         try:
-            manifest, accounts, digests = _write(p, dataclasses.replace(resolved, lock=lock))
+            with on_end(lambda: folder.abandon(config.output, lock)):
+                manifest, accounts, digests = _write(p, dataclasses.replace(resolved, lock=lock))
             record["inputs"] = [
                 each | {name: value for name, value in account._asdict().items() if name != "path"}
                 for each, account in zip(record["inputs"], accounts, strict=True)

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import io
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.schemas.console import held_back
 from oddsmill.schemas.errors import Refused, find_ending, one_line
+from oddsmill.schemas.process.children import kill_descendants
+from oddsmill.schemas.process.signals import on_end
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -76,6 +79,8 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
                 if _in_threads(p):
                     spill = console.enter_context(open_spill())
                     console.enter_context(progress.shown())
+                console.enter_context(on_end(lambda: shutil.rmtree(p.local_tempdir)))
+                console.enter_context(on_end(kill_descendants))  # workers may be processes
                 console.enter_context(_quiet())
             with p:
                 build(p, resolved, spill)

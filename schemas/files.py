@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.process.signals import on_end
 from oddsmill.schemas.text.printable import printable_line
 
 _UNFINISHED, _FORMER = ".unfinished", ".former"
@@ -77,6 +78,20 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def check_writable(path: str | Path, what: str) -> None:
+    """Looks before any work whether a file or folder can be put at `path`: the nearest folder that is there says it.
+
+    Raises:
+      Refused: nothing can be written there.
+    """
+    path = Path(path).absolute()
+    nearest = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+    if nearest.is_file() and nearest != path:
+        raise Refused(f"{what}: cannot write there ({nearest} is a file, and no folder)")
+    if not os.access(nearest, os.W_OK):
+        raise Refused(f"{what}: cannot write there ({nearest} is read-only, or another user's)")
+
+
 @contextmanager
 def publish_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Opens a file for writing that takes the place of `path` at the end; after an error `path` is as it was before.
@@ -89,7 +104,10 @@ def publish_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """
     unfinished = Path(f"{path}{_UNFINISHED}")
     try:
-        with unfinished.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+        with (
+            on_end(lambda: unfinished.unlink(missing_ok=True)),
+            unfinished.open(mode, encoding=None if "b" in mode else "utf-8") as file,
+        ):
             yield file
         os.replace(unfinished, path)
     finally:
@@ -116,7 +134,8 @@ def publish_folder(folder: str | Path) -> Iterator[Path]:
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        yield unfinished
+        with on_end(lambda: shutil.rmtree(unfinished, ignore_errors=True)):
+            yield unfinished
         shutil.rmtree(former, ignore_errors=True)
         if folder.exists():
             os.replace(folder, former)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 
 from oddsmill.schemas.console import log
+from oddsmill.schemas.files import check_writable
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.monitor.curves import plot_curves
 from oddsmill.train.monitor.metrics import last_evaluation
@@ -31,6 +32,7 @@ def train(config: TrainConfig) -> dict[str, float]:
       Stopped: by SIGTERM or Ctrl-C, with a checkpoint.
     """
     with together(), explain_device_errors(config.run_dir):
+        check_writable(config.run_dir, f"--run_dir={config.run_dir}")
         run = prepare(config)  # reads and checks all; nothing is on the devices yet
         for line in describe_run(run).split("\n"):
             log.info(line)

@@ -15,7 +15,7 @@ import jax
 from oddsmill.schemas.command_line.reading import load_settings
 from oddsmill.schemas.dataset_files import damaged_tokenizer
 from oddsmill.schemas.errors import Refused, RunFailed
-from oddsmill.schemas.files import check_place, publish_folder, publish_text
+from oddsmill.schemas.files import check_place, check_writable, publish_folder, publish_text
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, read_manifest_file
 from oddsmill.schemas.settings import settings_as_yaml
 from oddsmill.schemas.text.redaction import redact
@@ -185,6 +185,8 @@ def _export_checkpoint(config: ExportConfig, out: Path) -> int:
     # Another process than the first, which writes, may have other disks.
     if process_index() == 0 and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refused(f"--out={out} exists and is not empty; give another folder")
+    if process_index() == 0:
+        check_writable(out, f"--out={out}")
     run = read_run_folder(config, command="oddsmill train export")
     if config.adapter and run.config.lora is None:
         raise Refused(f"--adapter=true: the run in {config.run_dir} trained no adapters; leave it out")

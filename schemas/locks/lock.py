@@ -22,6 +22,7 @@ from pathlib import Path
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, RunFailed, one_line
 from oddsmill.schemas.locks.places import Found, InStore, OnDisk, Owner, boot_id, place_of
+from oddsmill.schemas.process.signals import on_end
 
 LOCK_NAME = ".oddsmill-lock"
 RENEW_S = 15.0
@@ -110,7 +111,8 @@ def locked(stem: str, *, what: str, command: str) -> Iterator[Lock]:
     renewing = threading.Thread(target=_renew, args=(place, number, owner, over), daemon=True)
     try:
         renewing.start()
-        yield Lock(place.path(number), owner.token, what)
+        with on_end(lambda: place.release(number, owner.token)):
+            yield Lock(place.path(number), owner.token, what)
     except RuntimeError as error:
         if renewing.ident is None:
             raise Refused(

@@ -5,7 +5,16 @@ import os
 import pytest
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.files import check_name, check_own, check_place, publish_file, publish_folder, publish_text
+from oddsmill.schemas.files import (
+    check_name,
+    check_own,
+    check_place,
+    check_writable,
+    publish_file,
+    publish_folder,
+    publish_text,
+)
+from oddsmill.schemas.process import signals
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -109,3 +118,28 @@ def test_a_link_that_leads_out_of_a_folder_is_no_file_of_it(tmp_path):
     for home, name in ((model, "c.txt"), (folder, "c.txt"), (model, "inner/secret"), (model, "../secret")):
         with pytest.raises(Refused, match=r"is a link to .*secret, outside .*; put the file itself there"):
             check_own(home / name, home)
+
+
+def test_what_is_unfinished_is_removed_when_a_signal_ends_the_command(tmp_path):
+    (tmp_path / "file").write_text("before")
+    with publish_file(tmp_path / "file") as file, publish_folder(tmp_path / "folder") as folder:
+        file.write("after")
+        (folder / "part").write_text("part")
+        for clean_up in reversed(signals._cleanups):
+            clean_up()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+        folder.mkdir()
+        (tmp_path / "file.unfinished").write_text("")
+    assert not signals._cleanups
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "folder", "--out")
+    check_writable(tmp_path, "--out")
+    (tmp_path / "file").write_text("")
+    check_writable(tmp_path / "file", "--out")
+    with pytest.raises(Refused, match=r"^--out: cannot write there \(.*/file is a file, and no folder\)$"):
+        check_writable(tmp_path / "file" / "folder", "--out")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write wherever a disk lets it
+    with pytest.raises(Refused, match=f"{tmp_path} is read-only"):
+        check_writable(tmp_path / "new", "--out")

@@ -14,7 +14,7 @@ import jax
 from oddsmill.schemas.chat.identity import differences
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, require
-from oddsmill.schemas.files import check_place, publish_text
+from oddsmill.schemas.files import check_place, check_writable, publish_text
 from oddsmill.schemas.manifest import BOS_BEFORE_TEXTS, TOKENIZER_FOLDER
 from oddsmill.train.config.devices import MeshConfig
 from oddsmill.train.config.evaluate import EvaluateConfig
@@ -69,6 +69,7 @@ def _run_evaluate(config: EvaluateConfig) -> dict[str, float]:
             raise Refused(f"{path}: there is no folder {Path(path).absolute().parent}; make it first")
         if Path(path).is_dir():
             raise Refused(f"{path}: is a folder; give a file")
+        check_writable(Path(path).absolute().parent, path)
     with _stdout_kept_free():
         objective, params, dataset = _of_run(config) if config.run_dir else _of_model(config)
         data, manifest = dataset.folder, dataset.manifest
