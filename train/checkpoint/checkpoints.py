@@ -1,5 +1,6 @@
 """Checkpoints by Orbax: trained weights, optimizer, step and the position in the data are one unit."""
 
+import gc
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 
 from oddsmill.schemas.console import held_back
 from oddsmill.schemas.errors import Refused, RunFailed
-from oddsmill.train.checkpoint.damage import first_line, set_aside
+from oddsmill.train.checkpoint.damage import closed_loops_held_back, first_line, forget_frames, join_writers, set_aside
 from oddsmill.train.checkpoint.digests import digest
 from oddsmill.train.checkpoint.meta import check_seal, identity_differences, sealed
 from oddsmill.train.checkpoint.retention import NewestAndBest
@@ -43,7 +44,9 @@ class Checkpoints:
         if save_total_limit is None and not self._folder.is_dir():
             raise self._nothing_saved()
         self._console = ExitStack()
-        self._console.enter_context(held_back("absl"))  # the errors that are raised here say what fails
+        for library in ("absl", "asyncio"):  # the errors that are raised here say what fails
+            self._console.enter_context(held_back(library))
+        self._console.enter_context(closed_loops_held_back())
         self._identity = identity
         self._policy = NewestAndBest(save_total_limit or 0)
         self._checkpointer = ocp.training.Checkpointer(
@@ -53,6 +56,7 @@ class Checkpoints:
         )
         self._whole_step = self.latest_step  # the newest that is known to be written
         self._saving: tuple[int, Any] | None = None
+        self._has_failed = False
 
     @property
     def steps(self) -> list[int]:
@@ -286,6 +290,9 @@ class Checkpoints:
             finally:
                 with suppress(Exception):  # raises what `wait` did, once more
                     self._checkpointer.close()
+                if self._has_failed:
+                    join_writers()
+                    gc.collect()  # asyncio complains of tasks that failed when they go: here, where nobody hears it
         finally:
             self._console.close()
 
@@ -323,8 +330,10 @@ class Checkpoints:
             )
 
     def _failed(self, step: int, error: Exception) -> RunFailed:
+        self._has_failed, reason = True, first_line(error)
+        forget_frames(error)
         last = "there is no earlier one" if self._whole_step is None else f"that of step {self._whole_step} is whole"
         return RunFailed(
-            f"the checkpoint of step {step} cannot be written to {self._folder} ({first_line(error)}); {last}. "
+            f"the checkpoint of step {step} cannot be written to {self._folder} ({reason}); {last}. "
             "Where the disk is full, make room; then the same command goes on"
         )
