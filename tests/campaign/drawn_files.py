@@ -86,7 +86,10 @@ def damage(rng: random.Random, file: DrawnFile) -> DrawnFile:
 def _text(rng: random.Random, kind: str, rows: list[DrawnRow], *, spoils: bool) -> bytes:
     if kind in ("pretty.json", "joined.json"):
         indent = 2 if kind == "pretty.json" else None
-        return (b"\n" if indent else b"").join(json.dumps(row.values, indent=indent).encode() for row in rows)
+        texts = [json.dumps(row.values, indent=indent) for row in rows]
+        if indent and texts[0] == "{}":
+            texts[0] = "{\n}"  # that objects lie over lines is told by the first of them
+        return ("\n" if indent else "").join(texts).encode()
     texts = [encode(rng, row.values) for row in rows]
     if kind == "array.json":
         return b"[" + b",\n".join(texts) + b"]"

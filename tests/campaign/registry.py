@@ -23,12 +23,12 @@ class Entry(NamedTuple):
 
 
 ATTACKS = {
-    "rows": Entry("rows", count=10_000, slow=150, quick=20),
-    "runs": Entry("whole_runs", count=300, slow=5),
-    "kills": Entry("kills", count=100),
-    "manifests": Entry("altered:MANIFESTS", count=10_000, slow=100),
+    "rows": Entry("rows", count=10_000, slow=100, quick=8),
+    "runs": Entry("whole_runs", count=300, slow=4),
+    "kills": Entry("kills", count=100, slow=2),
+    "manifests": Entry("altered:MANIFESTS", count=10_000, slow=60),
     "records": Entry("records", count=1000, slow=30, quick=2),
-    "bytes": Entry("altered:BYTES", count=20_000, slow=100),
+    "bytes": Entry("altered:BYTES", count=20_000, slow=60),
     "model-folders": Entry("model_folders", count=2000, slow=60),
     "train-kills": Entry("train_kills", count=30),
     "train-kills-of-two": Entry("train_kills_of_two", count=6),

@@ -78,8 +78,10 @@ def try_run(case: Case, home: Path, tokenizer: str) -> None:
     if kinds is JSON_KINDS:
         _write_files(rng, home / "other", kinds, rng.sample(rows, len(rows)))
         other, _ = _run(home, "other", "other-out", settings)
-        case.expect(other == manifest, f"the same rows give the same manifest: {_differences(manifest, other)}")
-        case.saw("runs over the same rows in other files")
+        # How a file of odd rows is read is told by its own rows: in other files they may tell otherwise.
+        if other.settings["source"] == manifest.settings["source"]:
+            case.expect(other == manifest, f"the same rows give the same manifest: {_differences(manifest, other)}")
+            case.saw("runs over the same rows in other files")
     _change(rng, home / "in")
     try:
         _, lines = _run(home, "in", "out", settings)
