@@ -13,6 +13,7 @@ import jax
 from oddsmill.schemas.chat.identity import differences
 from oddsmill.schemas.errors import Refused, require
 from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, TokenizerSummary, read_manifest
+from oddsmill.schemas.process.streams import console_may_be_lost
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.config.export import ExportConfig
@@ -102,7 +103,8 @@ class ORPOTrainer:
 
         It returns and raises what `oddsmill.train.loop.train` does.
         """
-        evaluation = train(self.arguments)
+        with console_may_be_lost():
+            evaluation = train(self.arguments)
         self._has_trained = True
         return evaluation
 
