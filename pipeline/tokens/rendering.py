@@ -12,6 +12,7 @@ from oddsmill.pipeline.formats.dialogues import continue_turn
 from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, Pair, PreferencePair
 from oddsmill.pipeline.tokens.answer_turns import OwnText, own_texts
 from oddsmill.pipeline.tokens.left_out import LeftOut, find_left_out
+from oddsmill.schemas.chat.metering import TooCostly
 from oddsmill.schemas.chat.template import ChatTemplate, TemplateFailed
 from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
 from oddsmill.schemas.errors import Refused
@@ -32,6 +33,7 @@ class Rendered(NamedTuple):
 
 
 _OF_ANSWERS = (Notes.ANSWERS_NOT_RENDERED, Notes.TOOL_CALLS_NOT_RENDERED, Notes.REASONING_NOT_RENDERED)
+_COSTLY_ROWS = 3  # it is the template then, and no odd row
 Render = Callable[[Pair, ChatTemplate | None, DatasetSettings], Rendered]
 
 
@@ -177,9 +179,15 @@ def check_rendering(
       Refused: there are messages and no template that can be used, or settings of the template have no effect.
     """
     chats = [pair for pair in pairs if isinstance(pair, ChatPair)]
+    costly = 0
     for chat in chats:
-        with suppress(Dropped):
+        try:
             render(chat, template, config)
+        except Dropped as dropped:
+            costly += isinstance(dropped.__cause__, TooCostly)
+            if costly == min(_COSTLY_ROWS, len(chats)):
+                where = f"on {costly} of the first rows; give another --chat_template"
+                raise Refused(f"{dropped.detail}, {where}") from None
     for name in ("chat_template", "chat_template_kwargs", "chat_date", "require_rendered", "answer_loss"):
         if pairs and not chats and getattr(config, name):
             raise Refused(

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oddsmill.schemas.chat.metering import TooCostly
 from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG
 from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.files import check_own
@@ -96,6 +97,8 @@ class ChatTemplate:
                 )
             except Refused:
                 raise
+            except TooCostly as error:
+                raise TemplateFailed(f"the chat template would cost too much: {error}") from error
             except Exception as error:  # a template is a program of its author's, and may raise anything
                 raise TemplateFailed(one_line(error)) from error
 

@@ -100,6 +100,16 @@ def test_messages_need_a_template_and_a_template_messages():
     check_rendering([pair_of()], ChatTemplate(CHAT, {}), config())
 
 
+def test_a_template_that_costs_too_much_drops_its_row_and_on_every_row_ends_the_run_at_the_sample():
+    costly = "{{ 'x' * 10 ** 9 }}"
+    with pytest.raises(Dropped, match="template_error: the chat template would cost too much"):
+        render(costly)
+    with pytest.raises(Refused, match=r"would cost too much.*on 3 of the first rows; give another --chat_template"):
+        check_rendering([pair_of()] * 9, ChatTemplate(costly, {}), config())
+    of_one_row = "{% if wide %}" + costly + "{% endif %}" + CHAT
+    check_rendering([pair_of(wide=True), pair_of()], ChatTemplate(of_one_row, {}), config())
+
+
 def test_a_variable_of_a_row_that_the_template_does_not_read_is_counted():
     assert render("{{ tone }}" + CHAT, pair_of(tone="kind")).notes == Notes(0)
     assert render(CHAT, pair_of(tone="kind")).notes == Notes.VARIABLES_NOT_READ
