@@ -54,6 +54,13 @@ class DecoderConfig:
     pad_token_id: int | None
 
 
+# Memory is asked for by these; the largest models have widths of some ten thousand, and 10^12 weights.
+_MOST = {
+    **dict.fromkeys(("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"), 1 << 20),
+    **dict.fromkeys(("vocab_size", "intermediate_size"), 1 << 24),
+}
+_MOST_PARAMETERS = 10**13
+
 # Fields that say nothing about the logits of a training step.
 _HARMLESS = set(
     """
@@ -134,6 +141,9 @@ def parse_config(config: HfConfig, *, path: str) -> tuple[DecoderConfig, list[st
     missing -= set(config)
     if missing:
         raise Refused(f"{path} lacks {', '.join(sorted(missing))}")
+    for name, most in _MOST.items():
+        if (config.get(name) or 0) > most:
+            raise Refused(f"{path}: {name}={config[name]}: must be at most {most:,}")
     _refuse_unsupported(config, family, path)
     unknown = sorted(set(config) - _HARMLESS - FIELDS)
     config = {**family.defaults, **config}
@@ -180,6 +190,9 @@ def parse_config(config: HfConfig, *, path: str) -> tuple[DecoderConfig, list[st
         fused_projections=family.fused_projections,
         pad_token_id=config.get("pad_token_id"),
     )
+    if num_parameters(decoder) > _MOST_PARAMETERS:
+        named = ", ".join(f"{name}={getattr(decoder, name)}" for name in ("num_hidden_layers", *_MOST))
+        raise Refused(f"{path}: a model of {num_parameters(decoder):.1e} weights, more than any has: {named}")
     return decoder, unknown
 
 

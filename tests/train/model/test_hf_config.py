@@ -124,3 +124,18 @@ def test_a_config_that_is_no_file_is_refused_and_waited_for_by_nobody(tmp_path):
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(Refused, match="no such file; give a Hugging Face"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize("value", [2**24 + 1, 10**9, 2**40, -1, 0, 8.0, "8", True, None, [8], float("nan"), 1e400])
+def test_a_size_that_no_model_has_is_refused_by_name_before_memory_is_asked_for(value):
+    sizes = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    for name in (*sizes, "num_key_value_heads", "head_dim"):
+        if value is not None or name in sizes:
+            with pytest.raises(Refused, match=rf"config.json: {name}=.*: must be (a whole number|at most)"):
+                parse_config(TINY | {name: value}, path="config.json")
+
+
+def test_a_model_of_more_weights_than_any_has_is_refused():
+    large = {"num_hidden_layers": 10_000, "hidden_size": 1 << 20, "intermediate_size": 1 << 24}
+    with pytest.raises(Refused, match=r"a model of .* weights, more than any has: num_hidden_layers=10000, "):
+        parse_config(TINY | large, path="config.json")
