@@ -156,6 +156,8 @@ def parse_config(config: HfConfig, *, path: str) -> tuple[DecoderConfig, list[st
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     if heads % key_value_heads:
         raise Refused(f"{path}: {heads} attention heads cannot share {key_value_heads} key-value heads evenly")
+    if head_dim < 1:
+        raise Refused(f"{path}: hidden_size={config['hidden_size']} is too small for {heads} attention heads")
     if head_dim % 2:
         raise Refused(f"{path}: head_dim={head_dim} is odd; rotary embeddings need pairs")
     windows = _windows(config, family, path)

@@ -52,6 +52,7 @@ def test_both_generations_mean_the_same():
         ({"model_type": "mistral", "layer_types": ["full_attention"] * 2}, "layer_types has no meaning in mistral"),
         ({"num_key_value_heads": 3}, "3 key-value heads"),
         ({"head_dim": 5}, "head_dim"),
+        ({"num_attention_heads": 1000, "num_key_value_heads": 1000, "head_dim": None}, "too small for 1000 attention"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(changes, named):
