@@ -142,13 +142,17 @@ def fetch_folder(folder: str) -> str:
     """Returns a local folder with the files of `folder`: itself, or a copy that lasts as long as the process.
 
     Raises:
-      Refused: A file cannot be read, or there is no space for the copy.
+      Refused: A file cannot be read, its name leads out of the folder, or there is no space for the copy.
     """
     if not is_remote(folder):
         return folder
     copy = tempfile.mkdtemp(prefix="oddsmill-")
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     for name in files_under(folder):
+        if name == "" or name.endswith("/"):
+            continue  # the mark of a folder, as some tools leave it
+        if {"", ".", ".."} & set(name.split("/")):  # a store takes any name, and a disk would follow this one
+            raise Refused(f"{folder} holds an object of the name {name!r}, which is no path inside a folder; remove it")
         target = os.path.join(copy, name)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         _download(f"{folder.rstrip('/')}/{name}", target)

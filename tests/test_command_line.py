@@ -1,5 +1,6 @@
 """The console command: `oddsmill STAGE VERB …` is `python -m oddsmill.STAGE VERB …`."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oddsmill.__main__ import main
+from oddsmill.__main__ import guard_imports_of_children, main
 from tests.test_public_names import modules_after
 
 ROOT = Path(__file__).parents[1]
@@ -60,3 +61,18 @@ def test_a_stage_whose_packages_are_absent_says_what_to_install(monkeypatch: pyt
     assert main(["train", "run"]) == 2
     error = capsys.readouterr().err
     assert "the package optax is not installed" in error and "oddsmill[train]" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("path", "guarded"), [(["/usr/lib"], True), (["", "/usr/lib"], False), (["{cwd}"], False)])
+def test_a_process_that_it_starts_imports_nothing_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: list[str], guarded: bool
+):
+    (tmp_path / "bisect.py").write_text("print('a module of a stranger')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    with monkeypatch.context() as context:
+        context.setattr(sys, "path", [each.format(cwd=tmp_path) for each in path])
+        guard_imports_of_children()
+    monkeypatch.setenv("PYTHONSAFEPATH", os.environ.get("PYTHONSAFEPATH", ""))  # is undone with the test
+    done = subprocess.run([sys.executable, "-S", "-c", "import bisect"], capture_output=True, text=True, check=True)
+    assert (done.stdout == "") is guarded

@@ -27,6 +27,7 @@ from oddsmill.schemas.record import Pair, Truncated
 from oddsmill.schemas.settings import setting, settings
 from oddsmill.schemas.stores import fetch_folder, is_remote
 from oddsmill.schemas.text.printable import printable
+from oddsmill.schemas.text.redaction import redact_text
 
 SIDES = tuple(BRANCH_STYLES)
 _EXAMPLES_OF_A_REASON = 2
@@ -142,7 +143,7 @@ def render(folder: str, manifest: Manifest, contents: dict[str, SplitContents]) 
     environment.filters |= {"number": lambda value: f"{value:,}", "share": lambda value: f"{value:.1%}"}
     lengths = np.concatenate([split.lengths for split in contents.values()])
     return environment.get_template("report.html").render(
-        folder=folder,
+        folder=redact_text(folder),
         manifest=manifest,
         splits={name: (split, contents[name]) for name, split in sorted(manifest.splits.items(), reverse=True)},
         sides=SIDES,

@@ -177,7 +177,8 @@ def read_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, s
       config: the content of tokenizer_config.json.
 
     Raises:
-      Refused: a template is no text, its file is not UTF-8, or a link that leads out of the folder.
+      Refused: a template is no text, its file is not UTF-8, or a link that leads out of the folder; or its name is
+        none of a file.
     """
     try:
         own = as_type(str | dict[str, str] | list[_NamedTemplate] | None, config.get("chat_template"), "chat_template")
@@ -185,6 +186,9 @@ def read_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, s
         raise Refused(f"{folder / TOKENIZER_CONFIG}: {problem}") from problem
     if isinstance(own, list):
         own = {template.name: template.template for template in own}
+    for name in own if isinstance(own, dict) else ():  # a copy of the tokenizer has a file of this name
+        if name in ("", ".", "..") or not name.isprintable() or "/" in name:
+            raise Refused(f"{folder / TOKENIZER_CONFIG}: {name!r} is no name for a chat template")
     path, files = folder / TEMPLATE_FILE, sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))
     for file in [path, *files]:
         check_own(file, folder)  # any text is a template

@@ -6,7 +6,7 @@ import pytest
 
 from oddsmill.schemas.command_line.reading import load_settings
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.settings import defaults_of, fixed_settings, setting
+from oddsmill.schemas.settings import defaults_of, fixed_settings, setting, settings_as_yaml
 from tests.schemas.sample_settings import Inner, Outer
 
 
@@ -84,3 +84,8 @@ def test_what_may_change_is_not_what_makes_a_run_the_same():
 )
 def test_every_bound_is_in_the_words_of_a_range(bounds: dict[str, float], words: str):
     assert setting("Something.", default=0, **bounds).metadata["facts"].range == words
+
+
+def test_the_yaml_of_settings_holds_no_secret():
+    text = settings_as_yaml(Outer(source=Inner(path=["https://me:hunter2@host/rows", "a"]), output="out"))
+    assert "hunter2" not in text and "https://me:***@host/rows" in text and "output: out" in text

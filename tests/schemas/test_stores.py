@@ -98,6 +98,14 @@ def test_what_is_uploaded_is_fetched_and_removed(tmp_path: Path, memory: dict[st
     assert stores.files_under("memory://out") == ["deep/two"]
 
 
+@pytest.mark.parametrize("name", ["../../evil", "a/../../evil", "/evil", "a//evil", "a/./evil"])
+def test_no_name_in_a_store_leads_out_of_the_copy(monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setattr(stores, "files_under", lambda folder: [name])
+    monkeypatch.setattr(stores, "_download", lambda path, target: pytest.fail(target))
+    with pytest.raises(Refused, match="is no path inside a folder"):
+        stores.fetch_folder("memory://out")
+
+
 def test_files_of_this_machine_are_used_where_they_lie(tmp_path: Path):
     (tmp_path / "one").touch()
     assert stores.fetch_folder(str(tmp_path)) == str(tmp_path)

@@ -133,3 +133,11 @@ def test_a_template_that_is_not_utf8_is_refused_by_name(tmp_path, name):
     (tmp_path / name).write_bytes(b"{{ messages }}\xff")
     with pytest.raises(Refused, match=rf"{tmp_path}/{name}: cannot be read as UTF-8"):
         read_templates(tmp_path, {})
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "a/b", "", "..", "a\nb"])
+def test_the_name_of_a_template_names_no_file_elsewhere(tmp_path: Path, name: str):
+    sound = [{"name": "default", "template": "a"}, {"name": "tool_use.v2-x", "template": "b"}]
+    assert read_templates(tmp_path, {"chat_template": sound}) == {"default": "a", "tool_use.v2-x": "b"}
+    with pytest.raises(Refused, match="is no name for a chat template"):
+        read_templates(tmp_path, {"chat_template": [*sound, {"name": name, "template": "c"}]})
