@@ -6,6 +6,7 @@ signatures in a query. Settings of this package hold none by themselves; options
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 REDACTED = "***"
@@ -16,10 +17,10 @@ _SECRET_WORDS = frozenset(
 # Before `token`: tokens that a vocabulary holds, and words that make a count or a rule of it.
 _OF_A_VOCABULARY = frozenset(
     "pad eos bos unk sep cls mask image video audio special start end stop turn first last next new max min num per "
-    " a the this each one added extra begin beginning assistant user system tool think answer".split()
+    "a the this each one added extra begin beginning assistant user system tool think answer".split()
 )
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_USER_OF_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+_USER_OF_ADDRESS = re.compile(r"(?<=://)[^/?#\s'\"]+(?=@)")  # up to the last @: a password may hold one
 _IN_QUERY = re.compile(r"(?<=[?&;])([\w.%-]+)=([^&;#\s'\"]+)")
 _OPTION = re.compile(r"(?<![\w-])(--?)([A-Za-z][\w.-]*)(=|\s+(?!-))(\"[^\"]*\"|'[^']*'|[^\s;,]+?(?=:?(?:[\s;,]|$)))")
 _QUOTED = re.compile(r"""(["'])([\w.-]+)\1(\s*:\s*)(?:(["'])(.*?)(?<!\\)\4|([^\s,}\]"'{\[]+))""")
@@ -28,8 +29,8 @@ _QUOTED = re.compile(r"""(["'])([\w.-]+)\1(\s*:\s*)(?:(["'])(.*?)(?<!\\)\4|([^\s
 def is_secret(name: str) -> bool:
     """Tells from its name whether an option holds a secret: `hf_token`, `s3_secret_access_key`, `X-Amz-Signature`."""
     words = [word.lower() for word in _WORDS.findall(name)]
-    if _SECRET_WORDS & set(words):
-        return True
+    if _SECRET_WORDS & {word for word, after in pairwise([*words, ""]) if (word, after) != ("key", "value")}:
+        return True  # num_key_value_heads counts heads
     return words[-1:] == ["token"] and (words[-2:-1] or ["its"])[0] not in _OF_A_VOCABULARY
 
 

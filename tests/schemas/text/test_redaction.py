@@ -18,7 +18,7 @@ PLAIN = (
     "max_token_id", "tokenizer", "tokenizer_revision", "num_tokens", "pad_token", "eos_token", "bos_token", "unk_token",
     "add_bos_token", "additional_special_tokens", "max_new_tokens", "message_keys", "keys", "keyboard", "author",
     "authority", "signal", "design", "sasha", "monkey", "token_budget", "passage", "secretary", "image_token", "beta",
-    "num_workers", "temp_location", "sigma",
+    "num_workers", "temp_location", "sigma", "num_key_value_heads", "query_key_value",
 )  # fmt: skip
 
 
@@ -37,6 +37,7 @@ def test_no_setting_of_ours_is_taken_for_a_secret(settings_class: type):
     [
         ("https://me:hunter2@host/rows.jsonl: no such file", "https://me:***@host/rows.jsonl: no such file"),
         ("https://hunter2@host/x", "https://***@host/x"),
+        ("https://me:hun@ter2@host/x, https://host/?x=a@b", "https://me:***@host/x, https://host/?x=a@b"),
         (
             "s3://b/r.jsonl?X-Amz-Expires=60&X-Amz-Signature=hunter2&x=1",
             "s3://b/r.jsonl?X-Amz-Expires=60&X-Amz-Signature=***&x=1",
