@@ -30,6 +30,7 @@ REPORT_NAME = "report.html"
 UNFINISHED_NAME = "unfinished.json"
 REJECTS_FOLDER = "rejects"
 _TEMPORARY = ".oddsmill-"
+_NAME_BYTES = 200
 _FROM_WORKERS = f"{_TEMPORARY}inputs.json"
 _SHARD = re.compile(r"(train|eval)-\d{5}-of-\d{5}\.arrayrecord")
 
@@ -59,7 +60,10 @@ def publishing(path: str, lock: Lock | None = None) -> Iterator[str]:
                 upload(os.path.join(here, name), path)
             return
         os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f"{_TEMPORARY}{uuid.uuid4().hex}")  # the name itself may be of full length
+        # A name may have 255 bytes, and that of a file of rejects has nearly as many.
+        temporary = os.path.join(
+            folder, f"{_TEMPORARY}{uuid.uuid4().hex}-{os.fsdecode(os.fsencode(name)[:_NAME_BYTES])}"
+        )
         try:
             yield temporary
             with open(temporary, "rb+") as file:
