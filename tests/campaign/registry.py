@@ -29,11 +29,11 @@ ATTACKS = {
     "manifests": Entry("altered:MANIFESTS", count=10_000, slow=60),
     "records": Entry("records", count=1000, slow=30, quick=2),
     "bytes": Entry("altered:BYTES", count=20_000, slow=60),
-    "model-folders": Entry("model_folders", count=2000, slow=60),
+    "model-folders": Entry("model_folders", count=2000, slow=40),
     "train-kills": Entry("train_kills", count=30),
     "train-kills-of-two": Entry("train_kills_of_two", count=6),
     "two-starts": Entry("two_starts", count=30),
-    "train-bytes": Entry("train_bytes", count=1000, slow=20),
+    "train-bytes": Entry("train_bytes", count=600, slow=4),
 }
 
 

@@ -29,6 +29,7 @@ from tests.campaign.model_folders import make_bases
 from tests.train.checkpoint.test_checkpoints import Batches, opened, order_at, pairs_of, save, shapes, state_of
 
 SMALL_BYTES, PLACES_OF_LARGE, PLACES_A_CASE = 4096, 1000, 40
+_STRIDE = 7919  # a prime: a few cases are of all areas, and as many as there is work are all of it
 # A line that is altered in these is another line: they are a log, and nothing is trained or exported from them.
 NOT_CHECKED = ("metrics.jsonl", "samples.jsonl", "curves.png", "README.md")
 
@@ -93,7 +94,7 @@ def alter_and_read(first: Ready, number: int, seed: int) -> tuple[list[str], dic
     Raises:
       Broken: an alteration was taken.
     """
-    rng, work = random.Random(seed), first.work[number % len(first.work)]
+    rng, work = random.Random(seed), first.work[number * _STRIDE % len(first.work)]
     whole = first.folders[work.area]
     altered = whole.with_name(f"altered-{work.area}")
     outcomes: dict[str, int] = {}

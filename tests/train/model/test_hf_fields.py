@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from oddsmill.schemas.errors import Refused
 from oddsmill.train.model.hf_config import num_parameters, parse_config
+from oddsmill.train.model.hf_fields import check_fields
 from oddsmill.train.model.rope import rope_frequencies
 from tests.train.decoders import TINY
 
@@ -88,3 +89,10 @@ def test_no_value_of_any_field_gives_anything_but_a_sound_decoder_or_a_refusal(b
     assert num_parameters(decoder) > 0
     for rope in decoder.ropes:
         assert np.isfinite(rope_frequencies(rope, decoder.head_dim)).all()
+
+
+@pytest.mark.parametrize("layers", [10_001, 10**9])
+def test_more_layers_than_any_model_has_are_refused(layers):
+    with pytest.raises(Refused, match=rf"num_hidden_layers={layers}: must be a whole number from 1 to 10,000"):
+        check_fields({**TINY, "num_hidden_layers": layers}, path="config.json")
+    check_fields({**TINY, "num_hidden_layers": 10_000}, path="config.json")
