@@ -140,3 +140,8 @@ def test_a_model_of_more_weights_than_any_has_is_refused():
     large = {"num_hidden_layers": 10_000, "hidden_size": 1 << 20, "intermediate_size": 1 << 24}
     with pytest.raises(Refused, match=r"a model of .* weights, more than any has: num_hidden_layers=10000, "):
         parse_config(TINY | large, path="config.json")
+
+
+def test_more_heads_than_a_state_has_numbers_are_refused():
+    with pytest.raises(Refused, match="hidden_size=16 is too small for 32 attention heads"):
+        parse_config({**TINY, "num_attention_heads": 32}, path="x")
