@@ -17,7 +17,7 @@ import numpy as np
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.train.__main__ import main
-from oddsmill.train.config.devices import DistributedConfig
+from oddsmill.train.config.export import ExportConfig
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.data.data_order import DataOrder
 from oddsmill.train.data.verified_shards import read_verified_shards, verify_shards
@@ -136,7 +136,7 @@ def read_checkpoint(folder: Path) -> str:
 
 def read_run(folder: Path) -> str:
     """Reads what describes a run, as an evaluation, a generation and an export do, and what the next start reads."""
-    run = read_run_folder(str(folder), command="test", mesh=None, distributed=DistributedConfig())
+    run = read_run_folder(ExportConfig(run_dir=str(folder), out="out"), command="test")
     datasets = [run.data, run.eval_data]
     known = read_verified_shards(run.files.verified_shards)
     found = verify_shards(datasets, known)

@@ -134,7 +134,7 @@ def parse_config(config: HfConfig, *, path: str) -> tuple[DecoderConfig, list[st
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise Refused(f"{path}: model_type {model_type!r} is not supported ({', '.join(FAMILIES)} are)")
+        raise Refused(f"{path}: model_type {model_type!r:.80} is not supported ({', '.join(FAMILIES)} are)")
     family = FAMILIES[model_type]
     check_fields(config, path=path)
     missing = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
@@ -150,7 +150,7 @@ def parse_config(config: HfConfig, *, path: str) -> tuple[DecoderConfig, list[st
     activation = config.get(family.activation_field, "silu")
     if activation not in family.activations:
         known = ", ".join(family.activations)
-        raise Refused(f"{path}: {family.activation_field}={activation!r} is not supported ({known} are)")
+        raise Refused(f"{path}: {family.activation_field}={activation!r:.80} is not supported ({known} are)")
     heads = config["num_attention_heads"]
     key_value_heads = config.get("num_key_value_heads") or heads
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
