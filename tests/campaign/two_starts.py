@@ -50,6 +50,7 @@ def prepare_attack(folder: Path) -> Iterator[Attempt]:
 
     def attempt(case: Case) -> None:
         run_dir = folder / f"run-{case.seed}"
+        of_first = load_settings(TrainConfig, [*arguments, f"--run_dir={run_dir}"], command="")
         while True:  # one whose own settings are refused joins nobody, and the other waits for it as for a late one
             name, kind = case.rng.choice(names)
             default = defaults.get(name)
@@ -57,8 +58,8 @@ def prepare_attack(folder: Path) -> Iterator[Attempt]:
             kept = [argument for argument in arguments if not argument.startswith(f"--{name}=")]
             of_second = [*kept, other] if name == "run_dir" else [*kept, other, f"--run_dir={run_dir}"]
             with contextlib.suppress(Refused):
-                load_settings(TrainConfig, of_second, command="")
-                break
+                if load_settings(TrainConfig, of_second, command="") != of_first:
+                    break
         case.did(f"process 1 has {other}")
         began = time.monotonic()
         started = start(folder, arguments, run_dir, 2, of_second=of_second)
