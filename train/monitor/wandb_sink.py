@@ -1,7 +1,9 @@
 """Metrics and samples to Weights & Biases, which is no part of `oddsmill[train]`."""
 
+import atexit
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, RunFailed, one_line
 from oddsmill.schemas.files import publish_text
+from oddsmill.schemas.process.children import kill_descendants
+from oddsmill.schemas.process.signals import is_command_line
 from oddsmill.schemas.text.redaction import redact
 from oddsmill.train.monitor.sinks import explain_write_errors
 
@@ -87,8 +91,11 @@ class WandbSink:
 
     def close(self) -> None:
         """Waits a minute for what is on its way; what has not arrived by then stays in the run's folder."""
+        if self._failed:
+            return  # it was told, and would take another minute
         problem = _in_time(self._run.finish)
-        if problem is not None and not self._failed:
+        if problem is not None:
+            atexit.register(_forget_service)
             log.warning(
                 f"W&B has not got all metrics of this run ({problem}): they lie in {self._folder}, and "
                 "`wandb sync` sends them"
@@ -98,10 +105,21 @@ class WandbSink:
         problem = _in_time(lambda: self._run.log(values))
         if problem is not None:
             self._failed = True
+            atexit.register(_forget_service)
             raise RunFailed(
                 f"W&B takes no more metrics ({problem}). The newest checkpoint is kept, and the same command goes on "
                 "from it; without --report_to=[wandb], or with WANDB_MODE=offline, it needs no network"
             )
+
+
+def _forget_service() -> None:
+    """Comes before W&B's own end of the process, which waits for a service that hangs, or fails on one that is gone.
+
+    A script that uses the library has other processes and messages, and is left alone.
+    """
+    if is_command_line():
+        kill_descendants()
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _in_time(call: Callable[[], object]) -> str | None:
