@@ -20,7 +20,7 @@ from oddsmill.train.checkpoint.meta import check_seal, identity_differences, sea
 from oddsmill.train.checkpoint.retention import NewestAndBest
 from oddsmill.train.data.data_order import DataOrder
 from oddsmill.train.parallel.agreement import check_same
-from oddsmill.train.parallel.failures import ProcessLost, RefusedElsewhere
+from oddsmill.train.parallel.failures import ProcessLost, RefusedElsewhere, raise_failure
 from oddsmill.train.parallel.processes import gather_bytes
 
 State = dict[str, Any]  # of a run (train/step/step.py); here only its `params` have a name
@@ -330,6 +330,7 @@ class Checkpoints:
             )
 
     def _failed(self, step: int, error: Exception) -> RunFailed:
+        raise_failure()  # what another process met is the reason of this error too
         self._has_failed, reason = True, first_line(error)
         forget_frames(error)
         last = "there is no earlier one" if self._whole_step is None else f"that of step {self._whole_step} is whole"

@@ -12,6 +12,7 @@ from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.train.checkpoint.checkpoints import Checkpoints
 from oddsmill.train.checkpoint.digests import digest
 from oddsmill.train.data.data_order import DataOrder
+from oddsmill.train.parallel.failures import Failure, ProcessLost
 
 IDENTITY = {"beta": 0.1, "data": "abc"}
 
@@ -146,6 +147,19 @@ def test_one_of_several_processes_that_cannot_read_says_so_and_does_not_go_back_
         with pytest.raises(RunFailed, match=r"process 0 cannot read the checkpoint of step 4 in .* rename 4 yourself"):
             checkpoints.restore(shapes(), Batches(), DataOrder(), pair_ids_of=pairs_of, frozen_digest=None)
         monkeypatch.undo()
+
+
+def test_a_save_that_fails_because_another_process_did_tells_the_reason_of_that_one(tmp_path, monkeypatch):
+    class Response:
+        def result(self, timeout):
+            raise ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+
+    failure = Failure(1, False, "its disk is full")
+    monkeypatch.setattr("oddsmill.train.parallel.failures.find_failure", lambda: failure)
+    with opened(tmp_path) as checkpoints:
+        checkpoints._saving = 4, Response()
+        with pytest.raises(ProcessLost, match="process 1 failed: its disk is full"):
+            checkpoints.wait()
 
 
 def test_a_save_that_fails_by_a_timeout_of_the_disk_is_told(tmp_path):
