@@ -14,12 +14,13 @@ from oddsmill.schemas.chat.added_tokens import AddedToken, BesideToken, add_toke
 from oddsmill.schemas.chat.bos import AddBos, post_processor, writing_bos
 from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG, read_json_object, read_special_tokens
 from oddsmill.schemas.chat.template import ChatTemplate, given_template, read_templates
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 
 if TYPE_CHECKING:
     import tokenizers
 
 TOKENIZER_JSON = "tokenizer.json"
+_PANIC = "PanicException"  # what Rust raises, of a pattern that needs too many steps for example
 
 
 class TurnMarkers(NamedTuple):
@@ -139,12 +140,27 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Encodes a text, with no special token added."""
-        ids: list[int] = self.core.encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self.core.encode(text, add_special_tokens=False).ids
+        except BaseException as error:
+            raise self._explained(error, text) from error
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Encodes each text, with no special token added; one call spreads its texts over the cores."""
-        return [encoding.ids for encoding in self.core.encode_batch_fast(texts, add_special_tokens=False)]
+        try:
+            return [encoding.ids for encoding in self.core.encode_batch_fast(texts, add_special_tokens=False)]
+        except BaseException as error:
+            if type(error).__name__ != _PANIC:
+                raise
+            return list(map(self.encode, texts))  # which names the text
+
+    def _explained(self, error: BaseException, text: str) -> BaseException:
+        """Returns what to raise: a panic of the library, which is no `Exception`, is a refusal that quotes the text."""
+        if type(error).__name__ != _PANIC:
+            return error
+        begin = json.dumps(text[:60])
+        return Refused(f"the tokenizer in {self.folder} fails on a text that begins with {begin} ({one_line(error)})")
 
     def with_bos(self, ids: list[int]) -> list[int]:
         """Returns the ids of a text with BOS at their head, if texts begin with it; it is added only where it lacks."""

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -158,3 +159,18 @@ def test_importing_it_needs_neither_tokenizers_nor_jinja():
         "from oddsmill.schemas.chat.tokenizer import Tokenizer"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_pattern_that_needs_too_many_steps_on_a_text_is_a_refusal_that_quotes_it(
+    make_tokenizer: Callable[..., Path], tmp_path: Path
+):
+    folder = make_tokenizer(tmp_path / "tokenizer")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"pre_tokenizer": pattern}))
+    tokenizer = Tokenizer(folder)
+    hard = "a" * 40 + "b"
+    for encode in (lambda: tokenizer.encode(hard), lambda: tokenizer.encode_batch(["x", hard])):
+        with pytest.raises(Refused, match=r'fails on a text that begins with "a{40}b" \(Onig: .*retry-limit-in-match'):
+            encode()
+    assert tokenizer.encode("ab")
