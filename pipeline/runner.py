@@ -17,14 +17,16 @@ from oddsmill.pipeline.dataflow import dataflow_defaults, names_dataflow
 from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.schemas.console import held_back
-from oddsmill.schemas.errors import Refused, find_ending, one_line
+from oddsmill.schemas.errors import Refused, RunFailed, find_ending, one_line
 from oddsmill.schemas.process.children import kill_descendants
 from oddsmill.schemas.process.signals import on_end
+from oddsmill.schemas.process.threads import READER_THREADS, check_threads, shortage_of_threads
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
 EMBEDDED_RUNNER = "FnApiRunner"
+_THREADS, _THREADS_OF_WORKER = READER_THREADS + 16, 28
 # These runners talk to a job service that may know more options than Beam does here.
 _RUNNERS_WITH_OWN_OPTIONS = ("PortableRunner", "FlinkRunner", "SparkRunner")
 
@@ -74,6 +76,8 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
 
     embedded, spill = type(p.runner).__name__ == EMBEDDED_RUNNER, None
     try:
+        if embedded:
+            check_threads(_threads_of(p), "preprocessing")
         with contextlib.ExitStack() as console:
             if embedded:  # other runners show their own
                 if _in_threads(p):
@@ -86,9 +90,21 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
                 build(p, resolved, spill)
     except Exception as error:
         ending = find_ending(error)
+        if ending is None and (shortage := shortage_of_threads(error)):
+            raise RunFailed(shortage) from None
         if ending is None:
             raise
         raise ending from None  # what Beam wraps around it says nothing more
+
+
+def _threads_of(p: "beam.Pipeline") -> int:
+    """Returns about how many threads a run takes with all its workers, as measured: most belong to libraries."""
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    workers = p.options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
+    if _in_threads(p):
+        return _THREADS + _THREADS_OF_WORKER * (workers - 1)
+    return _THREADS * (workers + 1)
 
 
 def _in_threads(p: "beam.Pipeline") -> bool:

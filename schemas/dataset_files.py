@@ -13,6 +13,7 @@ from oddsmill.schemas.chat.special_tokens import SPECIAL_TOKENS_MAP, TOKENIZER_C
 from oddsmill.schemas.chat.template import TEMPLATE_FILE, TEMPLATE_FOLDER
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, file_sha256
+from oddsmill.schemas.process.threads import check_reader_threads
 
 # Files that are read where they are there.
 _OPTIONAL = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, TEMPLATE_FILE)
@@ -28,9 +29,11 @@ def open_shard(path: str, *, records: int | None = None) -> ArrayRecordReader:
       records: how many it must hold, where that is known.
 
     Raises:
-      OSError: the system does not open or read it: it is not there, too many files are open, the disk fails.
+      OSError: the system does not open or read it: it is not there, too many files are open, the disk fails, no
+        threads can be started.
       ValueError: it is no shard, is damaged, or holds another number of records; the message does not name it.
     """
+    check_reader_threads()
     reader = ArrayRecordReader(path, _OPTIONS)
     if not reader.ok():
         problem = _problem(reader)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from oddsmill.schemas.process import signals, streams
+from oddsmill.schemas.process import signals, streams, threads
 from oddsmill.schemas.text.printable import printable_message
 
 # Beam adds the name of the step to the message of whatever is raised in it.
@@ -102,6 +102,8 @@ def _ending(error: Exception) -> tuple[int, str]:
         return 1, f"failed: {found}"
     if found is not None:
         return 2, f"refused: {found}"
+    if shortage := threads.shortage_of_threads(error):
+        return 1, f"failed: {shortage}"
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "oddsmill":
         extras = "pip install 'oddsmill[pipeline]' for the commands of pipeline, 'oddsmill[train]' for those of train"
         return 2, f"refused: the package {error.name} is not installed: {extras}"

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -9,7 +11,8 @@ import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, runner
 from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.schemas.process.threads import NoThreads
 
 
 def config(**beam_options: Any) -> PreprocessConfig:
@@ -75,3 +78,16 @@ def test_a_worker_refuses_in_one_message_and_other_errors_keep_their_traceback(
     with pytest.raises(type(raised), match=f"^{message}"):
         run_graph(make_pipeline(config(), []), resolved=None)  # type: ignore[arg-type]
     assert capfd.readouterr().err == ""
+
+
+def test_a_run_that_cannot_have_its_threads_ends_before_it_reads(
+    run: Callable, write_rows: Callable, triples: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def shortage(count: int, what: str) -> None:
+        raise NoThreads(f"{what} takes {count}")
+
+    monkeypatch.setattr(runner, "check_threads", shortage)
+    for options, count in (((), 80), (("--direct_num_workers=3",), 136)):
+        with pytest.raises(RunFailed, match=f"^preprocessing takes {count}$"):
+            run("out", write_rows("rows.jsonl", triples(9)), beam=options)
+    assert not list((tmp_path / "out").iterdir())

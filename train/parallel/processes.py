@@ -17,6 +17,7 @@ import jax
 
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, one_line
+from oddsmill.schemas.process.threads import check_threads
 from oddsmill.train.config.devices import DistributedConfig
 from oddsmill.train.parallel.coordination import coordination_client, is_joined, num_processes, process_index
 from oddsmill.train.parallel.failures import ProcessLost, raise_failure, telling_others, watch_others
@@ -26,6 +27,8 @@ _HEARTBEAT_TIMEOUT_S = 50
 # How often a process that waits for a message looks whether another has failed, and when it first says that it waits.
 _LOOKS_EVERY_MS, _PATIENCE_S = 1000, 60
 _gathered = itertools.count()
+# A run takes about so many threads, as measured, and some more for each core.
+_THREADS = 112
 
 
 def join_processes(config: DistributedConfig) -> None:
@@ -36,7 +39,9 @@ def join_processes(config: DistributedConfig) -> None:
 
     Raises:
       Refused: no cluster is found, or JAX has been used before.
+      NoThreads: JAX would abort for want of threads.
     """
+    check_threads(_THREADS + 4 * (os.cpu_count() or 1), "JAX")
     if not jax.distributed.is_initialized() and config != DistributedConfig():
         try:
             with _ends_unless_all_come(config):
