@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from oddsmill.pipeline import progress
 from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.pipeline.dataflow import dataflow_defaults, names_dataflow
+from oddsmill.pipeline.lost_workers import lost_workers_told
 from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.schemas.console import held_back
@@ -83,6 +84,8 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
                 if _in_threads(p):
                     spill = console.enter_context(open_spill())
                     console.enter_context(progress.shown())
+                else:
+                    console.enter_context(lost_workers_told())
                 console.enter_context(on_end(lambda: shutil.rmtree(p.local_tempdir)))
                 console.enter_context(on_end(kill_descendants))  # workers may be processes
                 console.enter_context(_quiet())
