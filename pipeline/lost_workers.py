@@ -18,11 +18,14 @@ def lost_workers_told() -> Iterator[None]:
       RunFailed: One has.
     """
     from apache_beam.portability.api import beam_fn_api_pb2
-    from apache_beam.runners.portability.fn_api_runner.worker_handlers import SubprocessSdkWorkerHandler as Handler
-    from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker as Worker
+    from apache_beam.runners.portability import local_job_service
+    from apache_beam.runners.portability.fn_api_runner import worker_handlers
 
+    # Beam has no hook for this, so two of its methods are replaced while the body runs.
+    handlers: Any = worker_handlers.SubprocessSdkWorkerHandler
+    workers: Any = local_job_service.SubprocessSdkWorker
     over, lost = threading.Event(), dict[Any, str]()
-    start, run = Handler.start_worker, Worker.run
+    start, run = handlers.start_worker, workers.run
 
     def run_noting(worker: Any) -> None:
         try:
@@ -43,7 +46,7 @@ def lost_workers_told() -> Iterator[None]:
                     number = future.instruction_id
                     future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=number, error="a worker was lost"))
 
-    Handler.start_worker, Worker.run = start_watched, run_noting
+    handlers.start_worker, workers.run = start_watched, run_noting
     try:
         yield
     except Exception as error:
@@ -55,4 +58,4 @@ def lost_workers_told() -> Iterator[None]:
         ) from None
     finally:
         over.set()
-        Handler.start_worker, Worker.run = start, run
+        handlers.start_worker, workers.run = start, run
