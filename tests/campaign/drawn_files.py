@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from oddsmill.pipeline.input.kinds.json_layout import HEAD_BYTES
 from tests.campaign.drawn_rows import DrawnRow, encode, spoil
 from tests.pipeline.input.files import zstd
 
@@ -89,7 +90,9 @@ def _text(rng: random.Random, kind: str, rows: list[DrawnRow], *, spoils: bool) 
         texts = [json.dumps(row.values, indent=indent) for row in rows]
         if indent and texts[0] == "{}":
             texts[0] = "{\n}"  # that objects lie over lines is told by the first of them
-        return ("\n" if indent else "").join(texts).encode()
+        # Objects on one line are told by the first of them, which must be seen whole.
+        is_seen = len(texts[0]) < HEAD_BYTES
+        return ("\n" if indent or not is_seen else "").join(texts).encode()
     texts = [encode(rng, row.values) for row in rows]
     if kind == "array.json":
         return b"[" + b",\n".join(texts) + b"]"

@@ -77,9 +77,14 @@ def try_run(case: Case, home: Path, tokenizer: str) -> None:
     case.expect(again == manifest and any("nothing changed" in line for line in lines), "nothing changed")
     if kinds is JSON_KINDS:
         _write_files(rng, home / "other", kinds, rng.sample(rows, len(rows)))
-        other, _ = _run(home, "other", "other-out", settings)
+        try:
+            other, _ = _run(home, "other", "other-out", settings)
+        except Refused as refused:
+            case.expect(share < 0.9, f"most rows are sound: {refused}")
+            return
         # How a file of odd rows is read is told by its own rows: in other files they may tell otherwise.
-        if other.settings["source"] == manifest.settings["source"]:
+        source = manifest.settings["source"]
+        if other.settings["source"] == source and not isinstance(source, list):
             case.expect(other == manifest, f"the same rows give the same manifest: {_differences(manifest, other)}")
             case.saw("runs over the same rows in other files")
     _change(rng, home / "in")
@@ -94,7 +99,8 @@ def try_run(case: Case, home: Path, tokenizer: str) -> None:
 def _write_files(rng: random.Random, folder: Path, kinds: tuple[str, ...], rows: list[DrawnRow]) -> Counter[str]:
     """Divides rows among one to three files; returns how many each has."""
     folder.mkdir()
-    cuts = sorted(rng.sample(range(8, len(rows) - 7), rng.randrange(3)))
+    # Of a few rows a file tells nothing where these are altered.
+    cuts = sorted(rng.sample(range(8, len(rows) - 7, 8), min(rng.randrange(3), len(range(8, len(rows) - 7, 8)))))
     counts = Counter[str]()
     for number, (start, stop) in enumerate(zip([0, *cuts], [*cuts, len(rows)], strict=True)):
         if stop - start:
