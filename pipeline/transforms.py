@@ -15,7 +15,7 @@ from oddsmill.pipeline import progress
 from oddsmill.pipeline.dataflow import check_libraries
 from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.formats.pairs import Pair, PairIds
-from oddsmill.pipeline.input.changes import check_unchanged, while_unchanged
+from oddsmill.pipeline.input.changes import changed, check_unchanged, while_unchanged
 from oddsmill.pipeline.input.kinds.kind import CountedPart, NumberedPart, Part
 from oddsmill.pipeline.input.parts import Input, count_part, divide, number_parts, read_batches
 from oddsmill.pipeline.input.rows import RawRow
@@ -60,8 +60,11 @@ class CountRows(beam.DoFn):
         self._states = resolved.states
 
     def process(self, part: Part) -> Iterator[Any]:
-        with while_unchanged(part.file.path, self._states):
-            yield part.input, count_part(part)
+        with while_unchanged(part.file.path, self._states) as was_touched:
+            counted = count_part(part)
+            if was_touched() and count_part(part) != counted:
+                raise changed(part.file.path, "its content was another one meanwhile")
+            yield part.input, counted
 
 
 class NumberRows(beam.DoFn):
@@ -82,13 +85,21 @@ class ReadRows(beam.DoFn):
         self._states = resolved.states
 
     def process(self, part: NumberedPart) -> Iterator[Any]:
-        with while_unchanged(part.part.file.path, self._states):
+        path, whole = part.part.file.path, 0
+        with while_unchanged(path, self._states) as was_touched:
             for batch in read_batches(part):
                 progress.count(rows_read=len(batch))
-                # Before a user's function alters the rows.
-                digest = sum(keys.fingerprint(row.as_bytes()) for row in batch)
+                digest = _fingerprint(batch)  # before a user's function alters the rows
+                whole += digest
                 yield batch
                 yield TaggedOutput("seen", Seen({part.part.input: len(batch)}, digest))
+            if was_touched() and whole != sum(map(_fingerprint, read_batches(part))):
+                raise changed(path, "its content was another one meanwhile")
+
+
+def _fingerprint(batch: list[RawRow]) -> int:
+    """Returns the sum of the fingerprints of some rows, which does not depend on their order."""
+    return sum(keys.fingerprint(row.as_bytes()) for row in batch)
 
 
 class ParseRows(beam.DoFn):

@@ -3,9 +3,10 @@
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import NamedTuple
 
 from oddsmill.schemas.errors import Refused, RunFailed
@@ -21,9 +22,9 @@ class FileState(NamedTuple):
     """A file as it was at the start.
 
     Attributes:
-      content: Size and time of the last change, or what a store says of the content: another one is another content.
-      place: What may differ though the content is the same, since somebody copied or renamed the file or changed its
-        rights: then the digest decides. Empty for a store.
+      content: The size, or what a store says of the content: another one is another content.
+      place: What may differ though the content is the same, since somebody touched, copied or renamed the file or
+        changed its rights: then the digest decides. Empty for a store.
       digest: As `digest_of` returns it.
     """
 
@@ -57,7 +58,7 @@ def change_of(path: str, state: FileState) -> str | None:
         content, place = _look(path)
         if content != state.content:
             return f"it was {' '.join(state.content)}, it is {' '.join(content)}"
-        if place != state.place and digest_of(path) != state.digest:
+        if place != state.place and _digest_of(path, place) != state.digest:
             return "its content is another one"
     except FileNotFoundError:
         return "it is gone"
@@ -79,8 +80,11 @@ def check_unchanged(states: Mapping[str, FileState]) -> None:
 
 
 @contextmanager
-def while_unchanged(path: str, states: Mapping[str, FileState]) -> Iterator[None]:
+def while_unchanged(path: str, states: Mapping[str, FileState]) -> Iterator[Callable[[], bool]]:
     """Holds the reading of one file: a local one is looked at before and after; any, where reading it fails.
+
+    Yields a function that tells whether somebody has touched a local file meanwhile that is what it was before and
+    after: whoever writes it anew in place leaves it cut for a moment, so what was read is to be compared.
 
     Raises:
       RunFailed: It has changed since the start.
@@ -91,14 +95,21 @@ def while_unchanged(path: str, states: Mapping[str, FileState]) -> Iterator[None
         if state and (change := change_of(path, state)):
             raise changed(path, change)
 
-    if not is_remote(path):
+    is_local = state is not None and not is_remote(path)
+    if is_local:
         check()
+        before = _look(path)
+
+    def was_touched() -> bool:
+        check()
+        return is_local and _look(path) != before
+
     try:
-        yield
+        yield was_touched
     except Refused:
         check()  # a file that is cut while it is read looks damaged
         raise
-    if not is_remote(path):
+    if is_local:
         check()
 
 
@@ -112,7 +123,7 @@ def changed(path: str, change: str) -> RunFailed:
 def _look(path: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if not is_remote(path):
         about = os.stat(path)
-        return (f"{about.st_size:,} bytes", f"of time {about.st_mtime_ns}"), (about.st_ino, about.st_ctime_ns)
+        return (f"{about.st_size:,} bytes",), (about.st_ino, about.st_mtime_ns, about.st_ctime_ns)
     found = None
     with refusing(path, "read"), suppress(FileNotFoundError):
         found = store_of(path).info(path)
@@ -120,3 +131,9 @@ def _look(path: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     told = next((name for name in (*_STATE_FIELDS, *_TIME_FIELDS) if found.get(name)), None)
     return (f"{found.get('size')} bytes", *([f"of {told} {found[told]}"] if told else [])), ()
+
+
+@lru_cache(maxsize=1024)
+def _digest_of(path: str, place: tuple[int, ...]) -> str:
+    """Returns the digest of a file, which is read once for each `place`: many parts ask for it."""
+    return digest_of(path)

@@ -61,6 +61,35 @@ def test_a_compressed_file_that_is_cut_while_it_is_read_has_changed_and_is_not_d
         run("out", path)
 
 
+def _reads(path: Path, meanwhile: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets each first reading of a part find the file as `meanwhile` makes it, and then as it was."""
+    from oddsmill.pipeline import transforms
+
+    read, content = transforms.read_batches, path.read_bytes()
+
+    def read_then_restore(part):
+        meanwhile(path)
+        rows = list(read(part))
+        path.write_bytes(content)
+        monkeypatch.setattr(transforms, "read_batches", read)
+        yield from rows
+
+    monkeypatch.setattr(transforms, "read_batches", read_then_restore)
+
+
+def test_a_file_that_is_touched_is_read_and_one_that_was_cut_for_a_moment_is_not(
+    run: Callable, write_rows: Callable, triples: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    path = write_rows("rows.jsonl", triples(40))
+    _reads(path, Path.touch, monkeypatch)
+    assert run("touched", path).manifest["ledger"]["rows_in"] == 40
+    _reads(path, _cut, monkeypatch)
+    with pytest.raises(
+        RunFailed, match=r"rows\.jsonl changed while it was read: its content was another one meanwhile"
+    ):
+        run("cut", path)
+
+
 def test_a_tokenizer_that_changes_while_the_run_begins_is_found(
     run: Callable, write_rows: Callable, triples: Callable, tmp_path: Path, make_tokenizer: Callable, monkeypatch
 ):
