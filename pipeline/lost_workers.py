@@ -1,10 +1,14 @@
-"""Worker processes that are killed: Beam's embedded runner would wait for their answers for ever."""
+"""Worker processes that are killed: Beam's embedded runner would wait for their answers for ever.
+
+Workers whose run is killed end with it: see `worker_process`.
+"""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from oddsmill.pipeline.worker_process import worker_command
 from oddsmill.schemas.errors import RunFailed, find_ending
 
 _LOOKS_EVERY_S = 0.5
@@ -17,6 +21,7 @@ def lost_workers_told() -> Iterator[None]:
     Raises:
       RunFailed: One has.
     """
+    import grpc
     from apache_beam.portability.api import beam_fn_api_pb2
     from apache_beam.runners.portability import local_job_service
     from apache_beam.runners.portability.fn_api_runner import worker_handlers
@@ -25,9 +30,10 @@ def lost_workers_told() -> Iterator[None]:
     handlers: Any = worker_handlers.SubprocessSdkWorkerHandler
     workers: Any = local_job_service.SubprocessSdkWorker
     over, lost = threading.Event(), dict[Any, str]()
-    start, run = handlers.start_worker, workers.run
+    start, run, hook = handlers.start_worker, workers.run, threading.excepthook
 
     def run_noting(worker: Any) -> None:
+        worker._worker_command_line = worker_command()
         try:
             run(worker)
         except RuntimeError as error:  # it ended otherwise than by its own end
@@ -46,7 +52,11 @@ def lost_workers_told() -> Iterator[None]:
                     number = future.instruction_id
                     future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=number, error="a worker was lost"))
 
-    handlers.start_worker, workers.run = start_watched, run_noting
+    def print_others(error: threading.ExceptHookArgs) -> None:
+        if not issubclass(error.exc_type, grpc.RpcError):  # the connection of a worker that has ended
+            hook(error)
+
+    handlers.start_worker, workers.run, threading.excepthook = start_watched, run_noting, print_others
     try:
         yield
     except Exception as error:
@@ -58,4 +68,4 @@ def lost_workers_told() -> Iterator[None]:
         ) from None
     finally:
         over.set()
-        handlers.start_worker, workers.run = start, run
+        handlers.start_worker, workers.run, threading.excepthook = start, run, hook

@@ -14,7 +14,7 @@ ROOMS = {
     "schemas": "text process errors typed_json drops console settings command_line version files stores locks "
     "hub arrow_message record layout manifest provenance chat dataset_files",
     "pipeline": "config progress input formats tokens resolved_sources resolved_run output dataflow transforms build "
-    "lost_workers runner run commands __init__ __main__",
+    "worker_process lost_workers runner run commands __init__ __main__",
     "train": "config parallel attention model loss data weights checkpoint step generation monitor prepare planning "
     "run_lock run_folder session loop trainer commands __init__ __main__",
 }
