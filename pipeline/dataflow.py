@@ -1,18 +1,16 @@
 """Launching on Google Cloud Dataflow: checks before the launch, and our package and its libraries for the workers."""
 
-import atexit
 import importlib.metadata
 import importlib.util
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.process.temporary import lasting_folder
 from oddsmill.schemas.stores import check_access, is_remote
 
 _PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
@@ -114,8 +112,6 @@ def check_libraries(versions: dict[str, str]) -> None:
 
 
 def _write_requirements() -> str:
-    folder = tempfile.mkdtemp(prefix="oddsmill-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = os.path.join(folder, "requirements.txt")
+    path = os.path.join(lasting_folder(), "requirements.txt")
     Path(path).write_text("".join(f"{line}\n" for line in worker_requirements()), encoding="utf-8")
     return path

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import platform
-import tempfile
 import textwrap
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.files import check_place
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, file_sha256
 from oddsmill.schemas.process.signals import on_end
+from oddsmill.schemas.process.temporary import temporary_folder
 from oddsmill.schemas.stores import check_access, files_under
 from oddsmill.schemas.text.redaction import redact, redact_arguments
 
@@ -90,7 +90,7 @@ def _write(p: "beam.Pipeline", resolved: ResolvedRun) -> tuple[Manifest, list[Fi
     """
     output = resolved.output
     tokenizer = load_for_run(resolved.tokenizer_folder, resolved.config)
-    with tempfile.TemporaryDirectory(prefix="oddsmill-") as copy:
+    with temporary_folder() as copy:
         copy_tokenizer(tokenizer, Path(copy))
         if {name: file_sha256(os.path.join(copy, name)) for name in files_under(copy)} != resolved.tokenizer.sha256:
             raise RunFailed(f"{resolved.tokenizer_folder}: the tokenizer changed while the run began; run again")

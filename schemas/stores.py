@@ -4,7 +4,6 @@ Both stages use it. Paths without a scheme are opened by Python itself; fsspec a
 when a path first asks for them, because gcsfs and s3fs take about a second and local runs need neither.
 """
 
-import atexit
 import contextlib
 import functools
 import glob
@@ -14,12 +13,12 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oddsmill.schemas.errors import Refused, one_line
+from oddsmill.schemas.process.temporary import lasting_folder, temporary_folder
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -146,8 +145,7 @@ def fetch_folder(folder: str) -> str:
     """
     if not is_remote(folder):
         return folder
-    copy = tempfile.mkdtemp(prefix="oddsmill-")
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy = lasting_folder()
     for name in files_under(folder):
         if name == "" or name.endswith("/"):
             continue  # the mark of a folder, as some tools leave it
@@ -169,7 +167,7 @@ def local_file(path: str) -> Iterator[str]:
     if not is_remote(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="oddsmill-") as folder:
+    with temporary_folder() as folder:
         copy = os.path.join(folder, os.path.basename(path))
         _download(path, copy)
         yield copy

@@ -4,7 +4,10 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,12 +58,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def quiet_again() -> Iterator[None]:
+def quiet_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A command that a test runs in this process shows its messages; the next test begins without."""
-    handlers, level = list(log.handlers), log.level
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    # Handlers of pytest are its own: it takes them away before this fixture ends.
+    ours, level, propagate = {*log.handlers}, log.level, log.propagate
     yield
-    log.handlers[:] = handlers
+    for handler in {*log.handlers} - ours:
+        log.removeHandler(handler)
     log.setLevel(level)
+    log.propagate = propagate
 
 
 @pytest.fixture(scope="session")

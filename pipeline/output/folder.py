@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from oddsmill.schemas.manifest import (
     parse_manifest,
     read_manifest,
 )
+from oddsmill.schemas.process.temporary import temporary_folder
 from oddsmill.schemas.provenance import PROVENANCE_FOLDER
 from oddsmill.schemas.stores import check_access, files_under, is_file, is_remote, open_file, remove, size_of, upload
 
@@ -54,7 +54,7 @@ def publishing(path: str, lock: Lock | None = None) -> Iterator[str]:
     folder, name = os.path.split(path)
     try:
         if is_remote(path):
-            with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as here:
+            with temporary_folder() as here:
                 yield os.path.join(here, name)
                 _check(lock)
                 upload(os.path.join(here, name), path)

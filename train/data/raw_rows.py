@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.schemas.process.temporary import temporary_folder
 
 
 def preprocess_rows(rows: Any, folder: Path, *, name: str, settings: dict[str, Any]) -> str:
@@ -57,9 +57,7 @@ def preprocess_rows(rows: Any, folder: Path, *, name: str, settings: dict[str, A
         path = str(folder.with_suffix(".jsonl").absolute())
         write_rows(rows, Path(path), name=name)
     settings = {**settings, "source": {**source, "path": path}, "output": str(folder)}
-    with tempfile.TemporaryDirectory(
-        prefix="oddsmill-"
-    ) as private:  # only this user sees it: Beam's options may be keys
+    with temporary_folder() as private:  # only this user sees it: Beam's options may be keys
         config = Path(private) / "settings.yaml"
         config.write_text(yaml.safe_dump(settings), encoding="utf-8")
         _run([sys.executable, "-m", "oddsmill.pipeline", "run", "--config", str(config)], name=name)
