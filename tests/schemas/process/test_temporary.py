@@ -31,9 +31,8 @@ def age(folder: str) -> None:
 
 
 def test_a_folder_of_a_killed_process_is_removed_and_that_of_a_living_one_stays(home: Path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(home)}
-    )  # fmt: skip
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", HOLD], env=os.environ | {"TMPDIR": str(home)}, **pipes)
     assert process.stdout
     left = process.stdout.readline().strip()
     Path(left, "file").touch()
