@@ -150,13 +150,13 @@ def start(folder: Path) -> dict[str, Any]:
     from oddsmill.train.data.loader import train_batches
     from oddsmill.train.prepare import prepare
 
-    hashed, original = Counter[str](), verified_shards.file_sha256
+    hashed, original = Counter[str](), verified_shards.problem_of_shard
 
-    def count(path: Any) -> str:
+    def count(*shard: Any) -> str | None:
         hashed["shards"] += 1
-        return original(path)
+        return original(*shard)
 
-    verified_shards.file_sha256 = count
+    verified_shards.problem_of_shard = count
     model = ModelConfig(config=str(folder / "config.json"))
     config = TrainConfig(data=str(folder / "data"), run_dir=str(folder / "run"), model=model, max_steps=1000)
     with counting_files() as files:

@@ -12,8 +12,9 @@ from oddsmill.schemas.chat.added_tokens import ADDED_TOKENS
 from oddsmill.schemas.chat.special_tokens import SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG
 from oddsmill.schemas.chat.template import TEMPLATE_FILE, TEMPLATE_FOLDER
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, file_sha256
+from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Manifest, Shard, file_sha256
 from oddsmill.schemas.process.threads import check_reader_threads
+from oddsmill.schemas.stored.shard_headers import check_record_sizes
 
 # Files that are read where they are there.
 _OPTIONAL = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, TEMPLATE_FILE)
@@ -65,7 +66,7 @@ def damaged_shards(folder: str | Path, manifest: Manifest, *, digests: bool = Tr
     """Yields a line for each shard on disk that is missing or altered.
 
     Args:
-      digests: compare contents too, not only sizes. Reads every byte (about 1 GB/s).
+      digests: look into contents too, as `problem_of_shard` does. Reads every byte (about 1 GB/s).
     """
     for split in manifest.splits.values():
         for shard in split.shards:
@@ -74,8 +75,23 @@ def damaged_shards(folder: str | Path, manifest: Manifest, *, digests: bool = Tr
                 yield f"{path} is missing"
             elif os.path.getsize(path) != shard.bytes:
                 yield f"{path} has {os.path.getsize(path)} bytes, the manifest says {shard.bytes}"
-            elif digests and file_sha256(path) != shard.sha256:
-                yield f"{path} was altered: its sha256 is not the manifest's"
+            elif digests and (problem := problem_of_shard(path, shard, manifest)):
+                yield problem
+
+
+def problem_of_shard(path: str, shard: Shard, manifest: Manifest) -> str | None:
+    """Says why a shard's bytes are not to be read: they are not those of the manifest, or take too much memory.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    if file_sha256(path) != shard.sha256:
+        return f"{path} was altered: its sha256 is not the manifest's"
+    try:
+        check_record_sizes(path, row_length=manifest.row_length)
+    except ValueError as error:
+        return f"{path}: {error}"
+    return None
 
 
 def damaged_tokenizer(folder: str | Path, manifest: Manifest, *, further: Collection[str] = ()) -> Iterator[str]:

@@ -20,7 +20,7 @@ from functools import cache, lru_cache
 import numpy as np
 import pyarrow as pa
 
-from oddsmill.schemas.arrow_message import declares_compression
+from oddsmill.schemas.stored.arrow_message import declares_compression
 
 PLAIN_VERSION, UNSCORED_VERSION = 1, 2
 SCHEMA_VERSIONS = (PLAIN_VERSION, UNSCORED_VERSION)

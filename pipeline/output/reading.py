@@ -13,6 +13,7 @@ from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import Manifest, Shard
 from oddsmill.schemas.provenance import provenance_batches, provenance_path
 from oddsmill.schemas.record import Row, check_row, decode_row
+from oddsmill.schemas.stored.shard_headers import check_record_sizes
 from oddsmill.schemas.stores import files_under, is_file, local_file, open_file
 
 
@@ -55,6 +56,7 @@ def read_records(path: str, shard: Shard, manifest: Manifest, *, max_pairs: int)
       ValueError: as `read_shard` does.
     """
     try:
+        check_record_sizes(path, row_length=manifest.row_length)
         reader = open_shard(path)
     except OSError as error:
         raise Refused(f"{shard.name}: cannot be read ({error.strerror})") from error

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from oddsmill.schemas.console import log
+from oddsmill.schemas.dataset_files import problem_of_shard
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.manifest import Shard, file_sha256
+from oddsmill.schemas.manifest import Manifest, Shard
 from oddsmill.schemas.typed_json import parse_json
 from oddsmill.train.data.dataset import Dataset
 from oddsmill.train.parallel.processes import gather_bytes, num_processes, process_index
@@ -47,14 +48,14 @@ def verify_shards(datasets: Sequence[Dataset], verified: VerifiedShards) -> Veri
       Refused: shards are missing or altered, or cannot be read, all of them named at once; of very many the first.
     """
     shards = {
-        os.path.abspath(os.path.join(dataset.folder, shard.name)): shard
+        os.path.abspath(os.path.join(dataset.folder, shard.name)): (shard, dataset.manifest)
         for dataset in datasets
         for split in dataset.manifest.splits.values()
         for shard in split.shards
     }
     found: VerifiedShards = {}
     problems: dict[str, str] = {}
-    for path, shard in shards.items():
+    for path, (shard, _) in shards.items():
         try:
             status = os.stat(path)
         except OSError:
@@ -97,13 +98,13 @@ def _share(new: list[bool], states: list[tuple[int, int, str] | None]) -> np.nda
     return own
 
 
-def _altered(shards: dict[str, Shard]) -> dict[str, str]:
+def _altered(shards: dict[str, tuple[Shard, Manifest]]) -> dict[str, str]:
     """Returns a message for each shard whose bytes are not those that its manifest describes; reads several at once."""
-    total, done, told = sum(shard.bytes for shard in shards.values()), 0, time.monotonic()
+    total, done, told = sum(shard.bytes for shard, _ in shards.values()), 0, time.monotonic()
     problems: dict[str, str] = {}
     threads = ThreadPoolExecutor(_THREADS)
     try:
-        for (path, shard), problem in zip(shards.items(), threads.map(_problem, shards.items()), strict=True):
+        for (path, (shard, _)), problem in zip(shards.items(), threads.map(_problem, shards.items()), strict=True):
             if problem:
                 problems[path] = problem
             done += shard.bytes
@@ -115,9 +116,9 @@ def _altered(shards: dict[str, Shard]) -> dict[str, str]:
     return problems
 
 
-def _problem(item: tuple[str, Shard]) -> str | None:
-    path, shard = item
+def _problem(item: tuple[str, tuple[Shard, Manifest]]) -> str | None:
+    path, (shard, manifest) = item
     try:
-        return None if file_sha256(path) == shard.sha256 else f"{path} was altered: its sha256 is not the manifest's"
+        return problem_of_shard(path, shard, manifest)
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})"

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from oddsmill.pipeline.commands import verify
 from tests.datasets import edit_manifest
@@ -36,6 +37,16 @@ def test_a_flipped_byte_is_found(dataset: Path, command: Callable):
     assert code == 2
     assert f"{shard} was altered" in err
     assert "Traceback" not in err
+
+
+def test_a_record_that_decompresses_to_much_is_found(dataset: Path, command: Callable):
+    shard = dataset / "train-00000-of-00002.arrayrecord"
+    writer = ArrayRecordWriter(str(shard), "group_size:1,zstd:3")
+    writer.write(bytes(1 << 26))
+    writer.close()
+    code, _, err = command("verify", dataset)
+    assert code == 2 and "Traceback" not in err
+    assert f"{shard.name}: record 0 takes more than" in err
 
 
 def test_a_removed_shard_is_found_and_the_others_are_still_read(dataset: Path, command: Callable):

@@ -6,13 +6,16 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 
 import oddsmill.train.data.verified_shards
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.manifest import file_sha256
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.data.dataset import Dataset
@@ -33,11 +36,11 @@ def dataset(tmp_path):
 @pytest.fixture
 def hashed(monkeypatch):
     """The names of the shards that were read, in order."""
-    names, original = [], oddsmill.train.data.verified_shards.file_sha256
+    names, original = [], oddsmill.train.data.verified_shards.problem_of_shard
     monkeypatch.setattr(
         oddsmill.train.data.verified_shards,
-        "file_sha256",
-        lambda path: names.append(Path(path).name) or original(path),
+        "problem_of_shard",
+        lambda path, *described: names.append(Path(path).name) or original(path, *described),
     )
     return names
 
@@ -185,11 +188,31 @@ def test_an_interrupted_comparison_does_not_read_the_rest_first(dataset, hashed,
 
     monkeypatch.setattr(module, "log", Interrupted())
     (shard, _) = dataset.manifest.splits["train"].shards
-    slow = {f"{number}.arrayrecord": shard for number in range(99)}
-    monkeypatch.setattr(module, "file_sha256", lambda path: hashed.append(path) or time.sleep(0.01) or shard.sha256)
+    slow = {f"{number}.arrayrecord": (shard, dataset.manifest) for number in range(99)}
+    monkeypatch.setattr(module, "problem_of_shard", lambda path, *_: hashed.append(path) or time.sleep(0.01))
     with pytest.raises(KeyboardInterrupt):
         module._altered(slow)
     assert len(hashed) < 9
+
+
+def test_a_record_that_decompresses_to_much_is_refused_though_the_manifest_has_its_digest(dataset):
+    with pytest.raises(Refused, match=rf"{FIRST}: record 3 takes more than the 8,704 bytes of the largest row"):
+        verify_shards([with_a_large_record(dataset, FIRST)], {})
+
+
+def with_a_large_record(dataset, name):
+    """The dataset of one who means harm: the digest of its manifest is that of a shard with a record of zeros."""
+    path, shards = Path(dataset.folder) / name, dataset.manifest.splits["train"].shards
+    writer = ArrayRecordWriter(str(path), "group_size:1,zstd:3")
+    for record in (b"", b"", b"", bytes(1 << 20)):
+        writer.write(record)
+    writer.close()
+    shards = [
+        replace(shard, bytes=path.stat().st_size, sha256=file_sha256(path)) if shard.name == name else shard
+        for shard in shards
+    ]
+    splits = {"train": replace(dataset.manifest.splits["train"], shards=shards)}
+    return replace(dataset, manifest=replace(dataset.manifest, splits=splits))
 
 
 def test_a_shard_that_keeps_its_size_and_time_is_read_again_on_request(dataset, tmp_path):

@@ -3,7 +3,7 @@ import struct
 import pyarrow as pa
 import pytest
 
-from oddsmill.schemas.arrow_message import declares_compression
+from oddsmill.schemas.stored.arrow_message import declares_compression
 
 BATCH = pa.record_batch({"x": pa.array([0] * 1000, pa.int32())})
 
