@@ -30,6 +30,7 @@ STALE_S = 90.0
 # A lock that was not renewed for so long is stale by any clock: nobody watches it.
 FORGOTTEN_S = 3600.0
 _ATTEMPTS = 20
+_ON_ITS_WAY_S, _PATIENCE_S = 1.0, 5.0
 
 
 def lock_inside(folder: str | Path) -> str:
@@ -102,32 +103,81 @@ def locked(stem: str, *, what: str, command: str) -> Iterator[Lock]:
     Raises:
       Refused: Another run holds it; the message says who, and for how long. Or it cannot be written.
     """
-    place, owner = place_of(stem), Owner.of_this_process(command)
+    claim = _Claim(place_of(stem), Owner.of_this_process(command))
+    with on_end(lambda: claim.give_up(_PATIENCE_S)):
+        try:
+            number = _take(claim, what)
+            claim.start_renewing(what)
+            yield Lock(claim.place.path(number), claim.owner.token, what)
+        finally:
+            claim.give_up()
+
+
+class _Claim:
+    """What a run has done to get a lock, and does to keep it. A signal may end the run at any moment of it."""
+
+    def __init__(self, place: "OnDisk | InStore", owner: Owner):
+        self.place, self.owner = place, owner
+        self._numbers: list[int] = []
+        self._is_asking = False
+        self._over = threading.Event()
+        self._renewing = threading.Thread(target=self._renew, daemon=True)
+
+    def create(self, number: int) -> bool:
+        """Makes a lock; returns False where there is one of this number."""
+        self._numbers.append(number)
+        self._is_asking = True
+        try:
+            return self.place.create(number, self.owner)
+        finally:
+            self._is_asking = False
+
+    def start_renewing(self, what: str) -> None:
+        """Renews the newest lock until it is given up.
+
+        Raises:
+          Refused: No thread can be started.
+        """
+        try:
+            self._renewing.start()
+        except RuntimeError as error:
+            problem = f"no thread can be started ({one_line(error)}); raise the limit (ulimit -u)"
+            raise Refused(f"{what}: {problem}") from error
+
+    def give_up(self, patience_s: float | None = None) -> None:
+        """Removes the locks that are the run's.
+
+        Args:
+          patience_s: How long it waits for a renewal that is under way; None: to its end.
+        """
+        self._over.set()
+        if self._renewing.ident is not None:
+            self._renewing.join(patience_s)  # it would write again a lock that it has just found
+        if self._is_asking:
+            time.sleep(_ON_ITS_WAY_S)  # the store makes a lock that was asked for before the signal came
+        for number in reversed(self._numbers):
+            self.place.release(number, self.owner.token)
+
+    def _renew(self) -> None:
+        while not self._over.wait(RENEW_S):
+            with contextlib.suppress(Exception):  # the next time succeeds, or `check` finds the lock lost
+                self.place.renew(self._numbers[-1], self.owner)
+
+
+def _take(claim: _Claim, what: str) -> int:
+    """Makes the lock after the newest one, once the owner of that is over; returns its number.
+
+    Raises:
+      Refused: Another run holds the lock, or it cannot be written.
+    """
     try:
-        number = _take(place, owner, what)
+        return _take_next(claim, what)
     except OSError as error:
         raise Refused(f"{what}: cannot write there ({error.strerror or one_line(error)})") from error
-    over = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(place, number, owner, over), daemon=True)
-    try:
-        renewing.start()
-        with on_end(lambda: place.release(number, owner.token)):
-            yield Lock(place.path(number), owner.token, what)
-    except RuntimeError as error:
-        if renewing.ident is None:
-            raise Refused(
-                f"{what}: no thread can be started ({one_line(error)}); raise the limit (ulimit -u)"
-            ) from error
-        raise
-    finally:
-        over.set()
-        if renewing.ident is not None:
-            renewing.join()
-        place.release(number, owner.token)
 
 
-def _take(place: "OnDisk | InStore", owner: Owner, what: str) -> int:
-    """Makes the lock after the newest one, once the owner of that is over; returns its number."""
+def _take_next(claim: _Claim, what: str) -> int:
+    place, owner = claim.place, claim.owner
     for _ in range(_ATTEMPTS):
         numbers = place.numbers()
         newest = max(numbers, default=0)
@@ -137,7 +187,7 @@ def _take(place: "OnDisk | InStore", owner: Owner, what: str) -> int:
         if found:
             _wait_for_end(place, newest, found, what)
         number = newest + 1
-        if not place.create(number, owner):
+        if not claim.create(number):
             continue
         after, mine = place.read(newest) if found else None, place.read(number)
         kept = found is None or after is None or (after.sign, after.owner) == (found.sign, found.owner)
@@ -176,9 +226,3 @@ def _wait_for_end(place: "OnDisk | InStore", number: int, found: Found, what: st
         raise Refused(
             f"{what}: {found.owner.describe()} is writing there; wait for its end, stop it, or give another folder"
         )
-
-
-def _renew(place: "OnDisk | InStore", number: int, owner: Owner, over: threading.Event) -> None:
-    while not over.wait(RENEW_S):
-        with contextlib.suppress(Exception):  # the next time succeeds, or `check` finds the lock lost
-            place.renew(number, owner)

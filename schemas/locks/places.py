@@ -10,7 +10,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from oddsmill.schemas.text.printable import printable
 # the lock is looked at once more, after a while.
 _DECIDING = ("gs", "gcs", "memory")
 SETTLE_S = 1.0
+_LOOKS, _LOOKS_AFTER_S = 5, 0.1
 # The errors of file systems where a file has one name alone.
 _NO_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -100,6 +101,9 @@ class OnDisk:
         return _numbers(os.listdir(folder), name)
 
     def read(self, number: int) -> Found | None:
+        return _once_written(lambda: self._look(number))
+
+    def _look(self, number: int) -> Found | None:
         try:
             # Opened and not only looked at: a network file system asks its server anew.
             with open(self.path(number), "rb") as file:
@@ -189,6 +193,9 @@ class InStore:
         return _numbers((path.rpartition("/")[2] for path in found), name)
 
     def read(self, number: int) -> Found | None:
+        return _once_written(lambda: self._look(number))
+
+    def _look(self, number: int) -> Found | None:
         with refusing(self.path(number), "read"):
             try:
                 content = self._store.cat_file(self.path(number))
@@ -233,6 +240,17 @@ class InStore:
             found = self.read(number)
             if found and found.owner.token == token:
                 self.remove(number)
+
+
+def _once_written(look: Callable[[], Found | None]) -> Found | None:
+    """Looks at a lock once more while it names no owner: some disks and stores show it before it is written whole."""
+    found = look()
+    for _ in range(_LOOKS):
+        if found is None or found.owner.token:
+            break
+        time.sleep(_LOOKS_AFTER_S)
+        found = look()
+    return found
 
 
 def place_of(stem: str) -> OnDisk | InStore:

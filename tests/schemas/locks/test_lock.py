@@ -17,6 +17,7 @@ from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.locks import lock, places
 from oddsmill.schemas.locks.lock import Lock, is_lock, lock_beside, lock_inside, locked
 from oddsmill.schemas.locks.places import Owner, place_of
+from oddsmill.schemas.process import signals
 from tests.cloud_storage import FakeStorage
 from tests.pipeline.conftest import messages
 
@@ -43,6 +44,7 @@ def stem(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "RENEW_S", 0.02)
     monkeypatch.setattr(lock, "STALE_S", 0.3)
+    monkeypatch.setattr(places, "_LOOKS_AFTER_S", 0.002)
 
 
 def leave(stem: str, number: int = 1, **changes: Any) -> Owner:
@@ -223,6 +225,45 @@ def test_no_thread_to_be_had_is_a_refusal_and_leaves_no_lock(stem: str, monkeypa
     assert place_of(stem).numbers() == set()
     with pytest.raises(RuntimeError, match="of the body"), hold(stem):
         raise RuntimeError("of the body")
+
+
+@pytest.mark.parametrize("moment", ["asked", "made", "held"])
+def test_a_signal_at_any_moment_of_taking_a_lock_leaves_none(stem: str, monkeypatch: pytest.MonkeyPatch, moment: str):
+    """The clean-up runs in another thread while this one stands still; a store may answer what it was asked before."""
+    kind = type(place_of(stem))
+    create, read = kind.create, kind.read
+    late: list[threading.Timer] = []
+
+    def end(*_: Any) -> None:
+        monkeypatch.undo()
+        monkeypatch.setattr(lock, "_ON_ITS_WAY_S", 0.1)
+        cleaning = threading.Thread(target=signals._clean_up)
+        cleaning.start()
+        cleaning.join()
+        raise EndedBySignal
+
+    def ask(place: Any, number: int, owner: Owner) -> bool:
+        late.append(threading.Timer(0.02, create, (place, number, owner)))
+        late[0].start()
+        end()
+        raise AssertionError
+
+    def look(place: Any, number: int) -> Any:
+        return end() if place.numbers() else read(place, number)
+
+    if moment == "asked":
+        monkeypatch.setattr(kind, "create", ask)
+    elif moment == "made":
+        monkeypatch.setattr(kind, "read", look)
+    with pytest.raises(EndedBySignal), hold(stem):
+        end()
+    for timer in late:
+        timer.join()
+    assert place_of(stem).numbers() == set()
+
+
+class EndedBySignal(BaseException):
+    """Stands for the end of the process."""
 
 
 def test_the_names_of_locks_are_known(tmp_path: Path):

@@ -2,12 +2,13 @@
 
 import getpass
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oddsmill.schemas.locks.places import OnDisk, Owner, describe_age
+from oddsmill.schemas.locks.places import OnDisk, Owner, describe_age, place_of
 
 
 def test_a_lock_appears_with_its_content_and_once(tmp_path: Path):
@@ -24,6 +25,22 @@ def test_a_lock_appears_with_its_content_and_once(tmp_path: Path):
     assert place.numbers() == {1}
     place.release(1, first.token)
     assert (place.numbers(), place.read(1), place.is_alive(1)) == (set(), None, False)
+
+
+@pytest.mark.parametrize("part", [0, 1, 0.5, -1])
+@pytest.mark.parametrize("scheme", ["", "store:/"])
+def test_a_lock_that_is_just_being_written_is_its_owners(tmp_path: Path, scheme: str, part: float):
+    """Disks without links, and stores that are disks, show a lock before its content is there."""
+    import tests.disk_store  # noqa: F401
+
+    owner, path = Owner.of_this_process("one"), tmp_path / "lock-1"
+    content = owner.encode()
+    path.write_bytes(content[: int(part * len(content))] if 0 < part < 1 else content[: int(part)])
+    writing = threading.Timer(0.05, path.write_bytes, (content,))
+    writing.start()
+    found = place_of(f"{scheme}{tmp_path}/lock").read(1)
+    writing.join()
+    assert found and found.owner == owner
 
 
 def test_a_renewed_lock_has_another_sign(tmp_path: Path):
