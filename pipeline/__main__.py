@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 
-from oddsmill.pipeline.config import PreprocessConfig
 from oddsmill.schemas.command_line.reading import read_command_line
 from oddsmill.schemas.errors import Refused, run_command
 from oddsmill.schemas.process.signals import start_watching
@@ -40,6 +39,8 @@ def run_verb(arguments: Sequence[str]) -> None:
     if verb in ("--help", "-h", "help"):
         print(USAGE)
     elif verb == "run":
+        from oddsmill.pipeline.config import PreprocessConfig
+
         ours, beam_arguments = _split(rest)
         config = read_command_line(PreprocessConfig, ours, command="oddsmill pipeline run")
         from oddsmill.pipeline.run import preprocess

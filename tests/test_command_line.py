@@ -42,7 +42,7 @@ def test_it_is_the_command_of_the_stage(stage: str):
     [
         (["train", "--help"], {"jax", "apache_beam", "oddsmill.pipeline"}),
         (["train", "run", "--help"], {"jax", "apache_beam", "oddsmill.pipeline"}),
-        (["pipeline", "--help"], {"jax", "apache_beam", "oddsmill.train"}),
+        (["pipeline", "--help"], {"jax", "apache_beam", "oddsmill.train", "pyarrow", "tokenizers"}),
         (["pipeline", "run", "--help"], {"jax", "apache_beam", "oddsmill.train"}),
     ],
 )

@@ -7,7 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from oddsmill.schemas.dataset_files import damaged_shards
@@ -170,7 +170,7 @@ def begin(folder: str, run: dict[str, Any], lock: Lock) -> None:
     try:
         manifest = read_json(os.path.join(folder, MANIFEST_NAME)) or {}
         ours = "source_fingerprint" in manifest or _exists(folder, UNFINISHED_NAME)
-        if not ours and any(not name.startswith(_TEMPORARY) for name in _names(folder)):
+        if not ours and any(not name.startswith(".") for name in _names(folder)):  # hidden ones stay as they are
             raise Refused(f"--output={folder} holds files that are not ours; give an empty or a new folder")
         write_json(os.path.join(folder, UNFINISHED_NAME), run, lock)
         clear(folder)
@@ -238,7 +238,8 @@ def _delete(folder: str, name: str) -> None:
     elif os.path.isdir(path):
         shutil.rmtree(path)
     else:
-        os.remove(path)
+        with suppress(FileNotFoundError):  # what is to go is gone: the error that led here is the one to tell
+            os.remove(path)
 
 
 def _exists(folder: str, name: str) -> bool:

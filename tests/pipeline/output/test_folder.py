@@ -5,7 +5,13 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+
+import pytest
+
+from oddsmill.pipeline.output import folder
+from oddsmill.schemas.errors import Refused
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,3 +43,13 @@ def test_an_output_under_a_file_is_refused(
     )
     assert code == 2
     assert message == f"refused: --output={path / 'out'}: cannot write there (Not a directory)\n"
+
+
+@pytest.mark.parametrize(("name", "is_taken"), [(".gitkeep", True), (".DS_Store", True), ("notes.txt", False)])
+def test_a_folder_with_hidden_files_alone_is_an_empty_one_and_keeps_them(tmp_path: Path, name: str, is_taken: bool):
+    (tmp_path / name).touch()
+    with folder.locked_folder(str(tmp_path)) as lock:
+        with nullcontext() if is_taken else pytest.raises(Refused, match="holds files that are not ours"):
+            folder.begin(str(tmp_path), {}, lock)
+        folder.abandon(str(tmp_path), lock)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
