@@ -9,6 +9,7 @@ acts where the main thread does not, which may be minutes in a compilation or in
 """
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -31,16 +32,18 @@ class _Watch:
 
     Attributes:
       before: the handlers that it took the place of.
+      wakeup_before: the descriptor to which Python wrote signals; -1 where there was none. A notebook's loop has one.
       ending: the signal that ends the command.
-      handled_at: when the main thread last ran the handler, by `time.monotonic`.
-      handled_for_main: signals that the thread has acted on, and the main thread will still be given.
+      calls: how often the main thread has been called for a signal.
+      claimed: signals that the thread acts on, and the main thread will still be called for.
     """
 
     def __init__(self) -> None:
         self.before: dict[signal.Signals, Any] = {}
+        self.wakeup_before = -1
         self.ending: int | None = None
-        self.handled_at = 0.0
-        self.handled_for_main: set[int] = set()
+        self.calls = 0
+        self.claimed: set[int] = set()
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.write_end, False)
         self.thread = threading.Thread(target=_watch, args=(self,), name="signals", daemon=True)
@@ -58,7 +61,7 @@ def start_watching() -> None:
     _current.before = _install()
     try:
         _current.thread.start()
-        signal.set_wakeup_fd(_current.write_end, warn_on_full_buffer=False)
+        _current.wakeup_before = signal.set_wakeup_fd(_current.write_end, warn_on_full_buffer=False)
     except RuntimeError:
         pass  # no thread to be had: the main thread acts alone
 
@@ -68,7 +71,7 @@ def stop_watching() -> None:
     global _current
     if _current is None:
         return
-    signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(_current.wakeup_before)
     _restore(_current.before)
     os.close(_current.write_end)  # ends the thread
     _current = None
@@ -164,9 +167,12 @@ def _restore(before: dict[signal.Signals, Any]) -> None:
 def _on_signal(number: int, frame: FrameType | None) -> None:
     """Runs in the main thread."""
     if _current is not None:
-        _current.handled_at = time.monotonic()
-        if number in _current.handled_for_main:
-            _current.handled_for_main.discard(number)
+        _current.calls += 1
+        try:
+            _current.claimed.remove(number)
+        except KeyError:
+            pass
+        else:
             return
     _act(number)
 
@@ -176,7 +182,7 @@ def _act(number: int) -> None:
         if number == signal.SIGINT:
             os._exit(128 + _current.ending)  # somebody does not want to wait for the clean-up
         return
-    if _notes and _notes[-1](signal.Signals(number)):
+    if any(note(signal.Signals(number)) for note in _notes[-1:]):  # the main thread may take it away meanwhile
         return
     if _current is not None:
         end_at_once(number)
@@ -185,20 +191,40 @@ def _act(number: int) -> None:
 
 
 def _watch(watch: _Watch) -> None:
-    """Reads the number of each signal as it arrives, and acts where the main thread has not done so in a second."""
+    """Looks at each signal as it arrives, and acts where the main thread has called no handler for a second."""
+    seen = 0
     with os.fdopen(watch.read_end, "rb", buffering=0) as pipe:
-        while number := pipe.read(1):
-            arrived = time.monotonic()
-            if number == b"\0":
+        while select.select([pipe], [], []):
+            stuck_at = time.monotonic() + STUCK_S
+            while watch.calls == seen and watch.ending is None and time.monotonic() < stuck_at:
+                time.sleep(0.05)
+            # Read only now: the main thread may have answered several signals by one call. The count is taken before: a
+            # signal that is taken for answered waits for the main thread, one that is answered twice ends the command.
+            is_stuck, seen = watch.calls == seen, watch.calls
+            numbers = pipe.read(4096)
+            if not numbers:
+                return
+            if 0 in numbers:
                 _clean_up()
                 os._exit(128 + (watch.ending or 0))
-            if number[0] not in ENDING:
-                continue
-            while (waited := time.monotonic() - arrived) < STUCK_S and watch.handled_at < arrived - STUCK_S / 2:
-                time.sleep(min(0.05, STUCK_S - waited))
-            if watch.handled_at < arrived - STUCK_S / 2 and _current is watch:
-                watch.handled_for_main.add(number[0])
-                _act(number[0])
+            for number in numbers:
+                if is_stuck and number in ENDING and _current is watch and _claim(watch, number, seen):
+                    _act(number)
+
+
+def _claim(watch: _Watch, number: int, seen: int) -> bool:
+    """Takes a signal from the main thread, which may wake up just now: one of the two acts on it, and one alone.
+
+    The main thread first counts its call, then looks for the claim; the thread first claims, then looks at the count.
+    """
+    watch.claimed.add(number)
+    if watch.calls == seen:
+        return True
+    try:
+        watch.claimed.remove(number)
+    except KeyError:  # the main thread has found the claim
+        return True
+    return False
 
 
 def _clean_up() -> None:

@@ -1,5 +1,6 @@
 """Signals that end a command: what happens, and whose they are afterwards."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -136,17 +137,33 @@ def test_what_nohup_has_set_to_be_ignored_stays_ignored(start):
 def test_the_signals_are_given_back():
     before = [signal.getsignal(number) for number in ENDING]
     threads = threading.active_count()
+    read_end, write_end = os.pipe()  # as the loop of a notebook has it
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end)
     with watched():
         assert is_command_line() and signal.getsignal(signal.SIGHUP) is not before[2]
         with watched():
             pass
         assert is_command_line()
     assert not is_command_line() and [signal.getsignal(number) for number in ENDING] == before
-    assert signal.set_wakeup_fd(-1) == -1
+    assert signal.set_wakeup_fd(-1) == write_end
+    os.close(read_end)
+    os.close(write_end)
     deadline = time.monotonic() + 5
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == threads
+
+
+def test_a_signal_that_the_main_thread_has_answered_is_answered_once(monkeypatch):
+    """The watching thread may come late: then the first Ctrl-C must not count as the second, which saves nothing."""
+    monkeypatch.setattr(signals, "STUCK_S", 0.2)
+    noted: list[signal.Signals] = []
+    with watched(), noting(lambda number: not noted.append(number)):
+        os.kill(os.getpid(), signal.SIGINT)
+        ctypes.PyDLL(None).usleep(300_000)  # no other thread runs meanwhile
+        time.sleep(0.4)
+        assert noted == [signal.SIGINT]
 
 
 def test_a_library_notes_signals_and_interrupts_as_python_does():
