@@ -58,17 +58,30 @@ def check_place(path: str, setting: str, *, below: int = 0) -> None:
 
 
 def check_own(path: Path, folder: Path) -> None:
-    """Refuses a file of a folder that is a link to something outside it, which would be read or copied as the folder's.
-
-    The cache of the Hugging Face hub keeps the files of a `snapshots/REVISION` in `blobs` beside it; that is inside.
+    """Refuses a file of a folder that `is_own` does not hold for.
 
     Raises:
       Refused: as said.
     """
+    if not is_own(path, folder):
+        real = os.path.realpath(path)
+        raise Refused(f"{path} is a link to {real}, outside {folder}; put the file itself there, if it is to be used")
+
+
+def is_own(path: Path, folder: Path, *, beside: str | None = None) -> bool:
+    """Tells whether a file of a folder is the folder's: a link that leads out of it may be to any file of this machine.
+
+    The cache of the Hugging Face hub keeps the files of a `snapshots/REVISION` in `blobs` beside it; that is inside.
+
+    Args:
+      beside: the name of a file of the folder that nobody takes for another kind of file: in a folder of links to
+        another folder, what lies where that lies is its own too.
+    """
     real, inside = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     homes = [inside, inside.parent.parent / "blobs"] if inside.parent.name == "snapshots" else [inside]
-    if not any(real.is_relative_to(home) for home in homes):
-        raise Refused(f"{path} is a link to {real}, outside {folder}; put the file itself there, if it is to be used")
+    if beside is not None and real.parent == Path(os.path.realpath(folder / beside)).parent:
+        return True
+    return any(real.is_relative_to(home) for home in homes)
 
 
 def _exists(path: Path) -> bool:

@@ -6,7 +6,6 @@ model that it started from, but no dataset.
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +36,7 @@ from oddsmill.train.parallel.processes import join_processes, together
 from oddsmill.train.prepare import Run, build_run_program
 from oddsmill.train.run_lock import locked_export
 from oddsmill.train.weights.export import export_adapter, export_model
+from oddsmill.train.weights.generation_config import read_generation_config
 from oddsmill.train.weights.model_card import model_card
 from oddsmill.train.weights.model_facts import sampled_digest
 from oddsmill.train.weights.model_files import find_model, read_model_files
@@ -66,11 +66,11 @@ def _write_run_folder(run: Run, files: RunFiles) -> None:
     else:
         files.eval_manifest.unlink(missing_ok=True)  # an earlier start may have measured other rows
     publish_text(files.model_config, json.dumps(run.model.hf_config, indent=2, ensure_ascii=False) + "\n")
-    generation_config = run.model.folder / files.generation_config.name
     if run.model.folder.resolve() == files.folder.resolve():
         pass  # a model's config.json lies in the folder of its own run
-    elif generation_config.is_file():
-        shutil.copyfile(generation_config, files.generation_config)
+    elif (run.model.folder / files.generation_config.name).is_file():
+        content = read_generation_config(run.model.folder)
+        publish_text(files.generation_config, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     else:
         files.generation_config.unlink(missing_ok=True)  # an earlier start may have had another model
     with publish_folder(files.tokenizer) as unfinished:

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.files import is_own
 from oddsmill.schemas.manifest import TokenizerSummary
 from oddsmill.schemas.typed_json import Malformed, Range, as_type, read_object
 
 FILE = "generation_config.json"
 _EOS = "eos_token_id"
+_IDS = ("bos_token_id", _EOS, "pad_token_id")
 _TokenId = Annotated[int, Range(-(2**31), 2**31 - 1)]  # some models name -1, which no token has
 
 
@@ -18,7 +20,7 @@ def stop_ids(folder: Path, hf_config: dict[str, Any]) -> set[int]:
     Raises:
       Refused: a file holds something else there, or generation_config.json is no JSON object.
     """
-    return {*_ids(_read(folder), folder / FILE), *_ids(hf_config, folder / "config.json")}
+    return {*_ids(read_generation_config(folder), folder / FILE), *_ids(hf_config, folder / "config.json")}
 
 
 def exported_generation_config(folder: Path, hf_config: dict[str, Any], tokenizer: TokenizerSummary) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def exported_generation_config(folder: Path, hf_config: dict[str, Any], tokenize
     Raises:
       Refused: as `stop_ids`.
     """
-    content = _read(folder)
+    content = read_generation_config(folder)
     if not (folder / FILE).is_file():
         # An id beyond the embedding pads rows, where it is never read; a generation would look it up.
         size = hf_config.get("vocab_size", tokenizer.vocab_size)
@@ -44,9 +46,19 @@ def exported_generation_config(folder: Path, hf_config: dict[str, Any], tokenize
     return content
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def read_generation_config(folder: Path) -> dict[str, Any]:
+    """Returns the generation_config.json of a model's folder; empty where there is none.
+
+    Of a link to elsewhere only the special ids are taken: the rest goes out with the trained model.
+
+    Raises:
+      Refused: it is no JSON object.
+    """
     path = folder / FILE
-    return read_object(path, advice="correct or remove it") if path.is_file() else {}
+    content = read_object(path, advice="correct or remove it") if path.is_file() else {}
+    if is_own(path, folder, beside="config.json"):
+        return content
+    return {name: content[name] for name in _IDS if name in content}
 
 
 def _ids(content: dict[str, Any], path: Path) -> list[int]:

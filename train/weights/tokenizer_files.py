@@ -6,13 +6,15 @@ transformers 5 calls TokenizersBackend, takes tokenizer.json as it is, in both.
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG, read_json_object
 from oddsmill.schemas.chat.tokenizer import TOKENIZER_JSON
-from oddsmill.schemas.files import check_own
+from oddsmill.schemas.console import log
+from oddsmill.schemas.files import check_own, is_own
 from oddsmill.train.model.families import FAMILIES
 
 # Files that preprocessing does not use. tokenizer.json holds the same, but some tools read these.
@@ -24,17 +26,21 @@ _LEADING_AWAY = ("auto_map", "from_slow", "split_special_tokens", "tokenizer_fil
 def copy_tokenizer(folder: Path, tokenizer_folder: Path, model_folder: Path) -> None:
     """Copies the tokenizer and the chat template of the rows into a folder.
 
-    If the model's folder holds that tokenizer, its further files are copied too.
+    If the model's folder holds that tokenizer, its further files are copied too, but for links to elsewhere.
 
     Raises:
-      Refused: a file is a link that leads out of its folder.
+      Refused: a file of the rows' tokenizer is a link that leads out of its folder.
     """
     _copy_folder(tokenizer_folder, folder)
     if (model_folder / TOKENIZER_JSON).is_file():  # the same as the rows': weights/model_files.py checks it
         for name in FURTHER_FILES:
-            if (model_folder / name).is_file() and not (folder / name).exists():
-                check_own(model_folder / name, model_folder)
-                shutil.copyfile(model_folder / name, folder / name)
+            path = model_folder / name
+            if not path.is_file() or (folder / name).exists():
+                continue
+            if is_own(path, model_folder, beside=TOKENIZER_JSON):
+                shutil.copyfile(path, folder / name)
+            else:
+                log.warning(f"{path} is a link to {os.path.realpath(path)}, outside its folder: it is not copied")
 
 
 def export_tokenizer(folder: Path, tokenizer_folder: Path) -> None:

@@ -6,7 +6,11 @@ import pytest
 
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.manifest import TokenizerSummary
-from oddsmill.train.weights.generation_config import exported_generation_config, stop_ids
+from oddsmill.train.weights.generation_config import (
+    exported_generation_config,
+    read_generation_config,
+    stop_ids,
+)
 from oddsmill.train.weights.model_files import read_model_files
 from tests.train.decoders import TINY, VOCAB_SIZE
 
@@ -62,3 +66,18 @@ def test_a_generation_ends_where_the_trained_answers_ended(tmp_path, stored, con
         sha256={}, chat_template_sha256=None, bos_id=None, eos_id=1, pad_id=0, vocab_size=VOCAB_SIZE
     )
     assert exported_generation_config(tmp_path, config, tokenizer) == expected
+
+
+def test_of_a_link_to_elsewhere_only_the_special_ids_are_taken(tmp_path):
+    """Another file of this machine would go out with the model; in a folder of links to another it is the model's."""
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "elsewhere", {"eos_token_id": 7, "secret": "hunter2"})
+    (tmp_path / "elsewhere" / "config.json").write_text("{}")
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("generation_config.json", "config.json"):
+        (model / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert read_generation_config(model) == {"eos_token_id": 7, "secret": "hunter2"}
+    (model / "config.json").unlink()
+    (model / "config.json").write_text("{}")
+    assert read_generation_config(model) == {"eos_token_id": 7}
