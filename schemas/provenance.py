@@ -37,15 +37,18 @@ def write_provenance(path: str, table: pa.Table) -> None:
 
 
 def provenance_batches(
-    path: str, columns: tuple[str, ...] = tuple(PROVENANCE_SCHEMA.names)
+    path: str, columns: tuple[str, ...] = tuple(PROVENANCE_SCHEMA.names), *, most_lines: int
 ) -> Iterator[pa.RecordBatch]:
     """Yields the lines of a file of this machine by batches, in stored order, with no empty value in them.
 
     Arrow reads the file by its path, in this thread alone. Through a Python object, or in threads of Arrow's, a
     process that ends meanwhile would abort.
 
+    Args:
+      most_lines: that it may have by the manifest, since 100 KB can hold 1 billion.
+
     Raises:
-      ValueError: it is damaged, or its columns are others; the message does not name the file.
+      ValueError: it is damaged, has more lines, or its columns are others; the message does not name the file.
       Refused: it cannot be opened.
     """
     try:
@@ -53,12 +56,17 @@ def provenance_batches(
             pa.OSFile(path) as source,
             pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True) as file,
         ):
-            schema = file.schema_arrow
+            if file.metadata.num_rows > most_lines:
+                raise ValueError(f"it has {file.metadata.num_rows:,} lines for at most {most_lines:,} pairs")
+            schema, lines = file.schema_arrow, 0
             for name in columns:
                 found, known = schema.get_all_field_indices(name), PROVENANCE_SCHEMA.field(name).type
                 if len(found) != 1 or _plain(schema.types[found[0]]) != _plain(known):
                     raise ValueError(f"it has no column {name} of type {_plain(known)}")
             for batch in file.iter_batches(_BATCH_LINES, columns=list(columns), use_threads=False):
+                lines += len(batch)
+                if lines > most_lines:  # its groups may hold more than it says
+                    raise ValueError(f"it has more than {most_lines:,} lines, and no more pairs")
                 batch.validate(full=True)
                 if any(column.null_count for column in batch.columns):
                     raise ValueError("a value is missing")

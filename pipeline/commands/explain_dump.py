@@ -8,8 +8,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from os.path import join
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from oddsmill.pipeline.commands.data_console import DataConsole
 from oddsmill.pipeline.commands.explain import Explainer
@@ -27,7 +26,7 @@ from oddsmill.schemas.record import Pair
 from oddsmill.schemas.settings import setting, settings
 from oddsmill.schemas.stores import fetch_folder, is_remote, open_file
 from oddsmill.schemas.text.printable import printable_line
-from oddsmill.schemas.typed_json import parse_json
+from oddsmill.schemas.typed_json import Count, Form, Malformed, as_type, parse_json, read_bounded
 
 # Settings of a run that an explanation does not read: the dataset holds its tokenizer, with the template of the run.
 _NOT_READ = ("output", "overwrite", "beam_options", "tokenizer", "tokenizer_revision", "chat_template")
@@ -83,6 +82,29 @@ class DumpConfig:
     source: DumpSource = setting("Where the source rows are.", default_factory=DumpSource)
 
 
+_Number = float | Literal["nan", "inf", "-inf"]  # JSON lacks the latter
+_PairId = Annotated[str, Form("[0-9a-f]{1,16}", "hexadecimal digits, 16 at most")]
+
+
+@dataclasses.dataclass(frozen=True)
+class _StepRow:
+    """A row of a step, as `train/monitor/nonfinite.py` writes it; the numbers are those of the row alone."""
+
+    pairs: list[_PairId]
+    loss: _Number | None = None
+    grad_norm: _Number | None = None
+    finite: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dump:
+    step: Count
+    loss: _Number
+    grad_norm: _Number
+    data: str
+    rows: list[_StepRow]
+
+
 def explain_dump(config: DumpConfig, console: DataConsole | None = None) -> None:
     """Prints the step, then tokens and source of each pair of the rows that are not finite (of all, if none is).
 
@@ -90,15 +112,15 @@ def explain_dump(config: DumpConfig, console: DataConsole | None = None) -> None
       Refused: no such dump, or not its dataset.
     """
     dump = _read(config.dump)
-    folder = config.data or _local_folder(config.dump, dump["data"])
+    folder = config.data or _local_folder(config.dump, dump.data)
     manifest = load_manifest(folder)
-    not_finite = [row for row in dump["rows"] if not row.get("finite", True)]
-    ids = [int(pair, 16) for row in not_finite or dump["rows"] for pair in row["pairs"]]
+    not_finite = [row for row in dump.rows if row.finite is False]
+    ids = [int(pair, 16) for row in not_finite or dump.rows for pair in row.pairs]
     console = console or DataConsole()
-    console.print(printable_line(f"step {dump['step']}: loss {dump['loss']}, gradient norm {dump['grad_norm']}"))
-    if "finite" in dump["rows"][0]:
+    console.print(printable_line(f"step {dump.step}: loss {dump.loss}, gradient norm {dump.grad_norm}"))
+    if dump.rows[0].finite is not None:
         console.print(
-            f"{len(not_finite)} of its {len(dump['rows'])} rows are not finite alone at the weights of that step"
+            f"{len(not_finite)} of its {len(dump.rows)} rows are not finite alone at the weights of that step"
         )
     found = {pair.id: (pair, source) for pair, source in _stored(folder, manifest, set(ids))}
     if missing := set(ids) - found.keys():
@@ -196,25 +218,30 @@ def _local_folder(path: str, folder: str) -> str:
     return folder
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(path: str) -> _Dump:
     try:
-        dump = parse_json(Path(path).read_text(encoding="utf-8"))
-        assert isinstance(dump["rows"], list) and dump["rows"] and isinstance(dump["data"], str)
-        return {name: dump[name] for name in ("step", "loss", "grad_norm", "data", "rows")}
+        dump: _Dump = as_type(_Dump, parse_json(read_bounded(path)))
+        if not dump.rows:
+            raise Malformed("rows: it has none")
     except OSError as error:
         raise Refused(f"--dump={path}: {error.strerror}; a run writes it into its --run_dir") from error
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise Refused(f"--dump={path}: not a dump of a training step, which is named nonfinite-step-N.json") from error
+    except Malformed as problem:
+        raise Refused(
+            f"--dump={path}: not a dump of a training step, which is named nonfinite-step-N.json ({problem})"
+        ) from problem
+    return dump
 
 
 def _stored(folder: str, manifest: Manifest, wanted: set[int]) -> Iterator[tuple[Pair, str | None]]:
     """Yields the wanted pairs of the train split, each with its source."""
+    if "train" not in manifest.splits:
+        return
     summary = manifest.splits["train"]
     for shard in summary.shards:
-        sources = {line.id: line.source for line in read_provenance(folder, shard)}
-        if sources and not wanted & sources.keys():
-            continue
         try:
+            sources = {line.id: line.source for line in read_provenance(folder, shard, most_lines=summary.pairs)}
+            if sources and not wanted & sources.keys():
+                continue
             for row in read_shard(folder, shard, manifest, max_pairs=summary.max_pairs_per_row):
                 for pair in row.pairs():
                     if pair.id in wanted:

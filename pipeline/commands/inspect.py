@@ -98,7 +98,7 @@ def inspect_dataset(config: InspectConfig) -> None:
 def _stored_rows(folder: str, manifest: Manifest, split: str) -> Iterator[StoredRow]:
     summary, number = manifest.splits[split], 0
     for shard in summary.shards:
-        sources = iter([line.source for line in read_provenance(folder, shard)])
+        sources = iter([line.source for line in read_provenance(folder, shard, most_lines=summary.pairs)])
         for row in read_shard(folder, shard, manifest, max_pairs=summary.max_pairs_per_row):
             yield StoredRow(split, number, row, list(islice(sources, len(row))))
             number += 1

@@ -116,7 +116,7 @@ def read_split(config: ReportConfig, manifest: Manifest, name: str, tokenizer: T
     shown: list[list[ShownPair]] = []
     lines: list[Provenance] = []
     for shard in summary.shards:
-        own = read_provenance(config.dataset, shard)
+        own = read_provenance(config.dataset, shard, most_lines=summary.pairs)
         sources = iter([line.source for line in own])
         lines += own
         for row in read_shard(config.dataset, shard, manifest, max_pairs=summary.max_pairs_per_row):

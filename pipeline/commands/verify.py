@@ -223,9 +223,9 @@ def _read_sources(folder: str, shard: Shard, pairs: ShardPairs, contents: Conten
     if not is_file(path):
         contents.without_sources.append(path)
         return
-    first = 0
+    first, columns = 0, ("row", "id", "prompt_id")
     try:
-        for batch in read_provenance_batches(folder, shard, ("row", "id", "prompt_id")):
+        for batch in read_provenance_batches(folder, shard, columns, most_lines=len(pairs.ids)):
             rows, ids, prompt_ids = (column.to_numpy() for column in batch.columns)
             end = first + len(ids)
             if not np.array_equal(pairs.ids[first:end], ids) or not np.array_equal(pairs.rows[first:end], rows):

@@ -76,23 +76,28 @@ def read_records(path: str, shard: Shard, manifest: Manifest, *, max_pairs: int)
         yield row
 
 
-def read_provenance(folder: str, shard: Shard) -> list[Provenance]:
+def read_provenance(folder: str, shard: Shard, *, most_lines: int) -> list[Provenance]:
     """Reads the sources of a shard's pairs, in stored order; none where the file is not there.
 
+    Args:
+      most_lines: the pairs that the shard may hold.
+
     Raises:
-      ValueError: it is damaged; says which.
+      ValueError: it is damaged or longer; says which.
     """
     columns = ("id", "prompt_id", "file", "file_row")
     lines: list[Provenance] = []
     if not is_file(provenance_path(folder, shard.name)):
         return []
-    for batch in read_provenance_batches(folder, shard, columns):
+    for batch in read_provenance_batches(folder, shard, columns, most_lines=most_lines):
         values = (batch.column(name).to_pylist() for name in columns)
         lines += [Provenance(pair, prompt, f"{file}:{row}") for pair, prompt, file, row in zip(*values, strict=True)]
     return lines
 
 
-def read_provenance_batches(folder: str, shard: Shard, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+def read_provenance_batches(
+    folder: str, shard: Shard, columns: tuple[str, ...], *, most_lines: int
+) -> Iterator[pa.RecordBatch]:
     """Yields some columns of what `read_provenance` reads, without a Python object for each value.
 
     Raises:
@@ -102,7 +107,7 @@ def read_provenance_batches(folder: str, shard: Shard, columns: tuple[str, ...])
     path = provenance_path(folder, shard.name)
     with local_file(path) as local:
         try:
-            yield from provenance_batches(local, columns)
+            yield from provenance_batches(local, columns, most_lines=most_lines)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

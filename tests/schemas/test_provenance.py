@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +27,7 @@ def written(tmp_path: Path) -> Path:
 
 
 def lines(path: Path) -> dict[str, list]:
-    return pa.Table.from_batches(provenance_batches(str(path))).to_pydict()
+    return pa.Table.from_batches(provenance_batches(str(path), most_lines=3)).to_pydict()
 
 
 def test_what_is_written_is_read(written: Path):
@@ -60,16 +61,26 @@ def test_no_altered_byte_of_a_page_is_read_as_something_else(written: Path):
 def test_other_columns_are_refused(tmp_path: Path, columns: dict, problem: str):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=problem):
-        list(provenance_batches(str(tmp_path / "x.parquet"), ("id",)))
+        list(provenance_batches(str(tmp_path / "x.parquet"), ("id",), most_lines=9))
+
+
+def test_more_lines_than_the_dataset_has_pairs_are_refused_before_they_are_read(tmp_path: Path):
+    """Equal lines take next to no space: these 4 million take 14 KB."""
+    lines = pa.table({"id": pa.array(np.zeros(1 << 22, np.uint64))})
+    pq.write_table(lines, tmp_path / "x.parquet")
+    assert (tmp_path / "x.parquet").stat().st_size < 1 << 14
+    with pytest.raises(ValueError, match="it has 4,194,304 lines for at most 9 pairs"):
+        list(provenance_batches(str(tmp_path / "x.parquet"), ("id",), most_lines=9))
+    assert sum(map(len, provenance_batches(str(tmp_path / "x.parquet"), ("id",), most_lines=1 << 22))) == 1 << 22
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"PAR1", b"PAR1" + bytes(30) + b"PAR1"])
 def test_another_file_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "x.parquet").write_bytes(content)
     with pytest.raises(ValueError, match=r"\w"):
-        list(provenance_batches(str(tmp_path / "x.parquet")))
+        list(provenance_batches(str(tmp_path / "x.parquet"), most_lines=9))
     with pytest.raises(Refused, match="cannot be read"):
-        list(provenance_batches(str(tmp_path / "nowhere.parquet")))
+        list(provenance_batches(str(tmp_path / "nowhere.parquet"), most_lines=9))
 
 
 def test_a_folder_may_be_named_like_a_column(written: Path):
@@ -82,7 +93,7 @@ def test_reading_starts_no_thread(written: Path):
     """A thread of Arrow's that is still at work aborts a process that ends."""
     script = "import os, sys; from oddsmill.schemas.provenance import *; "
     count = "print(len(os.listdir('/proc/self/task'))); "
-    script += count + "list(provenance_batches(sys.argv[1])); " + count
+    script += count + "list(provenance_batches(sys.argv[1], most_lines=9)); " + count
     done = subprocess.run([sys.executable, "-c", script, written], capture_output=True, text=True, check=True)
     before, after = done.stdout.split()
     assert before == after

@@ -26,7 +26,7 @@ def read_places(folder: str, manifest: Manifest, split: str) -> dict[int, list[P
         if not os.path.isfile(path):
             continue
         try:
-            for batch in provenance_batches(path, columns):
+            for batch in provenance_batches(path, columns, most_lines=manifest.splits[split].pairs):
                 values = (batch.column(name).to_pylist() for name in columns)
                 for pair, file, row in zip(*values, strict=True):
                     places.setdefault(pair, []).append((file, row))

@@ -88,6 +88,33 @@ def test_what_is_no_dump_or_not_of_this_dataset_is_refused(dataset, tmp_path, co
     assert code == 2 and "has no pair 00000000000000aa" in err
 
 
+@pytest.mark.parametrize(
+    ("altered", "problem"),
+    [
+        ({"step": None}, "step=null: must be a whole number of at least 0"),
+        ({"step": -1}, "step=-1: must be"),
+        ({"loss": "\x1b[2J"}, 'loss="\\u001b[2J": must be a number or "nan"'),
+        ({"loss": [1]}, "loss=[1]: must be"),
+        ({"grad_norm": float("nan")}, "it holds NaN"),
+        ({"data": 3}, "data=3: must be a text"),
+        ({"rows": {}}, "rows={}: must be a list"),
+        ({"rows": []}, "rows: it has none"),
+        ({"rows": ["x"]}, 'rows[0]="x": must be an object'),
+        ({"rows": [{"pairs": None}]}, "rows[0].pairs=null: must be a list"),
+        ({"rows": [{"pairs": ["0x1"]}]}, 'rows[0].pairs[0]="0x1": must be hexadecimal digits'),
+        ({"rows": [{"pairs": ["f" * 17]}]}, "16 at most"),
+        ({"rows": [{"pairs": ["1"], "finite": 0}]}, "rows[0].finite=0: must be true or false"),
+        ({"rows": json.loads("[" * 500 + "]" * 500)}, "must be an object"),
+        ({"more": 1}, "more is no field that is known here"),
+    ],
+)
+def test_a_dump_of_other_values_is_refused_by_the_field(tmp_path, command, altered, problem):
+    dump = {"step": 7, "loss": "nan", "grad_norm": 1.5, "data": "x", "rows": [{"pairs": ["1"], "finite": False}]}
+    (tmp_path / "dump.json").write_text(json.dumps(dump | altered))
+    code, out, err = command("explain", f"--dump={tmp_path / 'dump.json'}")
+    assert (code, out) == (2, "") and "not a dump of a training step" in err and problem in err, err
+
+
 def test_files_that_a_dataset_names_are_opened_only_where_that_is_asked_for(dataset, tmp_path, command):
     path, result, pairs = dataset
     (pair,) = [pair for pair in pairs if pair["source"].startswith(f"{path}:")][:1]

@@ -12,7 +12,11 @@ from oddsmill.schemas.provenance import provenance_path
 from oddsmill.train.data.provenance import place_of_each, read_places, short_names, source_of_each
 
 MANIFEST = SimpleNamespace(
-    splits={"train": SimpleNamespace(shards=[SimpleNamespace(name=f"train-{index}.arrayrecord") for index in (0, 1)])}
+    splits={
+        "train": SimpleNamespace(
+            pairs=3, shards=[SimpleNamespace(name=f"train-{index}.arrayrecord") for index in (0, 1)]
+        )
+    }
 )
 
 
