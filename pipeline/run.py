@@ -65,7 +65,7 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
         if (finished := _finished(resolved)) is not None:  # another run has made it meanwhile
             return finished
         record = _record(resolved, beam_arguments)
-        folder.begin(config.output, record, lock)
+        folder.begin(config.output, record, lock, config.overwrite)
         try:
             with on_end(lambda: folder.abandon(config.output, lock)):
                 manifest, accounts, digests = _write(p, dataclasses.replace(resolved, lock=lock))
@@ -103,7 +103,7 @@ def _finished(resolved: ResolvedRun) -> Manifest | None:
     """Returns the manifest in the output folder, if the run would make the same one again.
 
     Raises:
-      Refused: the folder holds the dataset of another run, and `overwrite` is off.
+      Refused: the folder holds the dataset of another run, or a damaged one, and `overwrite` is off.
     """
     path = resolved.output
     if not folder.is_finished(path):
@@ -117,14 +117,14 @@ def _finished(resolved: ResolvedRun) -> Manifest | None:
             return manifest
         if not changes:
             return None
+        held = f"a dataset of another run ({'; '.join(changes)})"
     except Refused as refused:
-        changes = [str(refused)]
+        if not folder.is_ours(path):
+            return None  # `begin` refuses it
+        held = f"a damaged dataset ({refused})"
     if resolved.config.overwrite:
         return None
-    raise Refused(
-        f"--output={path} holds a dataset of another run ({'; '.join(changes)}); "
-        "give another folder, or --overwrite=true to replace it"
-    )
+    raise Refused(f"--output={path} holds {held}; give another folder, or --overwrite=true to replace it")
 
 
 def _record(resolved: ResolvedRun, beam_arguments: Sequence[str]) -> dict[str, Any]:

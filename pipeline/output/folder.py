@@ -160,18 +160,36 @@ def locked_folder(folder: str) -> Iterator[Lock]:
         yield lock
 
 
-def begin(folder: str, run: dict[str, Any], lock: Lock) -> None:
+def is_ours(folder: str) -> bool:
+    """Tells whether a run has written in the folder, whose manifest may be damaged or gone."""
+    names = _names(folder)
+    return (
+        UNFINISHED_NAME in names
+        or "source_fingerprint" in (read_json(os.path.join(folder, MANIFEST_NAME)) or {})
+        or any(_SHARD.fullmatch(name) for name in names)
+        or "manifest_sha256" in (read_json(os.path.join(folder, RUN_NAME)) or {})
+    )
+
+
+def begin(folder: str, run: dict[str, Any], lock: Lock, overwrite: bool) -> None:
     """Marks the folder as being written and removes what earlier runs left in it.
 
+    Args:
+      overwrite: What is left of a dataset without a manifest may be removed.
+
     Raises:
-      Refused: the folder holds files that are not ours, or cannot be written.
+      Refused: the folder holds files that are not ours, or what is left of a dataset, or cannot be written.
       RunFailed: the lock is lost.
     """
     try:
-        manifest = read_json(os.path.join(folder, MANIFEST_NAME)) or {}
-        ours = "source_fingerprint" in manifest or _exists(folder, UNFINISHED_NAME)
-        if not ours and any(not name.startswith(".") for name in _names(folder)):  # hidden ones stay as they are
-            raise Refused(f"--output={folder} holds files that are not ours; give an empty or a new folder")
+        if any(not name.startswith(".") for name in _names(folder)):  # hidden ones stay as they are
+            if not is_ours(folder):
+                raise Refused(f"--output={folder} holds files that are not ours; give an empty or a new folder")
+            if not (overwrite or _exists(folder, MANIFEST_NAME) or _exists(folder, UNFINISHED_NAME)):
+                raise Refused(
+                    f"--output={folder} holds a damaged dataset ({MANIFEST_NAME} is gone); give another folder, or "
+                    "--overwrite=true to replace it"
+                )
         write_json(os.path.join(folder, UNFINISHED_NAME), run, lock)
         clear(folder)
     except OSError as error:

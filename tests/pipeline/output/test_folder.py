@@ -1,7 +1,8 @@
-"""An output that cannot be written: one message, and nothing half-written stays behind."""
+"""An output that cannot be written or holds what may not be lost: one message, and nothing half-written stays."""
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from oddsmill.pipeline.output import folder
+from oddsmill.pipeline.output.folder import abandon, begin, is_ours, locked_folder
 from oddsmill.schemas.errors import Refused
 
 ROOT = Path(__file__).parents[3]
@@ -48,8 +49,66 @@ def test_an_output_under_a_file_is_refused(
 @pytest.mark.parametrize(("name", "is_taken"), [(".gitkeep", True), (".DS_Store", True), ("notes.txt", False)])
 def test_a_folder_with_hidden_files_alone_is_an_empty_one_and_keeps_them(tmp_path: Path, name: str, is_taken: bool):
     (tmp_path / name).touch()
-    with folder.locked_folder(str(tmp_path)) as lock:
+    with locked_folder(str(tmp_path)) as lock:
         with nullcontext() if is_taken else pytest.raises(Refused, match="holds files that are not ours"):
-            folder.begin(str(tmp_path), {}, lock)
-        folder.abandon(str(tmp_path), lock)
+            begin(str(tmp_path), {}, lock, False)
+        abandon(str(tmp_path), lock)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("manifest", [None, b"", b"\xff", b"[]", b"{", b'{"name": "of another program"}', "half"])
+def test_what_is_left_of_a_dataset_is_replaced_only_where_that_is_asked_for(
+    left: tuple[Callable, Path, Path], tmp_path: Path, manifest: bytes | str | None
+):
+    run, rows, dataset = left
+    for number, gone in enumerate(("nothing", "run.json", "*.arrayrecord")):
+        output = tmp_path / f"out-{number}"
+        shutil.copytree(dataset, output)
+        for path in output.glob(gone):
+            path.unlink()
+        if manifest is None:
+            (output / "manifest.json").unlink()
+        else:
+            content = (output / "manifest.json").read_bytes()
+            (output / "manifest.json").write_bytes(manifest if isinstance(manifest, bytes) else content[:-99])
+        before = sorted(output.rglob("*"))
+        with pytest.raises(Refused) as refused:
+            run(output.name, rows)
+        assert str(refused.value).startswith(f"--output={output} holds a damaged dataset (")
+        assert str(refused.value).endswith("; give another folder, or --overwrite=true to replace it")
+        assert sorted(output.rglob("*")) == before
+        with locked_folder(str(output)) as lock:
+            begin(str(output), {}, lock, True)
+        assert [path.name for path in output.iterdir()] == ["unfinished.json"]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def left(kept: Path, run: Callable, write_rows: Callable, triples: Callable) -> tuple[Callable, Path, Path]:
+    """Returns what runs, its rows, and the dataset of them, which is made once."""
+    rows = write_rows("rows.jsonl", triples(9))
+    if not (kept / "out").exists():
+        shutil.copytree(run("made", rows).folder, kept / "out")
+    return run, rows, kept / "out"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["manifest.json"],  # of a browser's extension, for instance
+        ["manifest.json", "run.json", "tokenizer/tokenizer.json"],
+        ["train-00000-of-00002.parquet"],
+        ["provenance/mine.txt", "report.html"],
+    ],
+)
+def test_files_of_others_are_not_taken_for_ours(tmp_path: Path, names: list[str]):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"name": "of another program"}')
+    assert not is_ours(str(tmp_path))
+    with locked_folder(str(tmp_path)) as lock, pytest.raises(Refused, match="holds files that are not ours"):
+        begin(str(tmp_path), {}, lock, True)
