@@ -1,4 +1,4 @@
-"""What a result depends on beside settings and data."""
+"""A result depends on more than settings and data: code, libraries, settings of JAX, devices."""
 
 import jax
 
