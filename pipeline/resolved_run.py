@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
@@ -23,7 +22,7 @@ from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.files import check_name
 from oddsmill.schemas.locks.lock import Lock
 from oddsmill.schemas.manifest import Manifest, Split, TokenizerSummary
-from oddsmill.schemas.stores import check_access, is_remote
+from oddsmill.schemas.stores import check_access, lies_in
 from oddsmill.schemas.version import tool_version
 
 SHARD_TEXT_BYTES = 64 << 20
@@ -225,14 +224,9 @@ def _plain(sources: list[SourceConfig]) -> Any:
 
 def _check_apart(output: str, paths: list[str]) -> None:
     """Refuses to read from the folder that will be cleared and written."""
-    folder = _absolute(output)
     for path in paths:
-        if _absolute(path).startswith(folder.rstrip("/") + "/"):
+        if lies_in(path, output):
             raise Refused(f"--output={output}: {path} is read, and lies in it; give another folder")
-
-
-def _absolute(path: str) -> str:
-    return path.rstrip("/") if is_remote(path) else str(Path(path).resolve())
 
 
 def _num_shards(config: DatasetSettings, inputs: list[Input]) -> dict[Split, int]:

@@ -305,7 +305,7 @@ class WriteManifest(beam.DoFn):
 
     def process(self, _: None, seen: Seen, reports: list[ShardReport], drops: list[FileDrops]) -> Iterator[None]:
         check_unchanged(self._resolved.states)
-        check_nothing_new(self._resolved.config.sources, self._resolved.inputs)
+        check_nothing_new(self._resolved.config.sources, self._resolved.inputs, self._resolved.output)
         accounts = make_accounts(self._resolved.paths, seen, drops)
         manifest = make_manifest(self._resolved, seen, reports, accounts)
         written = [each.digests for each in reports] + [each.digests for each in drops]

@@ -48,6 +48,12 @@ def is_remote(path: str) -> bool:
     return scheme_of(path) is not None
 
 
+def lies_in(path: str, folder: str) -> bool:
+    """Tells whether a path leads to something inside a folder, by links too."""
+    path, folder = (each.rstrip("/") if is_remote(each) else os.path.realpath(each) for each in (path, folder))
+    return path.startswith(folder.rstrip("/") + "/")
+
+
 @contextlib.contextmanager
 def open_file(path: str) -> Iterator[io.BufferedReader]:
     """Opens a file for reading bytes; it can seek.

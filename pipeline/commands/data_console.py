@@ -19,3 +19,7 @@ class DataConsole(Console):
         """Renders as Rich does; the text of each piece is made printable, its colours stay."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+    def on_broken_pipe(self) -> None:
+        """Lets the error through, which Rich would turn into an end of the process with exit code 1."""
+        raise

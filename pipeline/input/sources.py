@@ -20,7 +20,7 @@ from oddsmill.pipeline.input.saved import find_saved_splits, is_saved_dataset
 from oddsmill.pipeline.input.splits import slice_rows
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.files import check_name
-from oddsmill.schemas.stores import find_matches, is_file, is_remote, size_of
+from oddsmill.schemas.stores import find_matches, is_file, is_remote, lies_in, size_of
 from oddsmill.schemas.text.redaction import redact_text
 
 
@@ -34,8 +34,8 @@ def find_inputs(source: SourceConfig) -> list[Input]:
     return [_describe(each) for each in _list_inputs(source)]
 
 
-def check_nothing_new(sources: Sequence[SourceConfig], inputs: Sequence[Input]) -> None:
-    """Fails the run if its settings name files now that were not there at the start.
+def check_nothing_new(sources: Sequence[SourceConfig], inputs: Sequence[Input], output: str) -> None:
+    """Fails the run if its settings name files now that were not there at the start, but for its own in `output`.
 
     Raises:
       RunFailed: Names the first such file.
@@ -49,7 +49,7 @@ def check_nothing_new(sources: Sequence[SourceConfig], inputs: Sequence[Input]) 
             continue
         for each in _list_inputs(dataclasses.replace(source, path=paths, name=None, revision=None)):
             for file in each.files:
-                if file not in known:
+                if file not in known and not lies_in(file, output):
                     raise RunFailed(
                         f"{file} appeared while the input was read, and --source.path names it; run again when nobody "
                         "writes the input"

@@ -90,6 +90,13 @@ def test_a_file_that_is_touched_is_read_and_one_that_was_cut_for_a_moment_is_not
         run("cut", path)
 
 
+def test_what_the_run_itself_writes_under_a_glob_has_not_appeared(
+    run: Callable, write_rows: Callable, triples: Callable, tmp_path: Path
+):
+    write_rows("rows.jsonl", [*triples(9), {"prompt": 1, "chosen": "a", "rejected": "b"}])
+    assert list(run("out", tmp_path / "**" / "*.jsonl").folder.glob("rejects/*.jsonl"))
+
+
 def test_a_tokenizer_that_changes_while_the_run_begins_is_found(
     run: Callable, write_rows: Callable, triples: Callable, tmp_path: Path, make_tokenizer: Callable, monkeypatch
 ):

@@ -3,6 +3,7 @@
 import io
 import re
 
+import pytest
 from rich.table import Table
 from rich.text import Text
 
@@ -27,3 +28,12 @@ def test_nothing_of_the_data_reaches_the_terminal_and_colours_do():
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", plain)
     lines = plain.split("\n")
     assert all(part in lines[number] for number in (0, 1, 4) for part in SHOWN), plain
+
+
+def test_a_reader_that_has_left_is_an_error_of_the_output():
+    class Left(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        DataConsole(file=Left()).print("a")
