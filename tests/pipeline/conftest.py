@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess, progress
 from oddsmill.pipeline.__main__ import main, run_verb
 from oddsmill.schemas.console import log
 
@@ -81,6 +82,12 @@ def run(tmp_path: Path, tokenizer_folder: Path) -> Callable[..., Result]:
         return Result(tmp_path / output, lines)
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def without_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps what a command prints from depending on how fast this machine is: its line comes after three seconds."""
+    monkeypatch.setattr(progress, "shown", functools.partial(progress.shown, quiet_s=3600.0))
 
 
 @pytest.fixture
