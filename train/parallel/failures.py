@@ -18,6 +18,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 import jax
 
 from oddsmill.schemas.errors import Refused, RunFailed, one_line, run_command
+from oddsmill.schemas.process.signals import is_command_line
 from oddsmill.schemas.text.printable import printable
 from oddsmill.train.parallel.coordination import coordination_client, is_joined, num_processes, process_index
 
@@ -28,6 +29,7 @@ _FOLDER, _GONE = "oddsmill/failed/", "oddsmill/gone/"
 # second where it waits for messages, and a lost connection ends a wait of devices at once.
 _LOOKS_EVERY_S, _GRACE_S = 2.0, 8.0
 _noticed = threading.Event()  # the main thread knows of a failure, and ends by itself
+_depth = 0  # of `telling_others`: 0 where this process does nothing together with others
 
 
 class ProcessLost(RunFailed):
@@ -96,11 +98,15 @@ def raise_failure() -> None:
 @contextmanager
 def telling_others() -> Iterator[None]:
     """Tells the other processes of an error that ends what they do together; it passes on."""
+    global _depth
+    _depth += 1
     try:
         yield
     except BaseException as error:
         tell_others(error)
         raise
+    finally:
+        _depth -= 1
 
 
 def tell_others(error: BaseException) -> None:
@@ -181,6 +187,8 @@ def _watch() -> None:
             return  # the service ends: so does this process, or JAX ends it
         if failure is None or _noticed.wait(_GRACE_S):
             continue
+        if not _depth and not is_command_line():
+            continue  # a script that is at something of its own, and waits for nobody
         word, code = ("refused", 2) if failure.is_refusal else ("failed", 1)
         print(f"{word}: {printable(failure.message)}", file=sys.stderr, flush=True)
         _leave(code)

@@ -171,6 +171,10 @@ def test_the_watch_ends_a_process_whose_main_thread_waits_in_a_library(monkeypat
     joined = Joined(monkeypatch, 2)
     joined.service.key_value_set(f"{failures._GONE}00000001", "")
     joined.service.key_value_set(f"{failures._FOLDER}00000001", '[true, "no model \\u001b[2J"]')
+    # A script that uses the library may be at something of its own, such as an upload.
+    assert joined.run(failures._watch, lambda: (time.sleep(0.2), failures._noticed.set()))[0] is None
+    failures._noticed.clear()
+    monkeypatch.setattr(failures, "_depth", 1)
     ends = joined.run(failures._watch, int)
     assert ends[0].args == (2,)
     assert capsys.readouterr().err == "refused: process 1 refused: no model \\x1b[2J\n"
