@@ -1,4 +1,4 @@
-"""What is given as settings, looked at before the settings library is.
+"""The checks of what is given as settings, which come before the settings library sees it.
 
 That library imports the class or the function that a mapping with the key `class_path`, or a text in the place of a
 group, names, and calls it. Here settings are values: none of them names code, wherever its text came from. (The one

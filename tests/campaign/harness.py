@@ -88,7 +88,7 @@ class Attack(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What came of an attack's cases."""
+    """The outcome of an attack: its cases, and the findings among them."""
 
     cases: int
     seconds: float

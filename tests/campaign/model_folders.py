@@ -265,7 +265,7 @@ class Seen:
 
 
 class Ready(NamedTuple):
-    """What the child has before the first case: the whole folders, and what is seen of each."""
+    """The state of the child before the first case: the whole folders, and what is seen of each."""
 
     folder: Path
     seen: dict[str, Seen]
