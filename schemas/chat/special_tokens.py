@@ -32,12 +32,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Of two equal keys the last counts, as in transformers, which reads the same files.
 
     Raises:
-      Refused: broken JSON, or something else than an object.
+      Refused: broken JSON, what UTF-8 cannot hold, or something else than an object.
     """
     if not path.is_file():
         return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text)
+        if "\\ud" in text.lower():  # an escaped half of a character, which no text of a tokenizer can hold
+            json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Refused(f"{path}: broken JSON ({error})") from error
     if not isinstance(values, dict):

@@ -15,11 +15,25 @@ def test_the_tokenizers_settings_win_over_the_map_with_a_null_too(tmp_path):
     assert read_special_tokens(tmp_path) == {"eos_token": "<end>", "unk_token": "<unk>"}
 
 
-@pytest.mark.parametrize(("content", "problem"), [("{", "broken JSON"), ("[]", "not a JSON object")])
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{", "broken JSON"),
+        ("[]", "not a JSON object"),
+        ('{"bos_token": "\\ud800"}', "broken JSON"),
+        ('{"eos_token": {"content": "a\\uDFFF"}}', "broken JSON"),
+        ('{"\\ud83d": 1}', "broken JSON"),
+    ],
+)
 def test_settings_that_cannot_be_read_are_refused(tmp_path, content, problem):
     (tmp_path / "tokenizer_config.json").write_text(content)
     with pytest.raises(Refused, match=rf"tokenizer_config\.json: {problem}"):
         read_special_tokens(tmp_path)
+
+
+def test_an_escaped_pair_is_a_character(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "\\uD83D\\uDE00"}')
+    assert read_special_tokens(tmp_path) == {"bos_token": "😀"}
 
 
 def test_of_two_equal_keys_the_last_counts_as_in_transformers(tmp_path):

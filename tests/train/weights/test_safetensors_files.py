@@ -97,6 +97,51 @@ def test_a_file_that_was_cut_short_is_refused(saved, keep):
     assert f"{file} is damaged" in refusal(saved) and "fetch it again" in refusal(saved)
 
 
+def test_an_altered_header_is_refused_or_names_the_same_numbers(tmp_path):
+    """Lengths, offsets, shapes and types are compared with each other; another name is a tensor that does not fit."""
+    tensors = {f"t{index}": np.arange(4 * (3 + index), dtype=np.float32).reshape(4, -1) for index in range(3)}
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path)
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header, body = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+    values = [
+        None,
+        -1,
+        0,
+        2**63,
+        2**64,
+        1e400,
+        "x",
+        [],
+        {},
+        [2**40, 2**40],
+        [0, 10**12],
+        [0, 0],
+        True,
+        "F64",
+        "F8_E4M3",
+    ]
+    files = [whole[:cut] for cut in (0, 7, 8, 40, len(whole) - 1)]
+    files += [size.to_bytes(8, "little") + whole[8:] for size in (0, length - 1, length + 1, 2**40, 2**64 - 1)]
+    files += [len(raw).to_bytes(8, "little") + raw + body for raw in (b"[]", b"[" * 9000, b"\xff")]
+    for name in tensors:
+        for field in ("dtype", "shape", "data_offsets"):
+            others = [header[other][field] for other in tensors]
+            for value in [*values, *others]:
+                raw = json.dumps(header | {name: header[name] | {field: value}}).encode()
+                files.append(len(raw).to_bytes(8, "little") + raw + body)
+    refused = 0
+    for content in files:
+        path.write_bytes(content)
+        try:
+            for name, stored in stored_tensors(tmp_path).items():
+                np.testing.assert_array_equal(stored.read((slice(None),)), tensors[name])
+        except Refused:
+            refused += 1
+    assert refused == len(files) - 9 - 6  # each of nine fields got its own value once, the dtypes twice more
+
+
 def test_a_pointer_of_git_lfs_is_refused(saved):
     (saved / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     assert "git lfs pull" in refusal(saved)
