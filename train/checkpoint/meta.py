@@ -29,6 +29,8 @@ def check_seal(meta: Any) -> dict[str, Any]:
     # An altered character may be one of the names.
     if (digest is not None and digest != _digest(entries)) or not entries.keys() <= _ENTRIES:
         raise ValueError("its notes are not those saved")
+    if not all(isinstance(entries.get(name, {}), dict) for name in ("identity", "notes")):
+        raise ValueError("its notes are no object")  # older ones have no digest
     return dict(meta)
 
 

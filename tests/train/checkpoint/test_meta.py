@@ -37,6 +37,9 @@ def test_that_of_older_versions_is_taken_as_it_is():
     assert check_seal(META) == META
     with pytest.raises(ValueError, match="its notes are not those saved"):
         check_seal(META | {"another": 1})
+    for other in (None, 3, [], "x"):
+        with pytest.raises(ValueError, match="its notes are no object"):
+            check_seal(META | {"identity": other})
 
 
 def test_settings_that_differ_are_told_with_both_values():
