@@ -41,7 +41,8 @@ def run(arguments: Sequence[str]) -> None:
     samples = side_by_side(files.samples)
     for block in samples:
         log.info("")
-        log.info(block)
+        for line in block:
+            log.info(line)
     told = {"reward accuracy": ("rewards/accuracies", ".3f"), "loss": ("loss", ".4f")}
     told |= {name: (name, "+.4f") for name in preference_loss(config).headline}
     held_out = [

@@ -103,8 +103,8 @@ class Samples:
             publish_text(self._path, "".join(printable_json(line) + "\n" for line in lines))
 
 
-def side_by_side(path: Path) -> list[str]:
-    """Returns the first and the last answer to each prompt as texts for the console.
+def side_by_side(path: Path) -> list[list[str]]:
+    """Returns for each prompt the lines that show it, its first and its last answer on the console.
 
     Args:
       path: of a samples.jsonl.
@@ -119,5 +119,5 @@ def side_by_side(path: Path) -> list[str]:
         indented = prompt.strip().replace("\n", "\n" + " " * (width + 2))
         shown = [f"{'prompt':<{width}}  {indented}"]
         shown += [f"{name:<{width}}  {answer.strip()!r}" for name, answer in answers.items()]
-        blocks.append("\n".join(shown))
+        blocks.append(shown)
     return blocks

@@ -98,4 +98,4 @@ def test_a_run_folder_that_cannot_be_made_is_refused(inputs, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     settings = [f"--data={inputs / 'data'}", f"--model.path={inputs / 'model'}"]
     assert main(["run", *settings, f"--run_dir={tmp_path / 'file' / 'run'}"]) == 2
-    assert "no folder can be made there (Not a directory)" in capsys.readouterr().err
+    assert "file is a file, and no folder)" in capsys.readouterr().err

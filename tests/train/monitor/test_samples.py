@@ -104,7 +104,7 @@ def test_first_and_last_answers_stand_side_by_side(tmp_path):
     ]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert side_by_side(tmp_path / "samples.jsonl") == [
-        "prompt   a\n         b\nstep 0   'a\\nb0'\nstep 10  'a\\nb10'",
-        "prompt   c\nstep 0   'c0'\nstep 10  'c10'",
+        ["prompt   a\n         b", "step 0   'a\\nb0'", "step 10  'a\\nb10'"],
+        ["prompt   c", "step 0   'c0'", "step 10  'c10'"],
     ]
     assert side_by_side(tmp_path / "elsewhere") == []

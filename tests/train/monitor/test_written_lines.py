@@ -69,4 +69,4 @@ def test_samples_that_lack_a_text_are_left_out(tmp_path):
     odd = [{"step": 0, "prompt": "p"}, {"step": 0, "prompt": 1, "answer": "a"}, {"prompt": "p", "answer": "a"}, []]
     path.write_text("".join(json.dumps(line) + "\n" for line in [*odd, whole]))
     assert list(read_samples(path)) == [whole]
-    assert "step 0  'a'" in side_by_side(path)
+    assert side_by_side(path) == [["prompt  p", "step 0  'a'"]]
