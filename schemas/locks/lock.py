@@ -114,7 +114,7 @@ def locked(stem: str, *, what: str, command: str) -> Iterator[Lock]:
 
 
 class _Claim:
-    """What a run has done to get a lock, and does to keep it. A signal may end the run at any moment of it."""
+    """A run gets, keeps and releases a lock by this; a signal may end the run at any moment of it."""
 
     def __init__(self, place: "OnDisk | InStore", owner: Owner):
         self.place, self.owner = place, owner

@@ -108,7 +108,7 @@ def test_no_thread_of_arrow_touches_a_python_file(tmp_path: Path, name: str, mon
 
 @pytest.mark.parametrize("name", ["rows.parquet", "file.arrow"])
 def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path: Path, name: str):
-    """Of a file that is mapped into memory the process would be killed."""
+    """A process that had mapped the file into memory would be killed."""
     (tmp_path / name).write_bytes(KINDS[name]([{"prompt": f"{n} text " * 99} for n in range(2000)]))
     parts = numbered_parts(find_inputs(SourceConfig(path=str(tmp_path / name))))
     rows = (row for part in parts for batch in read_batches(part) for row in batch)
