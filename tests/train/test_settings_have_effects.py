@@ -26,7 +26,7 @@ from oddsmill.train.prepare import prepare
 from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import adopt_tokenizer, packed, random_pairs, write_dataset
 from tests.train.curves import logged
-from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
+from tests.train.decoders import OVERFLOWING, TINY, VOCAB_SIZE, decoder_config, split_decoder
 
 ROW_LENGTH = 32
 
@@ -162,10 +162,12 @@ def folder(tmp_path_factory, make_tokenizer):
     for seed, name in enumerate(("model", "other_model", "poisoned")):
         weights = split_decoder(decoder_config(), seed=seed)[1]
         if name == "poisoned":
-            weights["embed_tokens"]["weight"] *= np.inf
+            weights["embed_tokens"]["weight"] = jnp.full_like(
+                weights["embed_tokens"]["weight"], np.finfo(np.float32).max
+            )
         (folder / name).mkdir()
         save_params(weights, folder / name, num_layers=TINY["num_hidden_layers"])
-        (folder / name / "config.json").write_text(json.dumps(TINY))
+        (folder / name / "config.json").write_text(json.dumps(OVERFLOWING if name == "poisoned" else TINY))
     return folder
 
 

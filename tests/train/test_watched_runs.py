@@ -22,7 +22,7 @@ from oddsmill.train.weights.huggingface import save_params
 from tests.datasets import adopt_tokenizer, packed, random_pairs, write_dataset
 from tests.full_disks import files_end_at
 from tests.train.curves import logged
-from tests.train.decoders import TINY, VOCAB_SIZE, decoder_config, split_decoder
+from tests.train.decoders import OVERFLOWING, TINY, VOCAB_SIZE, decoder_config, split_decoder
 
 pytestmark = pytest.mark.slow
 ROW_LENGTH, POISON = 32, VOCAB_SIZE - 1
@@ -41,10 +41,10 @@ def inputs(tmp_path_factory, make_tokenizer):
     adopt_tokenizer(folder / "data")
     (folder / "config.json").write_text(json.dumps(TINY))
     weights = split_decoder(decoder_config(), jnp.float32)[1]
-    weights["embed_tokens"]["weight"] = weights["embed_tokens"]["weight"].at[POISON].set(np.inf)
+    weights["embed_tokens"]["weight"] = weights["embed_tokens"]["weight"].at[POISON].set(np.finfo(np.float32).max)
     (folder / "poisoned").mkdir()
     save_params(weights, folder / "poisoned", num_layers=TINY["num_hidden_layers"])
-    (folder / "poisoned" / "config.json").write_text(json.dumps(TINY))
+    (folder / "poisoned" / "config.json").write_text(json.dumps(OVERFLOWING))
     return {
         "random": [f"--data={folder / 'data'}", f"--model.config={folder / 'config.json'}", *SETTINGS],
         "poisoned": [f"--data={folder / 'data'}", f"--model.path={folder / 'poisoned'}", *SETTINGS],
