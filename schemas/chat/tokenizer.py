@@ -4,6 +4,7 @@ Importing this module needs neither `tokenizers` nor Jinja: they are imported wh
 """
 
 import json
+from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, cached_property, lru_cache
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 
 TOKENIZER_JSON = "tokenizer.json"
 _PANIC = "PanicException"  # what Rust raises, of a pattern that needs too many steps for example
+
+
+class FlatIds(NamedTuple):
+    """The ids of several texts, one text after another.
+
+    Attributes:
+      ids: all ids, int32.
+      offsets: text i has ids[offsets[i]:offsets[i + 1]]; one more than there are texts.
+    """
+
+    ids: "array[int]"
+    offsets: list[int]
 
 
 class TurnMarkers(NamedTuple):
@@ -154,6 +167,14 @@ class Tokenizer:
             if type(error).__name__ != _PANIC:
                 raise
             return list(map(self.encode, texts))  # which names the text
+
+    def encode_flat(self, texts: Sequence[str]) -> FlatIds:
+        """Encodes each text as `encode_batch` does, into one array."""
+        ids, offsets = array("i"), [0]
+        for text_ids in self.encode_batch(texts):
+            ids.extend(text_ids)
+            offsets.append(len(ids))
+        return FlatIds(ids, offsets)
 
     def _explained(self, error: BaseException, text: str) -> BaseException:
         """Returns what to raise: a panic of the library, which is no `Exception`, is a refusal that quotes the text."""

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,11 @@ def test_a_pattern_that_needs_too_many_steps_on_a_text_is_a_refusal_that_quotes_
         with pytest.raises(Refused, match=r'fails on a text that begins with "a{40}b" \(Onig: .*retry-limit-in-match'):
             encode()
     assert tokenizer.encode("ab")
+
+
+def test_the_flat_ids_of_texts_are_those_of_each_one_after_another(make_tokenizer: Callable[..., Path], tmp_path: Path):
+    tokenizer = Tokenizer(make_tokenizer(tmp_path))
+    texts = ["one two", "", "Three!", "one two"]
+    ids, offsets = tokenizer.encode_flat(texts)
+    assert [ids[start:end].tolist() for start, end in pairwise(offsets)] == tokenizer.encode_batch(texts)
+    assert len(offsets) == len(texts) + 1 and ids.itemsize == 4
