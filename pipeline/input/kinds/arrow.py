@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from oddsmill.pipeline.input.kinds.arrow_values import as_plain, is_plain, with_text_times
+from oddsmill.pipeline.input.kinds.arrow_values import as_plain, check_memory, is_plain, with_text_times
 from oddsmill.pipeline.input.kinds.kind import (
     BATCH_ROWS,
     BrokenFile,
@@ -37,6 +37,7 @@ def number_rows(batches: Iterator[pa.RecordBatch], first_row: int, wanted: range
         if len(set(batch.schema.names)) != batch.num_columns:
             raise BrokenFile("two of its columns have one name")
         begin, end = max(wanted.start - number, 0), min(wanted.stop - number, batch.num_rows)
+        check_memory(batch)
         batch = with_text_times(batch)
         for offset in range(begin, end, BATCH_ROWS):
             few = batch.slice(offset, min(BATCH_ROWS, end - offset))
@@ -112,11 +113,6 @@ def _read_stream(part: Part, first_row: int, wanted: range) -> Iterator[FoundRow
 
 def _batch_rows(batch: pa.RecordBatch) -> Iterator[tuple[bytes | dict[str, Any], str | None]]:
     """Yields the records of a batch; of one that cannot be read the bytes that are wrong, and the problem."""
-    try:
-        batch.validate(full=True)  # a damaged one would be read past its end
-    except pa.ArrowInvalid as error:
-        if "UTF8" not in str(error):
-            raise
     try:
         rows = batch.to_pylist(maps_as_pydicts="lossy")
     except (ValueError, TypeError, ArithmeticError, RecursionError) as error:

@@ -18,6 +18,17 @@ _PLAIN = (
     types.is_null,
 )
 _LISTS = (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view, types.is_fixed_size_list)
+_LISTS_OF = (
+    (types.is_list, pa.list_),
+    (types.is_large_list, pa.large_list),
+    (types.is_list_view, pa.list_view),
+    (types.is_large_list_view, pa.large_list_view),
+)
+_BYTES_OF_TEXTS = (
+    (types.is_string, pa.binary()),
+    (types.is_large_string, pa.large_binary()),
+    (types.is_string_view, pa.binary_view()),
+)
 _TIMES = (types.is_timestamp, types.is_date, types.is_time)
 
 
@@ -30,6 +41,19 @@ def is_plain(kind: pa.DataType) -> bool:
     return any(check(kind) for check in _PLAIN)
 
 
+def check_memory(batch: pa.RecordBatch) -> None:
+    """Checks that no value of a batch lies outside of its memory: a damaged file would be read past its end.
+
+    Texts are looked at as bytes. Arrow ends its check at the first text that is not UTF-8, which is a matter of its row
+    alone, and would not see what is wrong behind it.
+
+    Raises:
+      pa.ArrowInvalid: One does.
+    """
+    for column in batch.columns:
+        column.view(_with_bytes(column.type)).validate(full=True)
+
+
 def with_text_times(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Returns a batch whose times are texts: Python's own times end at microseconds and the year 9999."""
     for index, column in enumerate(batch.schema):
@@ -37,6 +61,27 @@ def with_text_times(batch: pa.RecordBatch) -> pa.RecordBatch:
         if kind != column.type:
             batch = batch.set_column(index, column.name, batch.column(index).cast(kind))
     return batch
+
+
+def _with_bytes(kind: pa.DataType) -> pa.DataType:
+    """Returns a type of the same layout with bytes where it has texts."""
+    for check, of_bytes in _BYTES_OF_TEXTS:
+        if check(kind):
+            return of_bytes
+    if types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _with_bytes(kind.value_type), kind.ordered)
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_with_bytes(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(
+            kind.key_field.with_type(_with_bytes(kind.key_type)), kind.item_field.with_type(_with_bytes(kind.item_type))
+        )
+    if types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_with_bytes(kind.value_type)), kind.list_size)
+    for check, list_of in _LISTS_OF:
+        if check(kind):
+            return list_of(kind.value_field.with_type(_with_bytes(kind.value_type)))
+    return kind
 
 
 def _with_texts(kind: pa.DataType) -> pa.DataType:

@@ -12,6 +12,7 @@ import pytest
 
 from oddsmill.pipeline.config import SourceConfig
 from oddsmill.pipeline.input.kinds import arrow
+from oddsmill.pipeline.input.kinds.arrow_values import check_memory
 from oddsmill.pipeline.input.parts import count_part, divide, number_parts, numbered_parts, read_batches
 from oddsmill.pipeline.input.sources import find_inputs
 from oddsmill.schemas.drops import Dropped
@@ -59,6 +60,37 @@ def test_a_text_that_lies_outside_of_an_arrow_file_is_refused(tmp_path: Path, na
     (tmp_path / name).write_bytes(content.replace(offsets, moved))
     with pytest.raises(Refused, match=rf"{name}, before the first row: the file is damaged"):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["file.arrow", "stream.arrow"])
+def test_a_text_that_is_not_utf8_hides_no_text_outside_of_an_arrow_file(tmp_path: Path, name: str):
+    content = KINDS[name]([{"a": "~", "b": "x"}] * 7)
+    offsets, moved = (struct.pack("<8i", *numbers) for numbers in (range(8), (0, 1, 2, 3, 1 << 30, 5, 6, 7)))
+    first, texts, rest = content.partition(b"~" * 7)
+    assert texts and rest.count(offsets) == 1
+    (tmp_path / name).write_bytes(first + b"\xff" * 7 + rest.replace(offsets, moved))
+    with pytest.raises(Refused, match=rf"{name}, before the first row: the file is damaged"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([{"a": "é"}]),
+        pa.array([["é"]], pa.list_(pa.string())),
+        pa.array([["é"]], pa.large_list(pa.large_string())),
+        pa.array([["é"]], pa.list_(pa.string(), 1)),
+        pa.array([["é"]], pa.list_view(pa.string())),
+        pa.array([["é"]], pa.large_list_view(pa.string())),
+        pa.array([[("é", "é")]], pa.map_(pa.string(), pa.string())),
+        pa.array(["é"], pa.string_view()),
+        pa.array(["é"]).dictionary_encode(),
+        pa.array([{"a": [{"b": [1, None]}], "c": None}]),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_every_type_can_be_looked_at_as_bytes(values: pa.Array):
+    check_memory(pa.record_batch({"a": values}))
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path):
