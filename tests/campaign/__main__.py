@@ -4,7 +4,8 @@
     python -m tests.campaign rows --count=200      some cases of one
     python -m tests.campaign rows --only=70000012  one case anew
 
-Findings are appended to build/campaign/NAME.findings.jsonl, and what came of each attack stands in NAME.json there.
+Findings are appended to build/campaign/NAME.findings.jsonl, and what came of each attack stands in NAME.json there; the
+seed of a case that ended the process in NAME.running.
 The exit code is 1 where anything broke.
 """
 
@@ -42,6 +43,11 @@ def main() -> int:
     return run_one(names[0], arguments)
 
 
+def note(path: Path, seed: int) -> None:
+    """Writes the seed of the case that begins."""
+    path.write_text(f"{seed}\n")
+
+
 def run_one(name: str, arguments: argparse.Namespace) -> int:
     """Runs one attack in this process; returns the exit code."""
     faulthandler.enable()
@@ -57,9 +63,11 @@ def run_one(name: str, arguments: argparse.Namespace) -> int:
         print(f"\nBROKEN {name} --only={finding.seed}\n  " + "\n  ".join(finding.done), file=sys.stderr)
         print(finding.happened, file=sys.stderr, flush=True)
 
+    running = LOGS / f"{name}.running"
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"oddsmill-{name}-")))
-        report = run_attack(name, attack, seeds=seeds, folder=folder, told=tell)
+        report = run_attack(name, attack, seeds=seeds, folder=folder, begun=lambda seed: note(running, seed), told=tell)
+    running.unlink()
     seeds_tried = [seeds.start, seeds.stop - 1]
     record = report._asdict() | {"seeds": seeds_tried, "findings": len(report.findings), "when": time.strftime("%F %T")}
     (LOGS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")

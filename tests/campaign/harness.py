@@ -107,17 +107,20 @@ def run_attack(
     *,
     seeds: range,
     folder: Path,
+    begun: Callable[[int], None] = lambda _: None,
     told: Callable[[Finding], None] = lambda _: None,
 ) -> Report:
     """Tries the cases of these seeds, one after another.
 
     Args:
       folder: an empty folder.
+      begun: is called with the seed of each case before it is tried, since the case may end the process.
       told: is called with each finding at once, since a later case may end the process.
     """
     outcomes, findings, started = Counter[str](), list[Finding](), time.monotonic()
     with attack.prepare(folder) as attempt, _watching(name, attack.longest_s, told) as watch:
         for seed in seeds:
+            begun(seed)
             case = Case(seed, random.Random(seed))
             watch(case)
             try:
