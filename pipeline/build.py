@@ -6,13 +6,10 @@ from apache_beam.pvalue import AsList, AsSingleton
 from oddsmill.pipeline.output.seen import add_seen
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.transforms import (
-    BlockRejects,
     CountRows,
     DivideInputs,
+    MakePairs,
     NumberRows,
-    ParseRows,
-    ReadRows,
-    TokenizePairs,
     WriteEmptyShard,
     WriteManifest,
     WriteRejects,
@@ -23,13 +20,13 @@ from oddsmill.pipeline.transforms import (
 def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None) -> None:
     """Adds the graph of a run to a pipeline.
 
-    Rows travel in batches up to the tokenizer, then as blocks of pairs keyed by shard. What a pair's shard and
+    A part of a file becomes blocks of pairs keyed by shard in one step. What a pair's shard and
     place there are is decided by a hash of its texts; each shard is sorted and packed by one worker.
 
     Args:
       spill: where the workers are threads of this process, the key of `open_spill`: the blocks wait on disk.
     """
-    rows = (
+    made = (
         p
         | "Inputs" >> beam.Create(list(enumerate(resolved.inputs)), reshuffle=True)
         | "Divide" >> beam.ParDo(DivideInputs())
@@ -39,15 +36,10 @@ def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None) -> 
         | "NumberRows"
         >> beam.ParDo(NumberRows(resolved))  # a row's number needs the counts of all parts before its own
         | "SpreadNumbered" >> beam.Reshuffle()
-        | "Read" >> beam.ParDo(ReadRows(resolved)).with_outputs("seen", main="rows")
+        | "Pairs" >> beam.ParDo(MakePairs(resolved, spill)).with_outputs("rejects", "seen", main="blocks")
     )
-    pairs = rows.rows | "Parse" >> beam.ParDo(ParseRows(resolved)).with_outputs("rejects", "seen", main="pairs")
-    placed = pairs.pairs | "Tokenize" >> beam.ParDo(TokenizePairs(resolved, spill)).with_outputs(
-        "rejects", main="placed"
-    )
-
     shards = (
-        placed.placed
+        made.blocks
         | "ByShard" >> beam.GroupByKey()
         | "WriteShard" >> beam.ParDo(WriteShard(resolved)).with_outputs("rejects", main="reports")
     )
@@ -61,16 +53,12 @@ def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None) -> 
     )
     reports = (shards.reports, empty) | "Reports" >> beam.Flatten()
     drops = (
-        (
-            pairs.rejects | "BlockUnparsed" >> beam.ParDo(BlockRejects(resolved)),
-            placed.rejects | "BlockUnusable" >> beam.ParDo(BlockRejects(resolved)),
-            shards.rejects,
-        )
+        (made.rejects, shards.rejects)
         | "Rejects" >> beam.Flatten()
         | "ByFile" >> beam.GroupByKey()
         | "WriteRejects" >> beam.ParDo(WriteRejects(resolved))
     )
-    seen = (rows.seen, pairs.seen) | "AllSeen" >> beam.Flatten() | "Seen" >> beam.CombineGlobally(add_seen)
+    seen = made.seen | "Seen" >> beam.CombineGlobally(add_seen)
     _ = (
         p
         | "Last" >> beam.Create([None])

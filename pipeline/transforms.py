@@ -1,9 +1,7 @@
 """The transforms of the graph: each loads what it needs in `setup` and calls a pure function; drops go to `rejects`."""
 
 import os
-from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import apache_beam as beam
@@ -12,33 +10,24 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
 from oddsmill.pipeline import progress
+from oddsmill.pipeline.chain import Chain, Made, ShardKey, fingerprint_rows
 from oddsmill.pipeline.dataflow import check_libraries
-from oddsmill.pipeline.formats import keys
-from oddsmill.pipeline.formats.pairs import Pair, PairIds
 from oddsmill.pipeline.input.changes import changed, check_unchanged, while_unchanged
 from oddsmill.pipeline.input.kinds.kind import CountedPart, NumberedPart, Part
 from oddsmill.pipeline.input.parts import Input, count_part, divide, number_parts, read_batches
-from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.input.sources import check_nothing_new
 from oddsmill.pipeline.output.accounts import FileDrops, make_accounts, publish_accounts
 from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.manifest import make_manifest
-from oddsmill.pipeline.output.rejects import RejectBlocks, write_rejects
-from oddsmill.pipeline.output.seen import Seen, see_columns
-from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, encode_placed_pairs, write_shard
+from oddsmill.pipeline.output.rejects import write_rejects
+from oddsmill.pipeline.output.seen import Seen
+from oddsmill.pipeline.output.shards import ShardReport, write_shard
 from oddsmill.pipeline.output.spill import BlockRef, read_block, write_block
 from oddsmill.pipeline.resolved_run import ResolvedRun
-from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
-from oddsmill.schemas.drops import Dropped, Reject, dropping_errors
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Split
+from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER
 from oddsmill.schemas.stores import fetch_folder
-
-Parsed = list[tuple[RawRow, Pair]]
-ShardKey = tuple[Split, int]
-_BATCHES_AHEAD = 2
-_BLOCK_BYTES = 8 << 20  # ids in blocks of some hundred kB a shard: compressed as well as larger ones
 
 
 class DivideInputs(beam.DoFn):
@@ -78,144 +67,45 @@ class NumberRows(beam.DoFn):
         yield from number_parts(self._inputs[number], parts)
 
 
-class ReadRows(beam.DoFn):
-    """A part of a file -> batches of its rows; tag `seen`: how many, and their fingerprint."""
+class MakePairs(beam.DoFn):
+    """A part of a file -> blocks of its pairs by shard; tags `rejects`, in blocks by file, and `seen`.
 
-    def __init__(self, resolved: ResolvedRun):
-        self._states = resolved.states
-
-    def process(self, part: NumberedPart) -> Iterator[Any]:
-        path, whole = part.part.file.path, 0
-        with while_unchanged(path, self._states) as was_touched:
-            for batch in read_batches(part):
-                progress.count(rows_read=len(batch))
-                digest = _fingerprint(batch)  # before a user's function alters the rows
-                whole += digest
-                yield batch
-                yield TaggedOutput("seen", Seen({part.part.input: len(batch)}, digest))
-            if was_touched() and whole != sum(map(_fingerprint, read_batches(part))):
-                raise changed(path, "its content was another one meanwhile")
-
-
-def _fingerprint(batch: list[RawRow]) -> int:
-    """Returns the sum of the fingerprints of some rows, which does not depend on their order."""
-    return sum(keys.fingerprint(row.as_bytes()) for row in batch)
-
-
-class ParseRows(beam.DoFn):
-    """A batch of rows -> their pairs; tags `rejects`, and `seen`: pairs of a row beyond its first, columns not read."""
-
-    def __init__(self, resolved: ResolvedRun):
-        self._rules, self._sources = resolved.rules, resolved.sources
-
-    def process(self, batch: list[RawRow]) -> Iterator[Any]:
-        parsed: Parsed = []
-        extra_pairs, not_read = Counter[int](), Counter[str]()
-        for row in batch:
-            try:
-                pairs = self._rules.parse_row(row, source=self._sources[row.origin.file], not_read=not_read)
-            except Dropped as dropped:
-                yield _reject(row, dropped)
-                continue
-            parsed += [(row, pair) for pair in pairs]
-            if len(pairs) > 1:
-                extra_pairs[row.origin.file] += len(pairs) - 1
-        if extra_pairs or not_read:
-            yield TaggedOutput("seen", Seen(extra_pairs=dict(extra_pairs), not_read=see_columns(not_read)))
-        if parsed:
-            yield parsed
-
-
-class TokenizePairs(beam.DoFn):
-    """Tokenizes a batch of pairs; yields blocks of them by shard, and drops under the tag `rejects`.
-
-    The tokenizer is the copy in the output folder: workers need no other file of the launcher's. Up to two
-    batches are tokenized in threads, so that reading, parsing and hashing go on while the tokenizer, which needs no
-    interpreter lock, has the cores.
+    The tokenizer is the copy in the output folder: workers need no other file of the launcher's.
     """
 
     def __init__(self, resolved: ResolvedRun, spill: int | None):
-        self._config, self._num_shards, self._shared, self._spill = (
-            resolved.config,
-            resolved.num_shards,
-            Shared(),
-            spill,
-        )
-        self._rules, self._output, self._vocab_size = resolved.rules, resolved.output, resolved.tokenizer.vocab_size
+        self._resolved, self._spill, self._shared = resolved, spill, Shared()
 
     def setup(self) -> None:
         # Where nothing else is said there is a process for each core, so a call must not spread over the cores.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        folder = os.path.join(self._output, TOKENIZER_FOLDER)
+        folder = os.path.join(self._resolved.output, TOKENIZER_FOLDER)
         self._tokenizer = self._shared.acquire(lambda: load_tokenizer(fetch_folder(folder)))
-        self._threads = ThreadPoolExecutor(_BATCHES_AHEAD)
 
     def start_bundle(self) -> None:
-        self._ahead: deque[Future[list[tuple[ShardKey, PlacedPair] | TaggedOutput]]] = deque()
-        self._blocks: dict[ShardKey, list[PlacedPair]] = defaultdict(list)
-        self._bytes = 0
+        self._chain = Chain(self._resolved, self._tokenizer)
 
-    def process(self, parsed: Parsed) -> Iterator[Any]:
-        self._ahead.append(self._threads.submit(self._tokenize, parsed))
-        if len(self._ahead) > _BATCHES_AHEAD:
-            yield from self._gather()
+    def process(self, part: NumberedPart) -> Iterator[Any]:
+        path, digest = part.part.file.path, 0
+        with while_unchanged(path, self._resolved.states) as was_touched:
+            for batch in read_batches(part):
+                progress.count(rows_read=len(batch))
+                made = self._chain.add(batch)
+                digest += made.digest
+                yield from self._elements(made)
+            if was_touched() and digest != sum(map(fingerprint_rows, read_batches(part))):
+                raise changed(path, "its content was another one meanwhile")
 
     def finish_bundle(self) -> Iterator[Any]:
-        while self._ahead:
-            yield from map(_in_global_window, self._gather())
-        yield from map(_in_global_window, self._flush())
+        yield from map(_in_global_window, self._elements(self._chain.finish()))
 
-    def teardown(self) -> None:
-        self._threads.shutdown()
-
-    def _tokenize(self, parsed: Parsed) -> list[tuple[ShardKey, PlacedPair] | TaggedOutput]:
-        placed: list[tuple[ShardKey, PlacedPair] | TaggedOutput] = []
-        texts = [pair for _, pair in parsed]
-        for (row, pair), ids in zip(
-            parsed, tokenize_batch(texts, self._tokenizer, self._rules, self._config), strict=True
-        ):
-            try:
-                placed.append(_reject(row, ids) if isinstance(ids, Dropped) else self._place(row, pair, ids))
-            except Dropped as dropped:
-                placed.append(_reject(row, dropped))
-        progress.count(pairs=sum(not isinstance(item, TaggedOutput) for item in placed))
-        return placed
-
-    @dropping_errors
-    def _place(self, row: RawRow, pair: Pair, ids: PairIds) -> tuple[ShardKey, PlacedPair]:
-        """Decides where a pair is stored."""
-        identity = keys.pair_id(pair)
-        place = keys.place(pair, identity, row.origin, self._config, self._num_shards)
-        stored = PlacedPair(
-            rank=place.rank,
-            id=identity,
-            ids=ids.as_bytes(),
-            lengths=(len(ids.prompt), len(ids.chosen), len(ids.rejected)),
-            truncated=int(ids.truncated),
-            notes=int(ids.notes),
-            prompt_id=keys.prompt_id(pair),
-            origin=row.origin,
-            raw=row.as_text() if self._config.dedup == "exact" else "",
-            unscored=ids.unscored_as_bytes(),
-        )
-        return (place.split, place.shard), stored
-
-    def _gather(self) -> Iterator[Any]:
-        """Waits for the oldest batch; yields its rejects, and blocks once they are large enough."""
-        for item in self._ahead.popleft().result():
-            if isinstance(item, TaggedOutput):
-                yield item
-                continue
-            key, pair = item
-            self._blocks[key].append(pair)
-            self._bytes += len(pair.ids) + len(pair.raw)
-        if self._bytes >= _BLOCK_BYTES:
-            yield from self._flush()
-
-    def _flush(self) -> Iterator[tuple[ShardKey, bytes | BlockRef]]:
-        blocks, self._blocks, self._bytes = self._blocks, defaultdict(list), 0
-        for key, pairs in blocks.items():
-            yield key, write_block(encode_placed_pairs(pairs, vocab_size=self._vocab_size), self._spill)
+    def _elements(self, made: Made) -> Iterator[Any]:
+        for key, block in made.blocks:
+            yield key, write_block(block, self._spill)
+        for rejects in made.rejects:
+            yield TaggedOutput("rejects", rejects)
+        if made.seen is not None:
+            yield TaggedOutput("seen", made.seen)
 
 
 class WriteShard(beam.DoFn):
@@ -265,23 +155,6 @@ def _write_shard(resolved: ResolvedRun, shard: ShardKey, blocks: Iterable[bytes]
     )
 
 
-class BlockRejects(beam.DoFn):
-    """Rejects -> (number of their file, block of them), so that the shuffle holds no raw text as it is."""
-
-    def __init__(self, resolved: ResolvedRun):
-        self._paths = resolved.paths
-
-    def start_bundle(self) -> None:
-        self._blocks = RejectBlocks(self._paths)
-
-    def process(self, reject: Reject) -> Iterator[tuple[int, bytes]]:
-        self._blocks.add(reject)
-        yield from self._blocks.full()
-
-    def finish_bundle(self) -> Iterator[Any]:
-        yield from map(_in_global_window, self._blocks.rest())
-
-
 class WriteRejects(beam.DoFn):
     """The rejects of an input file -> a file of them, and how many of each reason."""
 
@@ -315,11 +188,6 @@ class WriteManifest(beam.DoFn):
         with publishing(target, self._resolved.lock) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(manifest.to_json())
         yield from ()
-
-
-def _reject(row: RawRow, dropped: Dropped) -> TaggedOutput:
-    progress.count(drops=1)
-    return TaggedOutput("rejects", Reject(row.origin, dropped.reason, dropped.detail, row.as_text()))
 
 
 def _in_global_window(element: Any) -> Any:

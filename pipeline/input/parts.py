@@ -141,12 +141,12 @@ def numbered_parts(inputs: list[Input]) -> list[NumberedPart]:
 
 
 def read_batches(part: NumberedPart) -> Iterator[list[RawRow]]:
-    """Yields the wanted rows of a part, at most `BATCH_ROWS` at a time.
+    """Yields the wanted rows of a part, at most `BATCH_ROWS` at a time. They are not parsed yet.
 
     Raises:
       Refused: The file is damaged or cut short; the message says after which row.
     """
-    rows = (make_row(Origin(part.part.input, number), content, problem) for number, content, problem in _read(part))
+    rows = (RawRow(Origin(part.part.input, number), content, problem) for number, content, problem in _read(part))
     while batch := list(islice(rows, BATCH_ROWS)):
         yield batch
 
@@ -165,7 +165,7 @@ def read_in_order(inputs: list[Input]) -> Iterator[RawRow]:
                 row = None
                 for batch in read_batches(NumberedPart(part, first_row, range(first_row, UNBOUNDED))):
                     for row in batch:
-                        yield row
+                        yield make_row(*row[:3])
                 first_row = row.origin.row + 1 if row else first_row
 
 

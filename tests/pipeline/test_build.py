@@ -50,7 +50,7 @@ def test_every_output_is_consumed_but_for_the_manifests(nodes: Nodes):
     }
     assert unread == {"WriteManifest"}
     tags = {label: set(node.outputs) for label, node in nodes.by_label.items()}
-    assert {"rejects", "seen"} <= tags["Parse"] and "rejects" in tags["Tokenize"] and "rejects" in tags["WriteShard"]
+    assert {"rejects", "seen"} <= tags["Pairs"] and "rejects" in tags["WriteShard"]
 
 
 def test_all_of_the_data_is_shuffled_once(nodes: Nodes):

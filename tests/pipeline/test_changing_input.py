@@ -26,7 +26,7 @@ def _another_row(path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "act", "problem"),
     [
-        ("ReadRows", _cut, r"rows\.jsonl changed while it was read: it was [\d,]+ bytes"),
+        ("MakePairs", _cut, r"rows\.jsonl changed while it was read: it was [\d,]+ bytes"),
         ("WriteManifest", _another_row, r"rows\.jsonl changed while it was read: its content is another one"),
         ("WriteManifest", Path.unlink, r"rows\.jsonl changed while it was read: it is gone"),
         ("WriteShard", lambda path: (path.parent / "s.jsonl").touch(), r"s\.jsonl appeared while the input was read"),

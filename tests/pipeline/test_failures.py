@@ -19,14 +19,10 @@ POINTS = [
     ("DivideInputs", "process", 2),
     ("CountRows", "process", 2),
     ("NumberRows", "process", 2),
-    ("ReadRows", "process", 2),
-    ("ParseRows", "process", 2),
-    ("TokenizePairs", "process", 4),  # the first two batches are only taken in
-    ("TokenizePairs", "finish_bundle", 1),
+    ("MakePairs", "process", 2),
+    ("MakePairs", "finish_bundle", 1),
     ("WriteShard", "process", 2),
     ("WriteEmptyShard", "process", 2),
-    ("BlockRejects", "process", 2),
-    ("BlockRejects", "finish_bundle", 1),
     ("WriteRejects", "process", 2),
     ("WriteManifest", "process", 1),
 ]

@@ -1,5 +1,6 @@
 """Each transform by itself, called as Beam calls it."""
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,11 @@ from typing import Any
 import pytest
 from apache_beam.pvalue import TaggedOutput
 
-from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.formats import keys
-from oddsmill.pipeline.output.seen import Seen, add_seen
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, transforms
+from oddsmill.pipeline.output.blocks import open_blocks
+from oddsmill.pipeline.output.shards import _COLUMNS
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
-from oddsmill.pipeline.transforms import CountRows, DivideInputs, NumberRows, ParseRows, ReadRows
+from oddsmill.pipeline.transforms import CountRows, DivideInputs, MakePairs, NumberRows
 from oddsmill.schemas.drops import DropReason
 
 
@@ -22,6 +23,7 @@ def resolved(write_rows: Callable, triples: Callable, tokenizer_folder: Path, tm
     rows[3] = {**rows[3], "chosen": " "}
     config = PreprocessConfig(
         source=SourceConfig(path=str(write_rows("rows.jsonl", rows))),
+        eval_share=0,
         tokenizer=str(tokenizer_folder),
         output=str(tmp_path / "out"),
     )
@@ -39,36 +41,35 @@ def by_tag(elements: Iterable[Any]) -> dict[str, list[Any]]:
     return tagged
 
 
-def read(resolved: ResolvedRun) -> dict[str, list[Any]]:
-    """Returns the rows that the transforms up to `ReadRows` give of all inputs."""
+def make_pairs(resolved: ResolvedRun) -> dict[str, list[Any]]:
+    """Returns what the transforms up to `MakePairs` give of all inputs."""
     parts = [part for element in enumerate(resolved.inputs) for part in DivideInputs().process(element)]
     counted = [counted for part in parts for counted in CountRows(resolved).process(part)]
     assert {number for number, _ in counted} == {0}
     numbered = NumberRows(resolved).process((0, [part for _, part in counted]))
-    return by_tag(element for part in numbered for element in ReadRows(resolved).process(part))
+    transform = MakePairs(resolved, None)
+    transform._tokenizer = transforms.load_tokenizer(resolved.tokenizer_folder)  # there is no copy of it yet
+    transform.start_bundle()
+    elements = [element for part in numbered for element in transform.process(part)]
+    return by_tag([*elements, *map(without_window, transform.finish_bundle())])
 
 
-def test_rows_are_read_with_their_place_and_fingerprint(resolved: ResolvedRun):
-    tagged = read(resolved)
-    rows = [row for batch in tagged["main"] for row in batch]
-    assert [row.origin.row for row in rows] == [0, 1, 2, 3, 4]
-    seen = add_seen(tagged["seen"])
-    assert seen == Seen({0: 5}, sum(keys.fingerprint(row.as_bytes()) for row in rows) % keys.FINGERPRINT_MODULUS)
+def without_window(element: Any) -> Any:
+    """Returns an element of `finish_bundle` as `process` gives it."""
+    if isinstance(element, TaggedOutput):
+        return TaggedOutput(element.tag, element.value.value)
+    return element.value
 
 
-def test_a_row_that_is_no_pair_goes_to_the_rejects(resolved: ResolvedRun):
-    (batch,) = read(resolved)["main"]
-    tagged = by_tag(ParseRows(resolved).process(batch))
-    (parsed,) = tagged["main"]
-    assert [row.origin.row for row, _ in parsed] == [0, 1, 2, 4]
-    (reject,) = tagged["rejects"]
-    assert (reject.origin.row, reject.reason) == (3, DropReason.EMPTY_ANSWER)
-    assert "seen" not in tagged
-
-
-def test_columns_that_no_one_reads_are_counted_over_all_batches(resolved: ResolvedRun):
-    (batch,) = read(resolved)["main"]
-    rows = [row._replace(parsed=row.parsed | {"topic": "s", "id": row.origin.row, "note": ""}) for row in batch]
-    halves = [by_tag(ParseRows(resolved).process(half)) for half in (rows[:2], rows[2:])]
-    # The fourth row is dropped, with all its columns.
-    assert add_seen([seen for half in halves for seen in half["seen"]]) == Seen(not_read={"topic": 4, "id": 4})
+def test_every_row_is_a_pair_in_a_block_of_its_shard_or_a_reject(resolved: ResolvedRun):
+    tagged = make_pairs(resolved)
+    ((key, block),) = tagged["main"]
+    assert key == ("train", 0)
+    with open_blocks(_COLUMNS, [block]) as items:
+        assert sorted(items.columns["row"].tolist()) == [0, 1, 2, 4]
+    ((file, rejects),) = tagged["rejects"]
+    with open_blocks(("row", "reason"), [rejects]) as items:
+        assert (file, items.columns["row"].tolist()) == (0, [3])
+        assert json.loads(items.payload(0))["reason"] == DropReason.EMPTY_ANSWER
+    (seen,) = tagged["seen"]
+    assert seen.rows == {0: 5}

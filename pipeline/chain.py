@@ -1,0 +1,153 @@
+"""The chain from raw rows to blocks of tokenized pairs: parse, render, tokenize, place. It needs no Beam.
+
+A transform calls it in its own process; where a machine has several cores, processes of our own do.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from oddsmill.pipeline import progress
+from oddsmill.pipeline.formats import keys
+from oddsmill.pipeline.formats.pairs import Pair, PairIds
+from oddsmill.pipeline.input.rows import RawRow, make_row
+from oddsmill.pipeline.output.rejects import RejectBlocks
+from oddsmill.pipeline.output.seen import Seen, add_seen, see_columns
+from oddsmill.pipeline.output.shards import PlacedPair, encode_placed_pairs
+from oddsmill.pipeline.resolved_run import ResolvedRun
+from oddsmill.pipeline.tokens.tokenization import tokenize_batch
+from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped, Reject, dropping_errors
+from oddsmill.schemas.manifest import Split
+
+ShardKey = tuple[Split, int]
+_BLOCK_BYTES = 8 << 20  # ids in blocks of some hundred kB a shard: compressed as well as larger ones
+
+
+class Made(NamedTuple):
+    """The blocks that a chain has ready.
+
+    Attributes:
+      digest: the sum of the fingerprints of the rows that it was given last.
+      blocks: blocks of pairs, as `write_shard` takes them, each with the shard that they belong to.
+      rejects: blocks of rejects, as `write_rejects` takes them, each with the number of their file.
+      seen: the account of all rows since the last `finish`, which alone gives one.
+    """
+
+    digest: int
+    blocks: Sequence[tuple[ShardKey, bytes]]
+    rejects: Sequence[tuple[int, bytes]]
+    seen: Seen | None = None
+
+
+class Chain:
+    """Takes batches of raw rows; gives blocks once they are large enough, and the rest in the end."""
+
+    def __init__(self, resolved: ResolvedRun, tokenizer: Tokenizer):
+        """Starts with nothing gathered.
+
+        Args:
+          tokenizer: the copy in the output folder: workers need no other file of the launcher's.
+        """
+        self._resolved, self._tokenizer = resolved, tokenizer
+        self._start()
+
+    def add(self, batch: Sequence[RawRow]) -> Made:
+        """Takes a batch to its pairs and gathers them; returns the blocks that are large enough.
+
+        Args:
+          batch: rows of one file that are not parsed yet.
+
+        Raises:
+          Refused: a row holds messages and the tokenizer has no chat template.
+        """
+        rows = [make_row(row.origin, row.content, row.problem) for row in batch]
+        digest = fingerprint_rows(rows)  # before a user's function alters the rows
+        self._digest += digest
+        self._rows.update({rows[0].origin.file: len(rows)})
+        parsed = self._parse(rows)
+        self._tokenize(parsed)
+        rejects = list(self._rejects.full())
+        return Made(digest, self._take_blocks() if self._bytes >= _BLOCK_BYTES else (), rejects)
+
+    def finish(self) -> Made:
+        """Returns all that is gathered, and the account of the rows."""
+        seen = Seen(dict(self._rows), self._digest % keys.FINGERPRINT_MODULUS, dict(self._extra_pairs), self._not_read)
+        made = Made(0, self._take_blocks(), list(self._rejects.rest()), seen)
+        self._start()
+        return made
+
+    def _start(self) -> None:
+        self._pairs: dict[ShardKey, list[PlacedPair]] = defaultdict(list)
+        self._bytes = self._digest = 0
+        self._rejects = RejectBlocks(self._resolved.paths)
+        self._rows, self._extra_pairs = Counter[int](), Counter[int]()
+        self._not_read: dict[str, int] = {}
+
+    def _parse(self, rows: Sequence[RawRow]) -> list[tuple[RawRow, Pair]]:
+        parsed: list[tuple[RawRow, Pair]] = []
+        not_read = Counter[str]()
+        for row in rows:
+            file = row.origin.file
+            try:
+                pairs = self._resolved.rules.parse_row(row, source=self._resolved.sources[file], not_read=not_read)
+            except Dropped as dropped:
+                self._reject(row, dropped)
+                continue
+            parsed += [(row, pair) for pair in pairs]
+            if len(pairs) > 1:
+                self._extra_pairs[file] += len(pairs) - 1
+        if not_read:
+            both = (Seen(not_read=self._not_read), Seen(not_read=see_columns(not_read)))
+            self._not_read = dict(add_seen(both).not_read)
+        return parsed
+
+    def _tokenize(self, parsed: Sequence[tuple[RawRow, Pair]]) -> None:
+        resolved = self._resolved
+        pairs = [pair for _, pair in parsed]
+        made = tokenize_batch(pairs, self._tokenizer, resolved.rules, resolved.config)
+        placed = 0
+        for (row, pair), ids in zip(parsed, made, strict=True):
+            try:
+                if isinstance(ids, Dropped):
+                    raise ids
+                self._place(row, pair, ids)
+                placed += 1
+            except Dropped as dropped:
+                self._reject(row, dropped)
+        progress.count(pairs=placed)
+
+    @dropping_errors
+    def _place(self, row: RawRow, pair: Pair, ids: PairIds) -> None:
+        """Decides where a pair is stored."""
+        resolved = self._resolved
+        identity = keys.pair_id(pair)
+        place = keys.place(pair, identity, row.origin, resolved.config, resolved.num_shards)
+        stored = PlacedPair(
+            rank=place.rank,
+            id=identity,
+            ids=ids.as_bytes(),
+            lengths=(len(ids.prompt), len(ids.chosen), len(ids.rejected)),
+            truncated=int(ids.truncated),
+            notes=int(ids.notes),
+            prompt_id=keys.prompt_id(pair),
+            origin=row.origin,
+            raw=row.as_text() if resolved.config.dedup == "exact" else "",
+            unscored=ids.unscored_as_bytes(),
+        )
+        self._pairs[place.split, place.shard].append(stored)
+        self._bytes += len(stored.ids) + len(stored.raw)
+
+    def _reject(self, row: RawRow, dropped: Dropped) -> None:
+        progress.count(drops=1)
+        self._rejects.add(Reject(row.origin, dropped.reason, dropped.detail, row.as_text()))
+
+    def _take_blocks(self) -> list[tuple[ShardKey, bytes]]:
+        taken, self._pairs, self._bytes = self._pairs, defaultdict(list), 0
+        vocab_size = self._resolved.tokenizer.vocab_size
+        return [(key, encode_placed_pairs(pairs, vocab_size=vocab_size)) for key, pairs in taken.items()]
+
+
+def fingerprint_rows(rows: Sequence[RawRow]) -> int:
+    """Returns the sum of the fingerprints of some rows, which does not depend on their order."""
+    return sum(keys.fingerprint(row.as_bytes()) for row in rows)
