@@ -90,7 +90,9 @@ def worker_requirements() -> list[str]:
         requirement, _, marker = line.partition(";")
         extra = _EXTRA.search(marker)
         if extra is None or extra.group(1) == "pipeline":
-            names.add(re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0])
+            name = re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0]
+            if "platform_machine" not in marker or importlib.util.find_spec(name):  # not every machine has these
+                names.add(name)
     return [f"{name}=={importlib.metadata.version(name)}" for name in sorted(names - {"apache-beam", "oddsmill"})]
 
 
