@@ -2,16 +2,83 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import Pair, PreferencePair
 from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.manifest import Split
 
+ShardKey = tuple[Split, int]  # the split and the number of a shard
 FINGERPRINT_MODULUS = 1 << 128
 _FIRST_KEYS = ("role", "content")
+
+
+class Places(NamedTuple):
+    """The ids of n pairs, and the place of each: its split, its shard there, and its rank in the order of the shard.
+
+    Attributes:
+      ids, prompt_ids: [n] uint64.
+      is_eval: [n] bool; True in the eval split.
+      shards: [n] int64, the number of the shard in its split.
+      ranks: [n] uint64.
+    """
+
+    ids: np.ndarray
+    prompt_ids: np.ndarray
+    is_eval: np.ndarray
+    shards: np.ndarray
+    ranks: np.ndarray
+
+    def shard(self, index: int) -> ShardKey:
+        """Returns the split of a pair, and its shard there."""
+        return "eval" if self.is_eval[index] else "train", int(self.shards[index])
+
+
+def place_pairs(
+    pairs: Sequence[Pair], origins: Sequence[Origin], config: DatasetSettings, num_shards: Mapping[Split, int]
+) -> Places:
+    """Picks the split by the prompt's text, so that no prompt is in both; shard and rank by the pair's id.
+
+    Args:
+      origins: of the row of each pair.
+    """
+    prompts = [_sized(_prompt(pair)) for pair in pairs]
+    ids = [_ids(prompt, pair) for prompt, pair in zip(prompts, pairs, strict=True)]
+    pair_ids, prompt_ids = _numbers([both[0] for both in ids]), _numbers([both[1] for both in ids])
+    if not config.shuffle:
+        ranks = np.array([origin.file << 48 | origin.row for origin in origins], np.uint64)
+        return Places(pair_ids, prompt_ids, np.zeros(len(pairs), bool), np.zeros(len(pairs), np.int64), ranks)
+    is_eval = _draw_eval(prompts, config)
+    digests = [_digest(_sized(identity), size=16, seed=config.seed, use=b"place") for identity, _ in ids]
+    drawn, ranks = _numbers(digests).reshape(-1, 2).T
+    counts = np.where(is_eval, num_shards.get("eval", 1), num_shards.get("train", 1)).astype(np.uint64)
+    return Places(pair_ids, prompt_ids, is_eval, (drawn % counts).astype(np.int64), ranks)
+
+
+def _draw_eval(prompts: Sequence[bytes], config: DatasetSettings) -> np.ndarray:
+    """Draws which prompts, as `_sized` returns them, are in the eval split, [n] bool."""
+    if config.eval_share in (0, 1):
+        return np.full(len(prompts), config.eval_share == 1)
+    draws = _numbers([_digest(prompt, size=8, seed=config.seed, use=b"split") for prompt in prompts])
+    return draws < np.uint64(int(config.eval_share * (1 << 64)))
+
+
+def pair_id(pair: Pair) -> int:
+    """Hashes the texts to 64 bits: equal texts have equal ids, wherever they come from.
+
+    The order of keys in the objects of messages does not count: Parquet and Arrow have one order for a whole column.
+    """
+    return int.from_bytes(_ids(_sized(_prompt(pair)), pair)[0])
+
+
+def prompt_id(pair: Pair) -> int:
+    """Hashes the prompt's text to 64 bits."""
+    return int.from_bytes(_ids(_sized(_prompt(pair)), pair)[1])
 
 
 class Place(NamedTuple):
@@ -22,34 +89,29 @@ class Place(NamedTuple):
     rank: int
 
 
-def pair_id(pair: Pair) -> int:
-    """Hashes the texts to 64 bits: equal texts have equal ids, wherever they come from.
-
-    The order of keys in the objects of messages does not count: Parquet and Arrow have one order for a whole column.
-    """
-    texts = pair if isinstance(pair, PreferencePair) else map(_in_key_order, pair)
-    return int.from_bytes(_hash(*(text.encode() for text in texts), size=8))
-
-
-def prompt_id(pair: Pair) -> int:
-    """Hashes the prompt's text to 64 bits."""
-    return int.from_bytes(_hash(_prompt(pair), size=8))
-
-
 def place(pair: Pair, identity: int, origin: Origin, config: DatasetSettings, num_shards: dict[Split, int]) -> Place:
     """Picks the split by the prompt's text, so that no prompt is in both; shard and rank by the pair's id."""
-    if not config.shuffle:
-        return Place("train", 0, origin.file << 48 | origin.row)
-    draw = int.from_bytes(_hash(_prompt(pair), size=8, seed=config.seed, use=b"split"))
-    split: Split = "eval" if draw < int(config.eval_share * (1 << 64)) else "train"
-    digest = _hash(identity.to_bytes(8), size=16, seed=config.seed, use=b"place")
-    shard = int.from_bytes(digest[:8]) % num_shards[split]
-    return Place(split, shard, int.from_bytes(digest[8:]))
+    places = place_pairs([pair], [origin], config, num_shards)
+    return Place(*places.shard(0), int(places.ranks[0]))
 
 
 def fingerprint(row: bytes) -> int:
     """Hashes a raw row to 128 bits. The sum of these identifies the rows as a multiset, in whatever order and files."""
-    return int.from_bytes(_hash(row, size=16, use=b"row"))
+    return int.from_bytes(_digest(_sized(row), size=16, use=b"row"))
+
+
+def _ids(prompt: bytes, pair: Pair) -> tuple[bytes, bytes]:
+    """Hashes a pair, and its prompt alone: the pair's texts begin with that, so its bytes are hashed once.
+
+    Args:
+      prompt: of the pair, as `_sized` returns it.
+    """
+    state = _new_state(8, 0, b"id").copy()
+    state.update(prompt)
+    of_prompt = state.digest()
+    _, *others = pair if isinstance(pair, PreferencePair) else map(_in_key_order, pair)
+    state.update(b"".join([_sized(text.encode()) for text in others]))
+    return state.digest(), of_prompt
 
 
 def _prompt(pair: Pair) -> bytes:
@@ -74,10 +136,20 @@ def _in_order(value: Any) -> Any:
     return value
 
 
-def _hash(*texts: bytes, size: int, seed: int = 0, use: bytes = b"id") -> bytes:
+def _sized(text: bytes) -> bytes:
+    """Returns a text behind its length, so that several in a row are hashed with where they part."""
+    return len(text).to_bytes(8) + text
+
+
+def _digest(sized: bytes, *, size: int, seed: int = 0, use: bytes) -> bytes:
     state = _new_state(size, seed, use).copy()
-    state.update(b"".join([part for text in texts for part in (len(text).to_bytes(8), text)]))
+    state.update(sized)
     return state.digest()
+
+
+def _numbers(digests: Iterable[bytes]) -> np.ndarray:
+    """Returns the numbers of eight bytes each that digests consist of, [n] uint64."""
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 @cache

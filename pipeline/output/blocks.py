@@ -6,7 +6,7 @@ sorts what it was given holds the index alone: the bytes of the items lie in a t
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,23 +17,17 @@ from oddsmill.pipeline.output.spill import refuse_temporary
 
 # At level 1, ids take half of their bytes and text a third, at 500 MB/s.
 _OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
-_PAYLOAD = "payload"
 
 
-def encode_block(names: Sequence[str], items: Sequence[tuple[Sequence[int], bytes]]) -> bytes:
+def encode_block(items: pa.Table) -> bytes:
     """Encodes items as one block.
 
     Args:
-      names: of the integers that each item has, each 0 or more and below 2**64.
-      items: the integers of each, and its bytes.
+      items: a line each; columns of integers, and of bytes (large_binary).
     """
-    columns = zip(*(integers for integers, _ in items), strict=True)
-    arrays = [pa.array(column, pa.uint64()) for column in columns]
-    arrays.append(pa.array([payload for _, payload in items], pa.large_binary()))
-    batch = pa.record_batch(arrays, names=[*names, _PAYLOAD])
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema, options=_OPTIONS) as writer:
-        writer.write_batch(batch)
+    with pa.ipc.new_stream(sink, items.schema, options=_OPTIONS) as writer:
+        writer.write_table(items)
     return sink.getvalue().to_pybytes()
 
 
@@ -41,54 +35,67 @@ class Items:
     """The items of opened blocks: their integers in memory, their bytes in a file.
 
     Attributes:
-      columns: [n] uint64 each, by name.
+      columns: [n] each, the columns of integers by name.
     """
 
-    def __init__(self, columns: dict[str, np.ndarray], starts: np.ndarray, descriptor: int):
-        self.columns, self._starts, self._descriptor = columns, starts, descriptor
+    def __init__(self, columns: dict[str, np.ndarray], places: dict[str, np.ndarray], descriptor: int):
+        """Takes over what has been read of the blocks.
+
+        Args:
+          places: of the columns of bytes: where those of each item begin in the file, and how many they are, [n, 2].
+        """
+        self.columns, self._places, self._descriptor = columns, places, descriptor
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(next(iter(self.columns.values())))
 
     def take(self, indices: np.ndarray) -> "Items":
         """Returns some of the items, in the order of `indices`."""
-        columns = {name: values[indices] for name, values in self.columns.items()}
-        return Items(columns, self._starts[indices], self._descriptor)
+        columns, places = (
+            {name: values[indices] for name, values in each.items()} for each in (self.columns, self._places)
+        )
+        return Items(columns, places, self._descriptor)
 
-    def payload(self, index: int) -> bytes:
-        """Reads the bytes of one item."""
-        start, size = self._starts[index].tolist()
-        return os.pread(self._descriptor, size, start)
+    def payload(self, name: str, index: int) -> bytes:
+        """Reads the bytes of one item in a column."""
+        start, size = self._places[name][index].tolist()
+        return os.pread(self._descriptor, size, start) if size else b""
 
 
-def _append(file: Any, payload: pa.Buffer | None) -> None:
+def _append(file: Any, column: pa.LargeBinaryArray) -> np.ndarray:
+    """Writes a column of bytes; returns where those of each item begin in the file, and how many they are, [n, 2]."""
+    _, offsets, payload = column.buffers()
+    bounds = np.frombuffer(offsets, np.int64, len(column) + 1)
+    places = np.stack([file.tell() + bounds[:-1], np.diff(bounds)], axis=1)
     try:
         file.write(memoryview(payload) if payload else b"")
         file.flush()
     except OSError as error:
         raise refuse_temporary(error) from error
+    return places
 
 
 @contextmanager
-def open_blocks(names: Sequence[str], blocks: Iterable[bytes]) -> Iterator[Items]:
+def open_blocks(schema: pa.Schema, blocks: Iterable[bytes]) -> Iterator[Items]:
     """Opens many blocks; yields their items, in the order of the blocks.
 
     Args:
-      names: the names of the integers, as `encode_block` was given them.
+      schema: of the table that `encode_block` was given.
 
     Raises:
       Refused: the temporary file has no room.
     """
-    integers: list[np.ndarray] = [np.zeros((0, len(names)), np.uint64)]
-    starts: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
+    columns: dict[str, list[np.ndarray]] = {}
+    for column in schema:
+        is_bytes = pa.types.is_large_binary(column.type)
+        columns[column.name] = [np.zeros((0, 2), np.int64) if is_bytes else np.zeros(0, column.type.to_pandas_dtype())]
     with tempfile.TemporaryFile(prefix="oddsmill-") as file:
         for block in blocks:
             batch: Any = pa.ipc.open_stream(block).read_next_batch()
-            integers.append(np.stack([batch.column(name).to_numpy() for name in names], axis=1))
-            _, offsets, payload = batch.column(_PAYLOAD).buffers()
-            bounds = np.frombuffer(offsets, np.int64, batch.num_rows + 1)
-            starts.append(np.stack([file.tell() + bounds[:-1], np.diff(bounds)], axis=1))
-            _append(file, payload)
-        values = np.concatenate(integers)
-        columns = {name: values[:, number].copy() for number, name in enumerate(names)}
-        yield Items(columns, np.concatenate(starts), file.fileno())
+            for name, column in zip(schema.names, batch.columns, strict=True):
+                columns[name].append(
+                    _append(file, column) if pa.types.is_large_binary(column.type) else column.to_numpy()
+                )
+        joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+        places = {column.name: joined.pop(column.name) for column in schema if pa.types.is_large_binary(column.type)}
+        yield Items(joined, places, file.fileno())

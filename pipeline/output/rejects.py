@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from oddsmill.pipeline.output.blocks import encode_block, open_blocks
 from oddsmill.pipeline.output.folder import REJECTS_FOLDER, publishing
@@ -13,7 +14,7 @@ from oddsmill.schemas.drops import DropReason, Reject
 from oddsmill.schemas.locks.lock import Lock
 from oddsmill.schemas.manifest import file_sha256
 
-_COLUMNS = ("row", "reason")
+_COLUMNS = pa.schema({"row": pa.int64(), "reason": pa.int64(), "line": pa.large_binary()})
 _REASONS = list(DropReason)
 _BLOCK_BYTES = 4 << 20
 _NAME_BYTES = 200  # of an input, in the name of the file of its rejects: a name may have 255
@@ -29,7 +30,7 @@ class RejectBlocks:
           paths: the input files, by the number that an `Origin` has.
         """
         self._paths, self._bytes = paths, 0
-        self._items: dict[int, list[tuple[tuple[int, int], bytes]]] = defaultdict(list)
+        self._items: dict[int, list[tuple[int, int, bytes]]] = defaultdict(list)
 
     def add(self, reject: Reject) -> None:
         """Gathers one reject."""
@@ -42,7 +43,7 @@ class RejectBlocks:
         }
         # A lone surrogate (a file name that is not UTF-8 has some) becomes what JSON writes for it.
         line = json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-        self._items[reject.origin.file].append(((reject.origin.row, _REASONS.index(reject.reason)), line))
+        self._items[reject.origin.file].append((reject.origin.row, _REASONS.index(reject.reason), line))
         self._bytes += len(line)
 
     def full(self) -> Iterator[tuple[int, bytes]]:
@@ -54,7 +55,7 @@ class RejectBlocks:
         """Yields the blocks of all that is gathered, however little."""
         items, self._items, self._bytes = self._items, defaultdict(list), 0
         for file, of_file in items.items():
-            yield file, encode_block(_COLUMNS, of_file)
+            yield file, encode_block(pa.table(list(zip(*of_file, strict=True)), _COLUMNS))
 
 
 def write_rejects(
@@ -75,7 +76,7 @@ def write_rejects(
         with publishing(target, lock) as temporary:
             with open(temporary, "wb") as file:
                 for index in np.lexsort([items.columns["reason"], items.columns["row"]]).tolist():
-                    file.write(items.payload(index))
+                    file.write(items.payload("line", index))
             digest = file_sha256(temporary)
         counts = Counter(items.columns["reason"].tolist())
     return {str(_REASONS[reason]): count for reason, count in counts.items()}, {f"{REJECTS_FOLDER}/{name}": digest}

@@ -13,8 +13,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from oddsmill.pipeline import progress
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import Notes
-from oddsmill.pipeline.output.blocks import Items, encode_block, open_blocks
+from oddsmill.pipeline.output.blocks import Items, open_blocks
 from oddsmill.pipeline.output.folder import publishing, shard_name
+from oddsmill.pipeline.output.placing import PLACED_PAIRS, PlacedPair, encode_placed_pairs  # noqa: F401
 from oddsmill.pipeline.output.rejects import RejectBlocks
 from oddsmill.pipeline.output.tally import SIDES, Tally, rows_at_a_time
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
@@ -28,28 +29,6 @@ from oddsmill.schemas.record import NO_SPANS, Row, encode_row, lay_row, token_dt
 
 # One record a group: the trainer reads records at random. Levels above 3 only cost time.
 WRITER_OPTIONS = "group_size:1,zstd:3"
-_COLUMNS = ("rank", "id", "prompt_id", "file", "row", *SIDES, "truncated", "notes", "unscored")
-
-
-class PlacedPair(NamedTuple):
-    """A tokenized pair with its place, before it is written into its shard.
-
-    Attributes:
-      ids: prompt, chosen and rejected one after another, int32.
-      unscored: the runs of unscored tokens, counted from the first of `ids`, [m, 2] int32.
-      raw: the row it comes from, where a duplicate is to be dropped; else empty.
-    """
-
-    rank: int
-    id: int
-    ids: bytes
-    lengths: tuple[int, int, int]
-    truncated: int
-    notes: int
-    prompt_id: int
-    origin: Origin
-    raw: str
-    unscored: bytes = b""
 
 
 class ShardReport(NamedTuple):
@@ -68,22 +47,6 @@ class ShardReport(NamedTuple):
     digests: Mapping[str, str] = {}
 
 
-def encode_placed_pairs(pairs: Sequence[PlacedPair], *, vocab_size: int) -> bytes:
-    """Encodes pairs as a block for the shuffle, their ids in the dtype that they are stored in."""
-    dtype = token_dtype(vocab_size)
-    items = [
-        (
-            (
-                *(pair.rank, pair.id, pair.prompt_id, *pair.origin, *pair.lengths, pair.truncated, pair.notes),
-                len(pair.unscored),
-            ),
-            np.frombuffer(pair.ids, np.int32).astype(dtype).tobytes() + pair.unscored + pair.raw.encode(),
-        )
-        for pair in pairs
-    ]
-    return encode_block(_COLUMNS, items)
-
-
 def write_shard(
     blocks: Iterable[bytes],
     *,
@@ -96,7 +59,7 @@ def write_shard(
     paths: Sequence[str],
     lock: Lock | None = None,
 ) -> tuple[ShardReport, list[tuple[int, bytes]]]:
-    """Writes shard `index` of `count` with the pairs of `blocks` (see `encode_placed_pairs`), whatever their order.
+    """Writes shard `index` of `count` with the pairs of `blocks` (see `ShardBlocks`), whatever their order.
 
     Args:
       output: the folder of the dataset.
@@ -109,7 +72,7 @@ def write_shard(
       Refused: it cannot be written.
       RunFailed: the file on disk is not what was written, or the lock is lost.
     """
-    with open_blocks(_COLUMNS, blocks) as items:
+    with open_blocks(PLACED_PAIRS, blocks) as items:
         columns = items.columns
         pairs = items.take(np.lexsort([columns[name] for name in ("row", "file", "id", "rank")]))
         # All pairs of an id meet here, since the id decides the shard; the first of them in order is kept.
@@ -118,10 +81,10 @@ def write_shard(
         rejects: list[tuple[int, bytes]] = []
         if config.dedup == "exact":
             kept = pairs.take(first[np.searchsorted(ids, pairs.columns["id"][repeated])])
-            rejects = list(_reject_duplicates(pairs.take(repeated), kept, tokenizer, paths))
+            rejects = list(_reject_duplicates(pairs.take(repeated), kept, paths))
             pairs = pairs.take(np.sort(first))
             progress.count(drops=len(repeated), pairs=-len(repeated))
-        lengths = np.stack([pairs.columns[side] for side in SIDES], axis=1).astype(np.int32)
+        lengths = np.stack([pairs.columns[side] for side in SIDES], axis=1)
         rows = _rows(lengths.sum(axis=1).tolist(), config)
         name = shard_name(split, index, count)
         tally, at_a_time = Tally(), rows_at_a_time(config.slots)
@@ -141,7 +104,7 @@ def write_shard(
             split=split,
             shard=shard,
             tally=tally,
-            notes={note.label: int((pairs.columns["notes"] & np.uint64(note) > 0).sum()) for note in Notes},
+            notes={note.label: int((pairs.columns["notes"] & int(note) > 0).sum()) for note in Notes},
             exact_duplicates=0 if config.dedup == "exact" else len(repeated),
             writer_options=options,
             digests={sources: digest},
@@ -160,16 +123,12 @@ def _writing(path: str, name: str) -> Iterator[ArrayRecordWriter]:
         raise Refused(f"{name}: {problem}; free some space, or give another --output, and run again") from error
 
 
-def _reject_duplicates(
-    pairs: Items, kept: Items, tokenizer: TokenizerSummary, paths: Sequence[str]
-) -> Iterator[tuple[int, bytes]]:
+def _reject_duplicates(pairs: Items, kept: Items, paths: Sequence[str]) -> Iterator[tuple[int, bytes]]:
     """Yields the rejects of duplicate pairs, as blocks; `kept` are the pairs that they repeat."""
-    columns, itemsize = pairs.columns, token_dtype(tokenizer.vocab_size).itemsize
-    sizes = itemsize * np.sum([columns[side] for side in SIDES], axis=0) + columns["unscored"]
     rejects = RejectBlocks(paths)
-    for index, size in enumerate(sizes.tolist()):
-        origin, twin = (Origin(int(of["file"][index]), int(of["row"][index])) for of in (columns, kept.columns))
-        raw = pairs.payload(index)[size:].decode()
+    for index in range(len(pairs)):
+        origin, twin = (Origin(int(of["file"][index]), int(of["row"][index])) for of in (pairs.columns, kept.columns))
+        raw = pairs.payload("raw", index).decode()
         rejects.add(
             Reject(origin, DropReason.DUPLICATE, f"row {twin.row} of {paths[twin.file]}, which is kept, has them", raw)
         )
@@ -188,19 +147,16 @@ def _make_row(
 ) -> Row:
     dtype = token_dtype(tokenizer.vocab_size)
     lengths = lengths[members]
-    sizes = (dtype.itemsize * lengths.sum(axis=1)).tolist()
-    payloads = [pairs.payload(member) for member in members]
-    ids = b"".join(payload[:size] for payload, size in zip(payloads, sizes, strict=True))
-    spans = [NO_SPANS]
-    for index in np.flatnonzero(pairs.columns["unscored"][members]).tolist():
-        size, start = int(pairs.columns["unscored"][members[index]]), int(lengths[:index].sum())
-        stored = payloads[index][sizes[index] : sizes[index] + size]
-        spans.append(start + np.frombuffer(stored, np.int32).reshape(-1, 2))
+    ids = b"".join([pairs.payload("ids", member) for member in members])
+    starts, spans = np.cumsum(lengths.sum(axis=1)) - lengths.sum(axis=1), [NO_SPANS]
+    for index, member in enumerate(members):
+        if stored := pairs.payload("unscored", member):
+            spans.append(np.int32(starts[index]) + np.frombuffer(stored, np.int32).reshape(-1, 2))
     return lay_row(
         np.frombuffer(ids, dtype),
         lengths=lengths,
         pair_ids=pairs.columns["id"][members],
-        truncated=pairs.columns["truncated"][members].astype(np.uint8),
+        truncated=pairs.columns["truncated"][members],
         unscored=np.concatenate(spans),
         row_length=config.slots,
         pad_id=tokenizer.pad_id,
@@ -228,13 +184,13 @@ def _write_provenance(
     """
     members = np.array([member for row in rows for member in row], np.int64)
     stored = pairs.take(members).columns
-    files = pa.DictionaryArray.from_arrays(pa.array(stored["file"].astype(np.int32)), pa.array(paths, pa.string()))
+    files = pa.DictionaryArray.from_arrays(pa.array(stored["file"]), pa.array(paths, pa.string()))
     columns = {
         "row": pa.array(np.repeat(np.arange(len(rows)), [len(row) for row in rows]), pa.int64()),
         "id": pa.array(stored["id"], pa.uint64()),
         "prompt_id": pa.array(stored["prompt_id"], pa.uint64()),
         "file": files,
-        "file_row": pa.array(stored["row"].astype(np.int64), pa.int64()),
+        "file_row": pa.array(stored["row"], pa.int64()),
     }
     with publishing(path, lock) as temporary:
         write_provenance(temporary, pa.table(columns))

@@ -1,19 +1,36 @@
 import numpy as np
+import pyarrow as pa
 
 from oddsmill.pipeline.output.blocks import encode_block, open_blocks
 
+SCHEMA = pa.schema({"rank": pa.int32(), "id": pa.uint64(), "text": pa.large_binary(), "more": pa.large_binary()})
+
+
+def block(*lines: tuple[int, int, bytes, bytes]) -> bytes:
+    return encode_block(pa.table(list(zip(*lines, strict=True)), SCHEMA))
+
 
 def test_items_come_back_in_the_order_of_the_blocks_whatever_their_bytes():
-    first = encode_block(("rank", "id"), [((3, 2**64 - 1), b"abc"), ((1, 0), b"")])
-    second = encode_block(("rank", "id"), [((2, 7), b"\x00\xff" * 100)])
-    with open_blocks(("rank", "id"), [first, second]) as items:
+    first = block((3, 2**64 - 1, b"abc", b""), (1, 0, b"", b"\n"))
+    second = block((2, 7, b"\x00\xff" * 100, b"x"))
+    with open_blocks(SCHEMA, [first, second]) as items:
         assert len(items) == 3
         assert items.columns["rank"].tolist() == [3, 1, 2] and items.columns["id"].tolist() == [2**64 - 1, 0, 7]
-        assert [items.payload(index) for index in range(3)] == [b"abc", b"", b"\x00\xff" * 100]
+        assert [items.payload("text", index) for index in range(3)] == [b"abc", b"", b"\x00\xff" * 100]
+        assert [items.payload("more", index) for index in range(3)] == [b"", b"\n", b"x"]
         taken = items.take(np.array([2, 0]))
-        assert taken.columns["id"].tolist() == [7, 2**64 - 1] and taken.payload(0) == b"\x00\xff" * 100
+        assert taken.columns["id"].tolist() == [7, 2**64 - 1] and taken.payload("text", 0) == b"\x00\xff" * 100
+
+
+def test_a_block_may_be_a_part_of_a_table_and_holds_no_more():
+    """As those of a shard are."""
+    lines = [(number, number, bytes([number]) * number, b"") for number in range(256)]
+    part = encode_block(pa.table(list(zip(*lines, strict=True)), SCHEMA).slice(100, 2))
+    assert len(part) == len(block(*lines[100:102]))
+    with open_blocks(SCHEMA, [part]) as items:
+        assert [items.payload("text", index) for index in range(len(items))] == [line[2] for line in lines[100:102]]
 
 
 def test_no_block_gives_no_item():
-    with open_blocks(("rank",), []) as items:
+    with open_blocks(SCHEMA, []) as items:
         assert len(items) == 0 and items.columns["rank"].tolist() == []

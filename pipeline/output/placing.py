@@ -1,0 +1,158 @@
+"""Placing tokenized pairs: each goes, with others of its shard, in a block for the shuffle."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from oddsmill.pipeline.config import DatasetSettings
+from oddsmill.pipeline.formats.keys import Places, ShardKey, place_pairs
+from oddsmill.pipeline.formats.pairs import Pair, PairIds
+from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.pipeline.output.blocks import encode_block
+from oddsmill.pipeline.output.tally import SIDES
+from oddsmill.schemas.drops import Dropped, Origin, drop_of
+from oddsmill.schemas.manifest import Split
+from oddsmill.schemas.record import token_dtype
+
+# The columns of a block, a line a pair. `ids` holds prompt, chosen and rejected one after another, in the dtype of the
+# shard; `unscored` the runs of unscored tokens, counted from the first of `ids`, [m, 2] int32; `raw` the row that the
+# pair comes from, where a duplicate is to be dropped, else nothing.
+PLACED_PAIRS = pa.schema(
+    {
+        "rank": pa.uint64(),
+        "id": pa.uint64(),
+        "prompt_id": pa.uint64(),
+        "file": pa.int32(),
+        "row": pa.int64(),
+        **dict.fromkeys(SIDES, pa.int32()),
+        "truncated": pa.uint8(),
+        "notes": pa.int64(),
+        "ids": pa.large_binary(),
+        "unscored": pa.large_binary(),
+        "raw": pa.large_binary(),
+    }
+)
+_BLOCK_BYTES = 8 << 20  # ids in blocks of some hundred kB a shard: compressed as well as larger ones
+
+
+class PlacedPair(NamedTuple):
+    """A tokenized pair with its place, before it is written into its shard.
+
+    Attributes:
+      ids: prompt, chosen and rejected one after another, int32.
+      unscored: the runs of unscored tokens, counted from the first of `ids`, [m, 2] int32.
+      raw: the row it comes from, where a duplicate is to be dropped; else empty.
+    """
+
+    rank: int
+    id: int
+    ids: bytes
+    lengths: tuple[int, int, int]
+    truncated: int
+    notes: int
+    prompt_id: int
+    origin: Origin
+    raw: str
+    unscored: bytes = b""
+
+
+def encode_placed_pairs(pairs: Sequence[PlacedPair], *, vocab_size: int) -> bytes:
+    """Encodes pairs as a block for the shuffle, their ids in the dtype that they are stored in."""
+    dtype = token_dtype(vocab_size)
+    lines = [
+        (
+            *(each.rank, each.id, each.prompt_id, *each.origin, *each.lengths, each.truncated, each.notes),
+            np.frombuffer(each.ids, np.int32).astype(dtype).tobytes(),
+            each.unscored,
+            each.raw.encode(),
+        )
+        for each in pairs
+    ]
+    return encode_block(pa.table(list(zip(*lines, strict=True)), PLACED_PAIRS))
+
+
+class ShardBlocks:
+    """Gathers tokenized pairs into blocks for the shuffle: one shard's to a block."""
+
+    def __init__(self, config: DatasetSettings, num_shards: Mapping[Split, int], vocab_size: int):
+        """Starts with nothing gathered.
+
+        Args:
+          num_shards: of each split that the dataset has.
+        """
+        self._config, self._num_shards, self._dtype = config, num_shards, token_dtype(vocab_size)
+        self._bytes = 0
+        self._gathered: list[tuple[pa.RecordBatch, Places]] = []
+
+    def add(
+        self, rows: Sequence[RawRow], pairs: Sequence[Pair], ids: Sequence[PairIds]
+    ) -> list[tuple[RawRow, Dropped]]:
+        """Gathers pairs, whole batches at a time: a batch costs less than half of its pairs one by one.
+
+        Args:
+          rows: the row that each pair comes from.
+
+        Returns: the rows of the pairs that cannot be placed, and why.
+        """
+        try:
+            self._add(rows, pairs, ids)
+        except Exception as error:
+            dropped = drop_of(error)
+            if len(rows) == 1:
+                return [(rows[0], dropped)]
+            one_by_one = zip(rows, pairs, ids, strict=True)
+            return [drop for row, pair, of_pair in one_by_one for drop in self.add([row], [pair], [of_pair])]
+        return []
+
+    def full(self) -> Iterator[tuple[ShardKey, bytes]]:
+        """Yields the blocks, with their shards, once they are large enough to send."""
+        if self._bytes >= _BLOCK_BYTES:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[tuple[ShardKey, bytes]]:
+        """Yields the blocks of all that is gathered, however little."""
+        gathered, self._gathered, self._bytes = self._gathered, [], 0
+        if not gathered:
+            return
+        pairs = pa.Table.from_batches([pairs for pairs, _ in gathered])
+        shards = np.concatenate([2 * places.shards + places.is_eval for _, places in gathered])
+        pairs = pairs.take(pa.array(np.argsort(shards, kind="stable"))).combine_chunks()
+        start = 0
+        for shard, count in zip(*np.unique(shards, return_counts=True), strict=True):
+            yield ("eval" if shard % 2 else "train", int(shard) // 2), encode_block(pairs.slice(start, count))
+            start += count
+
+    def _add(self, rows: Sequence[RawRow], pairs: Sequence[Pair], ids: Sequence[PairIds]) -> None:
+        origins = [row.origin for row in rows]
+        places = place_pairs(pairs, origins, self._config, self._num_shards)
+        lengths = np.array([of_pair.lengths for of_pair in ids], np.int32).reshape(-1, 3)
+        tokens = np.frombuffer(b"".join([of_pair.as_bytes() for of_pair in ids]), np.int32).astype(self._dtype)
+        unscored = [of_pair.unscored_as_bytes() for of_pair in ids]
+        raw = [row.as_text().encode() for row in rows] if self._config.dedup == "exact" else [b""] * len(rows)
+        columns = [
+            places.ranks,
+            places.ids,
+            places.prompt_ids,
+            [origin.file for origin in origins],
+            [origin.row for origin in origins],
+            *lengths.T,
+            [int(of_pair.truncated) for of_pair in ids],
+            [int(of_pair.notes) for of_pair in ids],
+            _binary(tokens, lengths.sum(axis=1)),
+            unscored,
+            raw,
+        ]
+        arrays = [pa.array(values, kind) for values, kind in zip(columns, PLACED_PAIRS.types, strict=True)]
+        batch = pa.record_batch(arrays, PLACED_PAIRS)
+        self._gathered.append((batch, places))
+        self._bytes += batch.nbytes
+
+
+def _binary(values: np.ndarray, counts: np.ndarray) -> pa.LargeBinaryArray:
+    """Returns the bytes of so many values for each line."""
+    offsets = np.append(0, np.cumsum(counts * values.itemsize, dtype=np.int64))
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(counts), [None, pa.py_buffer(offsets), pa.py_buffer(values)]
+    )
