@@ -16,6 +16,8 @@ from oddsmill.schemas.text.printable import printable_message
 # Beam adds the name of the step to the message of whatever is raised in it.
 _STEP = r" \[while running '[^']*'\]$"
 
+_LONGEST_MESSAGE = 1000  # characters of a library's message
+
 
 class Refused(Exception):
     """The settings or the input cannot be used. The message says what is wrong, where, and what to do."""
@@ -40,8 +42,14 @@ def require(condition: bool, name: str, value: object, problem: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns the message of an exception on one line, or the name of its class if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Returns the message of an exception on one line, or the name of its class if it has none.
+
+    Libraries quote what they cannot read, which may be a header of megabytes: the middle of a long message is left out.
+    """
+    message = " ".join(str(error).split()) or type(error).__name__
+    if len(message) <= _LONGEST_MESSAGE:
+        return message
+    return f"{message[: _LONGEST_MESSAGE // 2]} … {message[-_LONGEST_MESSAGE // 2 :]}"
 
 
 def find_ending(error: BaseException) -> "Refused | RunFailed | None":

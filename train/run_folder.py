@@ -13,7 +13,7 @@ import jax
 
 from oddsmill.schemas.command_line.reading import load_settings
 from oddsmill.schemas.dataset_files import damaged_tokenizer
-from oddsmill.schemas.errors import Refused, RunFailed
+from oddsmill.schemas.errors import Refused, RunFailed, one_line
 from oddsmill.schemas.files import check_place, check_writable, publish_folder, publish_text
 from oddsmill.schemas.manifest import TOKENIZER_FOLDER, read_manifest_file
 from oddsmill.schemas.settings import settings_as_yaml
@@ -270,6 +270,6 @@ def _card(run: Run, step: int, *, adapter: bool) -> str:
 
 def _cannot_write(run: Run, folder: Path, error: OSError) -> RunFailed:
     return RunFailed(
-        f"{folder} could not be written ({error}). The checkpoint is there: make room or give another folder, then "
-        f"oddsmill train export --run_dir={run.config.run_dir} --out=FOLDER"
+        f"{folder} could not be written ({one_line(error)}). The checkpoint is there: make room or give another "
+        f"folder, then oddsmill train export --run_dir={run.config.run_dir} --out=FOLDER"
     )

@@ -7,7 +7,7 @@ import posixpath
 from typing import Any
 
 from oddsmill.pipeline.input.splits import SplitFiles, select_splits
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.stores import is_file, is_remote, open_file
 
 
@@ -28,7 +28,9 @@ def find_saved_splits(path: str, *, split: str | None) -> list[SplitFiles]:
     try:
         files = _files_of_splits(path)
     except (KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"{path}: not a folder that save_to_disk wrote ({type(error).__name__}: {error})") from error
+        raise Refused(
+            f"{path}: not a folder that save_to_disk wrote ({type(error).__name__}: {one_line(error)})"
+        ) from error
     return select_splits(path, files, split)
 
 
@@ -59,5 +61,5 @@ def _read_json(path: str) -> dict[str, Any]:
         try:
             values: dict[str, Any] = json.loads(file.read())
         except (ValueError, RecursionError) as error:
-            raise Refused(f"{path}: broken JSON ({error})") from error
+            raise Refused(f"{path}: broken JSON ({one_line(error)})") from error
     return values

@@ -15,7 +15,7 @@ from oddsmill.schemas.chat.special_tokens import (
     TOKENIZER_CONFIG,
     read_json_object,
 )
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 
 ADDED_TOKENS = "added_tokens.json"
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
@@ -72,7 +72,7 @@ def tokens_beside(folder: Path) -> list[BesideToken]:
                 token = token._replace(normalized=not token.special)
             beside.append(BesideToken(token, file, index, overrides=by_id is not None))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Refused(f"{folder / file}: its added tokens are not tokens by id ({error})") from error
+        raise Refused(f"{folder / file}: its added tokens are not tokens by id ({one_line(error)})") from error
     return beside + [
         BesideToken(token, TOKENIZER_CONFIG, if_known=name in ("bos_token", "eos_token")) for token, name in special
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from oddsmill.schemas.chat.added_tokens import add_tokens, tokens_beside
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.manifest import Manifest, file_sha256
 from oddsmill.schemas.typed_json import parse_json
 
@@ -86,7 +86,7 @@ def _parts(folder: Path) -> dict[str, Any]:
             ),
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"{path}: not a tokenizer.json ({error})") from error
+        raise Refused(f"{path}: not a tokenizer.json ({one_line(error)})") from error
 
 
 def _different_tokens(ours: list[Any], theirs: list[Any], max_token_id: int) -> list[str]:

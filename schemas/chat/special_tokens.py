@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 
 SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG = "special_tokens_map.json", "tokenizer_config.json"
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -42,7 +42,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         if "\\ud" in text.lower():  # an escaped half of a character, which no text of a tokenizer can hold
             json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{path}: broken JSON ({error})") from error
+        raise Refused(f"{path}: broken JSON ({one_line(error)})") from error
     if not isinstance(values, dict):
         raise Refused(f"{path}: not a JSON object")
     return values

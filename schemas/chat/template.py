@@ -218,7 +218,7 @@ def given_template(setting: str, templates: str | Mapping[str, str] | None) -> s
             if isinstance(templates, Mapping)
             else ""
         )
-        raise Refused(f"--chat_template={setting}: not a file that can be read ({error}){names}") from error
+        raise Refused(f"--chat_template={setting}: not a file that can be read ({one_line(error)}){names}") from error
 
 
 def _clock(date: str | None) -> Callable[[str], str]:

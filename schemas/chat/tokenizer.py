@@ -90,7 +90,7 @@ class Tokenizer:
         except Refused:
             raise
         except Exception as error:  # the binding raises plain Exception
-            raise Refused(f"{path}: not a tokenizer.json ({error})") from error
+            raise Refused(f"{path}: not a tokenizer.json ({one_line(error)})") from error
         self.special_tokens = read_special_tokens(self.folder)
         self.bos_id = self.special_id("bos_token")
         config = read_json_object(self.folder / TOKENIZER_CONFIG)

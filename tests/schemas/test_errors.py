@@ -2,7 +2,7 @@ import traceback
 
 import pytest
 
-from oddsmill.schemas.errors import Refused, RunFailed, Stopped, find_ending, require, run_command
+from oddsmill.schemas.errors import Refused, RunFailed, Stopped, find_ending, one_line, require, run_command
 
 
 def raising(error: BaseException):
@@ -18,6 +18,12 @@ def test_each_end_has_its_exit_code(capsys: pytest.CaptureFixture[str]):
     assert run_command(raising(Refused("no such file"))) == 2
     assert run_command(raising(Stopped("saved at step 3", 15))) == 143
     assert capsys.readouterr().err == "failed: the disk is full\nrefused: no such file\nstopped: saved at step 3\n"
+
+
+def test_a_message_that_quotes_a_whole_file_is_shortened_in_its_middle():
+    assert one_line(ValueError("a\n  b")) == "a b"
+    message = one_line(ValueError(f"invalid type: {'x' * 100_000}, expected a map"))
+    assert len(message) < 1010 and message.startswith("invalid type: xxx") and message.endswith("xxx, expected a map")
 
 
 def test_a_defect_keeps_its_traceback():

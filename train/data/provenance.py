@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.manifest import Manifest
 from oddsmill.schemas.provenance import provenance_batches, provenance_path
 
@@ -31,7 +31,9 @@ def read_places(folder: str, manifest: Manifest, split: str) -> dict[int, list[P
                 for pair, file, row in zip(*values, strict=True):
                     places.setdefault(pair, []).append((file, row))
         except ValueError as error:
-            raise Refused(f"{path} cannot be read ({error}); remove it, or run the preprocessing again") from error
+            raise Refused(
+                f"{path} cannot be read ({one_line(error)}); remove it, or run the preprocessing again"
+            ) from error
     return places
 
 

@@ -21,7 +21,7 @@ from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.chat.tools import read_variables
 from oddsmill.schemas.chat.transcript import read_transcript
 from oddsmill.schemas.drops import Dropped
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.train.config.generate import Chat
 
 _FORMS = MessageForms(option="")  # the settings of generation have no prefix
@@ -203,7 +203,7 @@ def _read_row(line: bytes, origin: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{origin}: not a row of JSON ({error})") from error
+        raise Refused(f"{origin}: not a row of JSON ({one_line(error)})") from error
     if not isinstance(row, dict):
         raise Refused(f"{origin}: {type(row).__name__}, a JSON object is needed")
     return row

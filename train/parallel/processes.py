@@ -56,7 +56,7 @@ def join_processes(config: DistributedConfig) -> None:
                 )
         except (ValueError, RuntimeError) as error:
             raise Refused(
-                f"the processes cannot be joined ({error}). Without a cluster that JAX knows give "
+                f"the processes cannot be joined ({one_line(error)}). Without a cluster that JAX knows give "
                 "--distributed.coordinator_address, --distributed.num_processes and --distributed.process_id"
             ) from error
         watch_others()

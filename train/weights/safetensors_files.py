@@ -21,7 +21,7 @@ import numpy as np
 from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.typed_json import read_object, shown
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -64,7 +64,8 @@ def _opened(file: Path) -> Iterator[safe_open]:
             yield opened
     except (SafetensorError, OSError) as error:
         raise Refused(
-            f"{file} is damaged, cut short or not safetensors ({error}); fetch it again (git-lfs: git lfs pull)"
+            f"{file} is damaged, cut short or not safetensors ({one_line(error)}); fetch it again "
+            "(git-lfs: git lfs pull)"
         ) from error
 
 
