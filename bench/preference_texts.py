@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,19 @@ def rows_of_long_prompts() -> list[Row]:
     ]
 
 
+_SPEAKERS = {"Human": "user", "human": "user", "Assistant": "assistant", "gpt": "assistant", "system": "system"}
+_SPEAKER = re.compile(rf"(?:^|\n\n)({'|'.join(_SPEAKERS)}):(?: |$)")
+
+
+def as_messages(row: Row) -> dict[str, list[dict[str, str]]]:
+    """Makes a dialogue of a row of HH or of the long answers, whose prompt ends where the assistant's turn begins."""
+    parts = _SPEAKER.split(row["prompt"])[1:-2]  # without what is before the first speaker, and the open turn
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    prompt = [{"role": _SPEAKERS[speaker], "content": text} for speaker, text in turns]
+    answers = {side: [{"role": "assistant", "content": row[side].strip()}] for side in ("chosen", "rejected")}
+    return {"prompt": prompt, **answers}
+
+
 # Lengths of UltraFeedback's sides in tokens: median, and the spread of their logarithm (95th percentiles of 602, 926
 # and 786).
 ULTRAFEEDBACK_LENGTHS = {"prompt": (99, 1.10), "chosen": (318, 0.65), "rejected": (270, 0.65)}
@@ -97,7 +111,7 @@ TEXTS = {
 }
 
 
-def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+def write_jsonl(path: Path, rows: Iterable[object]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
