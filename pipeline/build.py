@@ -17,7 +17,7 @@ from oddsmill.pipeline.transforms import (
 )
 
 
-def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None) -> None:
+def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None, pool: int | None = None) -> None:
     """Adds the graph of a run to a pipeline.
 
     A part of a file becomes blocks of pairs keyed by shard in one step. What a pair's shard and
@@ -25,6 +25,7 @@ def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None) -> 
 
     Args:
       spill: where the workers are threads of this process, the key of `open_spill`: the blocks wait on disk.
+      pool: the key of the processes of ours that the work is spread over, if it is.
     """
     made = (
         p
@@ -36,12 +37,12 @@ def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None) -> 
         | "NumberRows"
         >> beam.ParDo(NumberRows(resolved))  # a row's number needs the counts of all parts before its own
         | "SpreadNumbered" >> beam.Reshuffle()
-        | "Pairs" >> beam.ParDo(MakePairs(resolved, spill)).with_outputs("rejects", "seen", main="blocks")
+        | "Pairs" >> beam.ParDo(MakePairs(resolved, spill, pool)).with_outputs("rejects", "seen", main="blocks")
     )
     shards = (
         made.blocks
         | "ByShard" >> beam.GroupByKey()
-        | "WriteShard" >> beam.ParDo(WriteShard(resolved)).with_outputs("rejects", main="reports")
+        | "WriteShard" >> beam.ParDo(WriteShard(resolved, pool)).with_outputs("rejects", main="reports")
     )
     # A shard that no pair fell to is written too. A Flatten before the GroupByKey would do the same, but the embedded
     # runner would hold all pairs twice.

@@ -3,8 +3,9 @@
 A transform calls it in its own process; where a machine has several cores, processes of our own do.
 """
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from oddsmill.pipeline import progress
@@ -13,14 +14,17 @@ from oddsmill.pipeline.formats.pairs import Pair, PairIds
 from oddsmill.pipeline.input.rows import RawRow, make_row
 from oddsmill.pipeline.output.rejects import RejectBlocks
 from oddsmill.pipeline.output.seen import Seen, add_seen, see_columns
-from oddsmill.pipeline.output.shards import PlacedPair, encode_placed_pairs
+from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, encode_placed_pairs, write_shard
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped, Reject, dropping_errors
-from oddsmill.schemas.manifest import Split
+from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Split
+from oddsmill.schemas.stores import fetch_folder
 
 ShardKey = tuple[Split, int]
+Written = tuple[ShardReport, list[tuple[int, bytes]]]
 _BLOCK_BYTES = 8 << 20  # ids in blocks of some hundred kB a shard: compressed as well as larger ones
 
 
@@ -47,7 +51,7 @@ class Chain:
         """Starts with nothing gathered.
 
         Args:
-          tokenizer: the copy in the output folder: workers need no other file of the launcher's.
+          tokenizer: that of `load_copy`.
         """
         self._resolved, self._tokenizer = resolved, tokenizer
         self._start()
@@ -146,6 +150,31 @@ class Chain:
         taken, self._pairs, self._bytes = self._pairs, defaultdict(list), 0
         vocab_size = self._resolved.tokenizer.vocab_size
         return [(key, encode_placed_pairs(pairs, vocab_size=vocab_size)) for key, pairs in taken.items()]
+
+
+def load_copy(resolved: ResolvedRun) -> Tokenizer:
+    """Loads the tokenizer's copy in the output folder: workers need no other file of the launcher's.
+
+    Raises:
+      Refused: it cannot be loaded.
+    """
+    return load_tokenizer(fetch_folder(os.path.join(resolved.output, TOKENIZER_FOLDER)))
+
+
+def write_shard_of(resolved: ResolvedRun, shard: ShardKey, blocks: Iterable[bytes]) -> Written:
+    """Writes a shard of a run from its blocks. Returns and raises: as `write_shard`."""
+    split, index = shard
+    return write_shard(
+        blocks,
+        split=split,
+        index=index,
+        count=resolved.num_shards[split],
+        config=resolved.config,
+        output=resolved.output,
+        tokenizer=resolved.tokenizer,
+        paths=resolved.paths,
+        lock=resolved.lock,
+    )
 
 
 def fingerprint_rows(rows: Sequence[RawRow]) -> int:

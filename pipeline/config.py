@@ -161,7 +161,6 @@ class InputSettings:
         "model learns to write the turns of tools and users too. null: assistant; with compat=trl all, as TRL does.",
         default=None,
     )
-
     require_rendered: bool = setting(
         "A pair is dropped if its messages, tools or documents hold a text that the template does not write. false: "
         "it stays, and is counted.",
@@ -314,6 +313,12 @@ class ExecutionSettings:
         default=0.5,
         at_least=0,
         at_most=1,
+    )
+    dataset_num_proc: int | None = setting(
+        "The processes that tokenize on this machine; 1: that of the command alone. Other runners of Beam have "
+        "workers of their own. null: one for each core, and fewer for a small input.",
+        default=None,
+        at_least=1,
     )
     overwrite: bool = setting("A finished dataset that was made with other settings is replaced.", default=False)
     beam_options: dict[str, Any] = setting(

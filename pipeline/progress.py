@@ -11,11 +11,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
 
 QUIET_S = 3.0
 LINE_EVERY_S = 5.0
@@ -34,6 +33,14 @@ def count(**numbers: int) -> None:
             _last_read = time.monotonic()
 
 
+def take() -> dict[str, int]:
+    """Returns the counters and sets them to zero: a worker of ours sends them to the process that shows them."""
+    with _lock:
+        counts = dict(_counts)
+        _counts.clear()
+    return counts
+
+
 @contextlib.contextmanager
 def shown(
     stream: TextIO | None = None, *, quiet_s: float = QUIET_S, line_every_s: float = LINE_EVERY_S
@@ -49,6 +56,8 @@ def shown(
     """
     with _lock:
         _counts.clear()
+    from rich.console import Console  # here, since workers have no need of it
+
     console = Console(file=stream or sys.stderr, highlight=False)
     done = threading.Event()
     arguments = (console, done, time.monotonic(), quiet_s, line_every_s)
@@ -76,7 +85,7 @@ def line(started: float) -> str:
     )
 
 
-def _show(console: Console, done: threading.Event, started: float, quiet_s: float, line_every_s: float) -> None:
+def _show(console: "Console", done: threading.Event, started: float, quiet_s: float, line_every_s: float) -> None:
     if done.wait(quiet_s):
         return
     if not console.is_terminal:
@@ -84,6 +93,9 @@ def _show(console: Console, done: threading.Event, started: float, quiet_s: floa
         while not done.wait(line_every_s):
             console.print(line(started), soft_wrap=True)
         return
+    from rich.live import Live
+    from rich.text import Text
+
     # Rich leaves the streams alone, so that others print as they would without it.
     with Live(
         console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False

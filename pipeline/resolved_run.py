@@ -28,7 +28,10 @@ from oddsmill.schemas.version import tool_version
 SHARD_TEXT_BYTES = 64 << 20
 _PAIRS_RENDERED = 256
 # The manifest leaves out settings that the dataset does not depend on, and those that it holds by digest.
-_NOT_IN_MANIFEST = ("tokenizer", "tokenizer_revision", "chat_template", "output", "overwrite", "beam_options")
+_NOT_IN_MANIFEST = (
+    *("tokenizer", "tokenizer_revision", "chat_template", "output", "overwrite"),
+    *("dataset_num_proc", "beam_options"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """`run`: the whole of preprocessing, from the settings to the manifest."""
 
+import contextlib
 import dataclasses
 import os
 import platform
@@ -16,8 +17,9 @@ from oddsmill.pipeline.output.accounts import FileAccount, describe_accounts, ta
 from oddsmill.pipeline.output.run_record import FILES, read_run, seal
 from oddsmill.pipeline.output.seen import describe_not_read
 from oddsmill.pipeline.resolved_run import ResolvedRun, differences, flat, resolve_run
-from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
+from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph
 from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_for_run
+from oddsmill.pipeline.workers.pool import WorkerPool, started_pool
 from oddsmill.schemas.console import log
 from oddsmill.schemas.drops import DropReason
 from oddsmill.schemas.errors import Refused, RunFailed
@@ -60,15 +62,21 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
     _announce(resolved)
     if (finished := _finished(resolved)) is not None:
         return finished
-    p = p or make_pipeline(config, beam_arguments)
-    with folder.locked_folder(config.output) as lock:
+    with contextlib.ExitStack() as stack:
+        pool = None
+        if not flags:
+            pool = stack.enter_context(started_pool(count_workers(resolved)))  # they start while Beam is imported
+        p = p or make_pipeline(config, beam_arguments)
+        if flags:
+            pool = stack.enter_context(started_pool(count_workers(resolved, p)))
+        lock = stack.enter_context(folder.locked_folder(config.output))
         if (finished := _finished(resolved)) is not None:  # another run has made it meanwhile
             return finished
         record = _record(resolved, beam_arguments)
         folder.begin(config.output, record, lock, config.overwrite)
         try:
             with on_end(lambda: folder.abandon(config.output, lock)):
-                manifest, accounts, digests = _write(p, dataclasses.replace(resolved, lock=lock))
+                manifest, accounts, digests = _write(p, dataclasses.replace(resolved, lock=lock), pool)
             record["inputs"] = [
                 each | {name: value for name, value in account._asdict().items() if name != "path"}
                 for each, account in zip(record["inputs"], accounts, strict=True)
@@ -83,7 +91,9 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
     return manifest
 
 
-def _write(p: "beam.Pipeline", resolved: ResolvedRun) -> tuple[Manifest, list[FileAccount], dict[str, str]]:
+def _write(
+    p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None
+) -> tuple[Manifest, list[FileAccount], dict[str, str]]:
     """Runs the graph into the folder, which is empty.
 
     Returns: the manifest, the account of each input file, and the digests of files that the manifest does not have.
@@ -95,7 +105,7 @@ def _write(p: "beam.Pipeline", resolved: ResolvedRun) -> tuple[Manifest, list[Fi
         if {name: file_sha256(os.path.join(copy, name)) for name in files_under(copy)} != resolved.tokenizer.sha256:
             raise RunFailed(f"{resolved.tokenizer_folder}: the tokenizer changed while the run began; run again")
         folder.put_folder(copy, os.path.join(output, TOKENIZER_FOLDER), resolved.lock)
-    run_graph(p, resolved)
+    run_graph(p, resolved, pool)
     return folder.load_manifest(output), *take_accounts(output)
 
 

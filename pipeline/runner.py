@@ -17,8 +17,10 @@ from oddsmill.pipeline.dataflow import dataflow_defaults, names_dataflow
 from oddsmill.pipeline.lost_workers import lost_workers_told
 from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
+from oddsmill.pipeline.workers.cores import usable_cores
+from oddsmill.pipeline.workers.pool import WorkerPool
 from oddsmill.schemas.console import held_back
-from oddsmill.schemas.errors import Refused, RunFailed, find_ending, one_line
+from oddsmill.schemas.errors import Refused, RunFailed, find_ending, one_line, require
 from oddsmill.schemas.process.children import kill_descendants
 from oddsmill.schemas.process.signals import on_end
 from oddsmill.schemas.process.threads import READER_THREADS, check_threads, shortage_of_threads
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
 EMBEDDED_RUNNER = "FnApiRunner"
-_THREADS, _THREADS_OF_WORKER = READER_THREADS + 16, 28
+_BYTES_OF_PROCESS = 4 << 20  # of text; half a second's work: starting a process takes about as long
+_THREADS, _THREADS_OF_WORKER, _THREADS_OF_PROCESS = READER_THREADS + 16, 28, 16
 # These runners talk to a job service that may know more options than Beam does here.
 _RUNNERS_WITH_OWN_OPTIONS = ("PortableRunner", "FlinkRunner", "SparkRunner")
 
@@ -66,8 +69,11 @@ def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "b
         raise Refused(f"Beam: {one_line(error)}") from error
 
 
-def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
+def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None = None) -> None:
     """Runs the graph of a resolved run to its end on a pipeline of `make_pipeline`.
+
+    Args:
+      pool: worker processes that were started for it; they have ended when this returns.
 
     Raises:
       Refused: A worker refused something; the message is the worker's.
@@ -78,19 +84,22 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
     embedded, spill = type(p.runner).__name__ == EMBEDDED_RUNNER, None
     try:
         if embedded:
-            check_threads(_threads_of(p), "preprocessing")
+            check_threads(_threads_of(p) + _THREADS_OF_PROCESS * (pool.count if pool else 0), "preprocessing")
         with contextlib.ExitStack() as console:
             if embedded:  # other runners show their own
                 if _in_threads(p):
-                    spill = console.enter_context(open_spill())
+                    spill = pool.spill if pool else console.enter_context(open_spill())
                     console.enter_context(progress.shown())
                 else:
                     console.enter_context(lost_workers_told())
                 console.enter_context(on_end(lambda: shutil.rmtree(p.local_tempdir)))
                 console.enter_context(on_end(kill_descendants))  # workers may be processes
                 console.enter_context(_quiet())
+            if pool:
+                console.callback(pool.close)
+                pool.begin(resolved)
             with p:
-                build(p, resolved, spill)
+                build(p, resolved, spill, pool.key if pool else None)
     except Exception as error:
         ending = find_ending(error)
         if ending is None and (shortage := shortage_of_threads(error)):
@@ -98,6 +107,41 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun) -> None:
         if ending is None:
             raise
         raise ending from None  # what Beam wraps around it says nothing more
+
+
+def count_workers(resolved: ResolvedRun, p: "beam.Pipeline | None" = None) -> int:
+    """Returns how many processes of ours a run is spread over; 1: it stays in this one.
+
+    Args:
+      p: None where no option of Beam is given.
+
+    Raises:
+      Refused: a number is given, and it could have no effect.
+    """
+    given = resolved.config.dataset_num_proc
+    problem = None
+    if p is not None:
+        problem = _other_workers(p)
+    if any((source.format or "").startswith("__main__:") for source in resolved.sources):
+        problem = "no other process finds the functions of __main__"
+    if problem is not None:
+        require(given in (None, 1), "dataset_num_proc", given, f"{problem}; leave it out")
+        return 1
+    size = sum(each.text_bytes for each in resolved.inputs)
+    return given or max(1, min(usable_cores(), size // _BYTES_OF_PROCESS))
+
+
+def _other_workers(p: "beam.Pipeline") -> str | None:
+    """Returns what workers other than ours a pipeline has; None where it has none."""
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    if type(p.runner).__name__ != EMBEDDED_RUNNER:
+        return f"--runner={type(p.runner).__name__} has workers of its own"
+    if not _in_threads(p):
+        return "--direct_running_mode=multi_processing has workers of its own"
+    if p.options.view_as(DirectOptions).direct_num_workers != 1:
+        return "--direct_num_workers asks for Beam's workers"
+    return None
 
 
 def _threads_of(p: "beam.Pipeline") -> int:

@@ -1,6 +1,7 @@
 """The transforms of the graph: each loads what it needs in `setup` and calls a pure function; drops go to `rejects`."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
 from oddsmill.pipeline import progress
-from oddsmill.pipeline.chain import Chain, Made, ShardKey, fingerprint_rows
+from oddsmill.pipeline.chain import Chain, Made, ShardKey, Written, fingerprint_rows, load_copy, write_shard_of
 from oddsmill.pipeline.dataflow import check_libraries
 from oddsmill.pipeline.input.changes import changed, check_unchanged, while_unchanged
 from oddsmill.pipeline.input.kinds.kind import CountedPart, NumberedPart, Part
@@ -21,13 +22,13 @@ from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.manifest import make_manifest
 from oddsmill.pipeline.output.rejects import write_rejects
 from oddsmill.pipeline.output.seen import Seen
-from oddsmill.pipeline.output.shards import ShardReport, write_shard
+from oddsmill.pipeline.output.shards import ShardReport
 from oddsmill.pipeline.output.spill import BlockRef, read_block, write_block
 from oddsmill.pipeline.resolved_run import ResolvedRun
-from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.pipeline.workers.pool import pool_of
+from oddsmill.pipeline.workers.work import OwnWork, PoolWork, Work
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.manifest import MANIFEST_NAME, TOKENIZER_FOLDER
-from oddsmill.schemas.stores import fetch_folder
+from oddsmill.schemas.manifest import MANIFEST_NAME
 
 
 class DivideInputs(beam.DoFn):
@@ -73,56 +74,77 @@ class MakePairs(beam.DoFn):
     The tokenizer is the copy in the output folder: workers need no other file of the launcher's.
     """
 
-    def __init__(self, resolved: ResolvedRun, spill: int | None):
-        self._resolved, self._spill, self._shared = resolved, spill, Shared()
+    def __init__(self, resolved: ResolvedRun, spill: int | None, pool: int | None):
+        self._resolved, self._spill, self._pool, self._shared = resolved, spill, pool, Shared()
 
     def setup(self) -> None:
         # Where nothing else is said there is a process for each core, so a call must not spread over the cores.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        folder = os.path.join(self._resolved.output, TOKENIZER_FOLDER)
-        self._tokenizer = self._shared.acquire(lambda: load_tokenizer(fetch_folder(folder)))
+        if self._pool is None:
+            self._tokenizer = self._shared.acquire(lambda: load_copy(self._resolved))
 
     def start_bundle(self) -> None:
-        self._chain = Chain(self._resolved, self._tokenizer)
+        self._digests = Counter[int]()
+        self._work: Work
+        if self._pool is None:
+            self._work = OwnWork(Chain(self._resolved, self._tokenizer))
+        else:
+            self._work = PoolWork(pool_of(self._pool))
 
     def process(self, part: NumberedPart) -> Iterator[Any]:
-        path, digest = part.part.file.path, 0
+        path, number = part.part.file.path, len(self._digests) + 1
+        self._digests[number] = 0
         with while_unchanged(path, self._resolved.states) as was_touched:
             for batch in read_batches(part):
                 progress.count(rows_read=len(batch))
-                made = self._chain.add(batch)
-                digest += made.digest
-                yield from self._elements(made)
-            if was_touched() and digest != sum(map(fingerprint_rows, read_batches(part))):
-                raise changed(path, "its content was another one meanwhile")
+                yield from self._elements(self._work.add(batch, number))
+            if was_touched():
+                yield from self._elements(self._work.drain())
+                if self._digests[number] != sum(map(fingerprint_rows, read_batches(part))):
+                    raise changed(path, "its content was another one meanwhile")
 
     def finish_bundle(self) -> Iterator[Any]:
-        yield from map(_in_global_window, self._elements(self._chain.finish()))
+        yield from map(_in_global_window, self._elements(self._work.finish()))
 
-    def _elements(self, made: Made) -> Iterator[Any]:
-        for key, block in made.blocks:
-            yield key, write_block(block, self._spill)
-        for rejects in made.rejects:
-            yield TaggedOutput("rejects", rejects)
-        if made.seen is not None:
-            yield TaggedOutput("seen", made.seen)
+    def _elements(self, made_of_parts: Iterable[tuple[int, Made]]) -> Iterator[Any]:
+        for number, made in made_of_parts:
+            self._digests[number] += made.digest
+            for key, block in made.blocks:
+                yield key, write_block(block, self._spill)
+            for rejects in made.rejects:
+                yield TaggedOutput("rejects", rejects)
+            if made.seen is not None:
+                yield TaggedOutput("seen", made.seen)
 
 
 class WriteShard(beam.DoFn):
     """All blocks of a shard -> its file and a `ShardReport`; tag `rejects`: duplicates, in blocks."""
 
-    def __init__(self, resolved: ResolvedRun):
-        self._resolved = resolved
+    def __init__(self, resolved: ResolvedRun, pool: int | None):
+        self._resolved, self._pool = resolved, pool
 
     def setup(self) -> None:
         check_libraries(self._resolved.libraries)
 
+    def start_bundle(self) -> None:
+        self._written: dict[int, Written] = {}
+        self._shards = 0
+        if self._pool is not None:
+            pool_of(self._pool).drain()  # what a bundle that failed has left
+
     def process(self, element: tuple[ShardKey, Iterable[bytes | BlockRef]]) -> Iterator[Any]:
         shard, blocks = element
-        report, rejects = _write_shard(self._resolved, shard, map(read_block, blocks))
-        yield report
-        for block in rejects:
-            yield TaggedOutput("rejects", block)
+        if self._pool is None:
+            yield from _reported(write_shard_of(self._resolved, shard, map(read_block, blocks)))
+        else:
+            self._shards += 1  # shards are told of in this order, in whatever one they are written
+            self._written.update(pool_of(self._pool).submit("shard", shard, list(blocks), note=self._shards))
+
+    def finish_bundle(self) -> Iterator[Any]:
+        if self._pool is not None:
+            self._written.update(pool_of(self._pool).drain())
+        for _, written in sorted(self._written.items()):
+            yield from map(_in_global_window, _reported(written))
 
 
 class WriteEmptyShard(beam.DoFn):
@@ -137,22 +159,14 @@ class WriteEmptyShard(beam.DoFn):
     def process(self, shard: ShardKey, reports: list[ShardReport]) -> Iterator[ShardReport]:
         split, index = shard
         if shard_name(split, index, self._resolved.num_shards[split]) not in {report.shard.name for report in reports}:
-            yield _write_shard(self._resolved, shard, [])[0]
+            yield write_shard_of(self._resolved, shard, [])[0]
 
 
-def _write_shard(resolved: ResolvedRun, shard: ShardKey, blocks: Iterable[bytes]) -> tuple[ShardReport, Iterable[Any]]:
-    split, index = shard
-    return write_shard(
-        blocks,
-        split=split,
-        index=index,
-        count=resolved.num_shards[split],
-        config=resolved.config,
-        output=resolved.output,
-        tokenizer=resolved.tokenizer,
-        paths=resolved.paths,
-        lock=resolved.lock,
-    )
+def _reported(written: Written) -> Iterator[Any]:
+    report, rejects = written
+    yield report
+    for block in rejects:
+        yield TaggedOutput("rejects", block)
 
 
 class WriteRejects(beam.DoFn):

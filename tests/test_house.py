@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {
     "schemas": "text process errors typed_json drops console settings command_line version files stores locks "
     "hub stored record layout manifest provenance chat dataset_files",
-    "pipeline": "config progress input formats tokens resolved_sources resolved_run output dataflow chain transforms "
-    "build worker_process lost_workers runner run commands __init__ __main__",
+    "pipeline": "config progress input formats tokens resolved_sources resolved_run output dataflow chain workers "
+    "transforms build worker_process lost_workers runner run commands __init__ __main__",
     "train": "config parallel attention model loss data weights checkpoint step generation monitor prepare planning "
     "run_lock run_folder session loop trainer commands __init__ __main__",
 }

@@ -19,7 +19,7 @@ class BlockRef(NamedTuple):
     """The position of a block in a spill file.
 
     Attributes:
-      spill: The key of the file.
+      spill: The key of the file: its descriptor.
       start: The offset of the first byte.
       size: The number of bytes.
     """
@@ -51,10 +51,6 @@ class SpillFile:
             raise refuse_temporary(error) from error
         return start
 
-    def read(self, start: int, size: int) -> bytes:
-        """Returns `size` bytes from offset `start`."""
-        return os.pread(self._descriptor, size, start)
-
 
 _open: dict[int, SpillFile] = {}
 
@@ -81,11 +77,11 @@ def write_block(block: bytes, key: int | None) -> bytes | BlockRef:
 
 
 def read_block(block: bytes | BlockRef) -> bytes:
-    """Returns the block that `write_block` was given."""
+    """Returns the block that `write_block` was given, in this process or in one that has inherited the file."""
     if isinstance(block, bytes):
         return block
     spill, start, size = block
-    return _open[spill].read(start, size)
+    return os.pread(spill, size, start)
 
 
 def refuse_temporary(error: OSError) -> Refused:

@@ -12,12 +12,13 @@ import pytest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
+ALONE, OURS = ["--dataset_num_proc=1"], ["--dataset_num_proc=3"]
 IN_PROCESSES = ["--", "--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 
 
 @pytest.mark.parametrize(
     ("number", "options"),
-    [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGHUP, []), (signal.SIGTERM, IN_PROCESSES)],
+    [(signal.SIGINT, OURS), (signal.SIGTERM, ALONE), (signal.SIGHUP, OURS), (signal.SIGTERM, IN_PROCESSES)],
 )
 def test_a_signal_leaves_nothing_that_looks_done_and_no_process(tmp_path, tokenizer_folder, number, options):
     row = json.dumps({"prompt": "What is it? " * 20, "chosen": " It is. " * 20, "rejected": " It is not. " * 20})
@@ -35,8 +36,8 @@ def test_a_signal_leaves_nothing_that_looks_done_and_no_process(tmp_path, tokeni
     while not (output / "tokenizer" / "tokenizer.json").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    time.sleep(1 if not options else 8)  # Beam's workers are at work
-    process.send_signal(number)
+    time.sleep(8 if options == IN_PROCESSES else 1 if options == ALONE else 3)  # Beam's workers are at work
+    os.killpg(process.pid, number)  # as a terminal does
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
     assert error.endswith(f"interrupted by {number.name}: run the same command again to go on\n")

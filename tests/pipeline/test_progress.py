@@ -37,6 +37,14 @@ def test_a_terminal_is_refreshed_in_place_and_left_clean(monkeypatch: pytest.Mon
     assert "\x1b[2K" in shown.rpartition("rows written")[2]  # the line is taken away at the end
 
 
+def test_counters_that_are_taken_are_counted_elsewhere():
+    progress.take()
+    progress.count(pairs=2, drops=1)
+    progress.count(pairs=1)
+    assert progress.take() == {"pairs": 3, "drops": 1}
+    assert progress.take() == {}
+
+
 def test_a_quick_run_shows_nothing():
     assert show(io.StringIO(), quiet_s=30.0) == ""
 

@@ -1,16 +1,19 @@
 """Beam's options, the choice of runner, and what of a run reaches the console."""
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apache_beam as beam
 import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, runner
-from oddsmill.pipeline.runner import beam_flags, make_pipeline, run_graph
+from oddsmill.pipeline.input.parts import Input
+from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.process.threads import NoThreads
 
@@ -73,11 +76,37 @@ def test_a_worker_refuses_in_one_message_and_other_errors_keep_their_traceback(
         raise raised
 
     monkeypatch.setattr(
-        "oddsmill.pipeline.build.build", lambda p, resolved, spill: p | beam.Create([1]) | beam.Map(fail)
+        "oddsmill.pipeline.build.build", lambda p, resolved, spill, pool: p | beam.Create([1]) | beam.Map(fail)
     )
     with pytest.raises(type(raised), match=f"^{message}"):
         run_graph(make_pipeline(config(), []), resolved=None)  # type: ignore[arg-type]
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sources", "problem"),
+    [
+        (["--direct_num_workers=2"], "triple", "--direct_num_workers asks for Beam's workers"),
+        (["--direct_running_mode=multi_processing"], "triple", "--direct_running_mode=multi_processing has workers of"),
+        (["--runner=PortableRunner", "--job_endpoint=embed"], "triple", "--runner=PortableRunner has workers of its"),
+        ([], "__main__:pair", "no other process finds the functions of __main__"),
+    ],
+)
+def test_processes_of_ours_are_refused_where_they_could_have_no_effect(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], sources: str, problem: str
+):
+    def resolved(count: int | None) -> Any:
+        settings = dataclasses.replace(config(), dataset_num_proc=count)
+        inputs = [Input(path="x", files=["x"], text_bytes=1 << 40)]
+        return SimpleNamespace(config=settings, sources=[SourceConfig(path="x", format=sources)], inputs=inputs)
+
+    monkeypatch.setattr(runner, "usable_cores", lambda: 5)
+    p = make_pipeline(config(), arguments)
+    with pytest.raises(Refused, match=f"^--dataset_num_proc=2: {problem}"):
+        count_workers(resolved(2), p)
+    assert count_workers(resolved(None), p) == count_workers(resolved(1), p) == 1
+    if sources == "triple":
+        assert (count_workers(resolved(None)), count_workers(resolved(3))) == (5, 3)
 
 
 def test_a_run_that_cannot_have_its_threads_ends_before_it_reads(

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from apache_beam.pvalue import TaggedOutput
 
-from oddsmill.pipeline import PreprocessConfig, SourceConfig, transforms
+from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.output.blocks import open_blocks
 from oddsmill.pipeline.output.shards import _COLUMNS
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
+from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.pipeline.transforms import CountRows, DivideInputs, MakePairs, NumberRows
 from oddsmill.schemas.drops import DropReason
 
@@ -47,8 +48,8 @@ def make_pairs(resolved: ResolvedRun) -> dict[str, list[Any]]:
     counted = [counted for part in parts for counted in CountRows(resolved).process(part)]
     assert {number for number, _ in counted} == {0}
     numbered = NumberRows(resolved).process((0, [part for _, part in counted]))
-    transform = MakePairs(resolved, None)
-    transform._tokenizer = transforms.load_tokenizer(resolved.tokenizer_folder)  # there is no copy of it yet
+    transform = MakePairs(resolved, None, None)
+    transform._tokenizer = load_tokenizer(resolved.tokenizer_folder)  # there is no copy of it yet
     transform.start_bundle()
     elements = [element for part in numbered for element in transform.process(part)]
     return by_tag([*elements, *map(without_window, transform.finish_bundle())])

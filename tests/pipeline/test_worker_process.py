@@ -16,13 +16,17 @@ from tests.campaign.kills import group
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def started(write_rows: Callable, triples: Callable, tokenizer_folder: Path, tmp_path: Path) -> Iterator:
+BEAMS = ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+
+
+@pytest.fixture(params=[BEAMS, ["--dataset_num_proc=3"]], ids=["of Beam", "of ours"])
+def started(
+    request: pytest.FixtureRequest, write_rows: Callable, triples: Callable, tokenizer_folder: Path, tmp_path: Path
+) -> Iterator:
     path = write_rows("rows.jsonl", triples(300))
     process = subprocess.Popen(
         [sys.executable, "-m", "oddsmill.pipeline", "run", f"--source.path={path}", f"--tokenizer={tokenizer_folder}",
-         "--max_length=64", f"--output={tmp_path / 'out'}", "--", "--direct_running_mode=multi_processing",
-         "--direct_num_workers=2"],
+         "--max_length=64", f"--output={tmp_path / 'out'}", *request.param],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     yield process

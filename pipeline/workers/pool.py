@@ -1,0 +1,192 @@
+"""The processes of ours that a run on one machine is spread over, as the process sees them that has started them."""
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from typing import Any
+
+from oddsmill.pipeline import progress
+from oddsmill.pipeline.output.spill import open_spill
+from oddsmill.pipeline.resolved_run import ResolvedRun
+from oddsmill.pipeline.workers.worker import Answer, Setup, start
+from oddsmill.schemas.errors import RunFailed
+from oddsmill.schemas.process.signals import ENDING, on_end
+
+_AHEAD = 2  # jobs that a worker has at most: it finds the next one when it has done the last
+_PATIENCE_S = 10.0
+_BUFFER_BYTES = 1 << 20  # a batch of rows, so that whoever sends it does not wait
+_open: dict[int, "WorkerPool"] = {}
+
+
+class WorkerPool:
+    """Worker processes that do jobs in any order. One thread at a time may use it.
+
+    Attributes:
+      key: names the pool in this process, so that what is pickled can hold it.
+      spill: the key of a spill file that all workers can read.
+    """
+
+    def __init__(self, count: int, spill: int):
+        """Starts `count` processes, which wait for `begin`."""
+        pairs = [socket.socketpair() for _ in range(count)]
+        for ours, theirs in pairs:
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+        self.spill = spill
+        self._ends = [theirs.fileno() for _, theirs in pairs]
+        with _signals_blocked():
+            self._server = start(sys.path, [*self._ends, spill])
+        for _, theirs in pairs:
+            theirs.close()
+        self._sockets = [ours for ours, _ in pairs]
+        self._workers = [Connection(os.dup(ours.fileno())) for ours in self._sockets]
+        self._notes: dict[Connection, deque[Any]] = {worker: deque() for worker in self._workers}
+        self.key = id(self)
+
+    @property
+    def count(self) -> int:
+        """The number of processes."""
+        return len(self._workers)
+
+    def begin(self, resolved: ResolvedRun) -> None:
+        """Tells the processes what run it is. Its output folder holds the tokenizer.
+
+        Raises:
+          RunFailed: they are lost.
+        """
+        assert self._server.stdin is not None
+        try:
+            self._server.stdin.write(pickle.dumps(Setup(resolved, self._ends, self.spill)))
+            self._server.stdin.close()
+        except OSError as error:
+            raise self._lost() from error
+
+    def submit(self, *job: Any, note: Any = None) -> list[tuple[Any, Any]]:
+        """Gives a job to the worker that has least to do, once one has room for it.
+
+        Returns: notes and results of jobs that were done meanwhile.
+
+        Raises:
+          RunFailed: a worker is lost.
+          Exception: what a job has raised.
+        """
+        done: list[tuple[Any, Any]] = []
+        while (worker := min(self._workers, key=lambda each: len(self._notes[each]))) and (
+            len(self._notes[worker]) == _AHEAD
+        ):
+            done += self._receive()
+        self._send(worker, job, note)
+        return done
+
+    def drain(self) -> list[tuple[Any, Any]]:
+        """Waits for all jobs. Returns and raises: as `submit`."""
+        done: list[tuple[Any, Any]] = []
+        while any(self._notes.values()):
+            done += self._receive()
+        return done
+
+    def ask_each(self, *job: Any) -> list[Any]:
+        """Lets every worker do a job when all others are done; returns their results."""
+        assert not any(self._notes.values())
+        for worker in self._workers:
+            self._send(worker, job, None)
+        return [result for _, result in self.drain()]
+
+    def kill(self) -> None:
+        """Ends the server, with which its workers end."""
+        self._server.kill()
+
+    def close(self) -> None:
+        """Ends the processes, whatever they are doing; returns when they have ended, and can write nothing more."""
+        for own in self._sockets:
+            with suppress(OSError):
+                own.shutdown(socket.SHUT_WR)  # each ends at once
+        try:
+            self._server.wait(_PATIENCE_S if self._sockets else None)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._server.wait()
+        for own, worker in zip(self._sockets, self._workers, strict=True):
+            own.close()
+            worker.close()
+        self._sockets, self._workers = [], []
+        with suppress(OSError):
+            assert self._server.stdin is not None
+            self._server.stdin.close()
+
+    def _send(self, worker: Connection, job: tuple[Any, ...], note: Any) -> None:
+        self._notes[worker].append(note)
+        try:
+            worker.send_bytes(pickle.dumps(job, pickle.HIGHEST_PROTOCOL))
+        except OSError as error:
+            raise self._lost() from error
+
+    def _receive(self) -> Iterator[tuple[Any, Any]]:
+        """Waits for at least one answer."""
+        for worker in connection.wait([worker for worker in self._workers if self._notes[worker]]):
+            assert isinstance(worker, Connection)
+            try:
+                answer: Answer = pickle.loads(worker.recv_bytes())
+            except (OSError, EOFError) as error:
+                raise self._lost() from error
+            progress.count(**answer.counts)
+            if answer.error is not None:
+                raise answer.error
+            yield self._notes[worker].popleft(), answer.result
+
+    def _lost(self) -> BaseException:
+        """Returns what the workers were lost for: what a server says that could not start them, or how one ended."""
+        with suppress(OSError, EOFError):
+            answer: Answer = pickle.loads(self._workers[0].recv_bytes())
+            if answer.error is not None:
+                return answer.error
+        with suppress(subprocess.TimeoutExpired):
+            self._server.wait(_PATIENCE_S)
+        code = self._server.returncode
+        number = -code if code is not None and code < 0 else (code or 0) - 128
+        try:
+            how = f"ended by {signal.Signals(number).name}"
+        except ValueError:
+            how = f"exit code {code}"
+        return RunFailed(
+            f"a worker process was lost ({how}). Was it killed for want of memory? Give fewer workers "
+            "(--dataset_num_proc), and run again"
+        )
+
+
+@contextmanager
+def started_pool(count: int) -> Iterator[WorkerPool | None]:
+    """Starts workers and ends them after the body; of fewer than two there is no use, and None is yielded."""
+    if count < 2:
+        yield None
+        return
+    with ExitStack() as stack:
+        pool = WorkerPool(count, stack.enter_context(open_spill()))
+        _open[pool.key] = pool
+        stack.callback(_open.pop, pool.key)
+        stack.callback(pool.close)
+        stack.enter_context(on_end(pool.kill))
+        yield pool
+
+
+def pool_of(key: int) -> WorkerPool:
+    """Returns the open pool of a key."""
+    return _open[key]
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Lets a process that the body starts never see the signals that end a command: a terminal sends them to all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,181 @@
+"""The processes that run the chain: a server loads what they need once, and makes each of them by a fork.
+
+They ignore the signals that end a command: the process that has started them ends them, and with it they end too.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+from oddsmill.pipeline import progress
+from oddsmill.pipeline.chain import Chain, load_copy, write_shard_of
+from oddsmill.pipeline.input.rows import RawRow
+from oddsmill.pipeline.output.spill import read_block
+from oddsmill.pipeline.resolved_run import ResolvedRun
+from oddsmill.schemas.drops import Origin
+from oddsmill.schemas.process.children import end_with
+
+Handle = Callable[[str, tuple[Any, ...]], Any]
+# The first of the two messages is the path of the modules, without which the second cannot be read.
+COMMAND = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from {0} import main; main()"
+
+
+class Setup(NamedTuple):
+    """All that the server needs.
+
+    Attributes:
+      ends: the descriptors of the connections to the process that has started it, one a worker.
+      spill: that of a file that the workers read.
+    """
+
+    resolved: ResolvedRun
+    ends: Sequence[int]
+    spill: int
+
+
+class Answer(NamedTuple):
+    """The answer of a worker to a job.
+
+    Attributes:
+      counts: what it adds to the counters of the progress.
+      error: what the job raised, with its traceback as a note.
+    """
+
+    result: Any
+    counts: dict[str, int]
+    error: BaseException | None = None
+
+
+def start(path: Sequence[str], descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
+    """Starts a server; it waits for its setup, and meanwhile imports what it needs.
+
+    Args:
+      path: where it finds modules: `sys.path` of the process that starts it.
+      descriptors: those that its workers will use.
+    """
+    # A worker works on one core: there is one for each. Without jemalloc's thread it may be forked.
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+    environment |= dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    command = [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
+    server = subprocess.Popen(
+        [*command, "-c", COMMAND.format(__name__), str(os.getpid())],
+        stdin=subprocess.PIPE, pass_fds=descriptors, env=environment,
+    )  # fmt: skip
+    assert server.stdin is not None
+    server.stdin.write(pickle.dumps(list(path)))
+    server.stdin.flush()
+    return server
+
+
+def main() -> None:
+    """Serves the setup that the standard input holds; returns when all workers have ended.
+
+    Its exit code is that of the first worker that did not end well.
+    """
+    end_with(int(sys.argv[1]))
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 as in a run without workers, where Beam's step says what matters
+    try:
+        setup: Setup = pickle.load(sys.stdin.buffer)
+    except EOFError:
+        return  # nothing is to be done
+    try:
+        handle = _handler(Chain(setup.resolved, load_copy(setup.resolved)), setup.resolved)
+    except BaseException as error:
+        Connection(setup.ends[0]).send_bytes(pickle.dumps(Answer(None, {}, _portable(error))))
+        sys.exit(1)
+    if len(setup.ends) == 1:
+        serve(Connection(setup.ends[0]), handle)
+    elif sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1:
+        workers = [_fork(end, setup.ends, handle) for end in setup.ends]
+        _close(setup.ends)
+        os._exit(_wait(workers))
+    else:  # a library has threads, which a fork loses
+        servers = [start(sys.path, [end, setup.spill]) for end in setup.ends]
+        for server, end in zip(servers, setup.ends, strict=True):
+            assert server.stdin is not None
+            server.stdin.write(pickle.dumps(setup._replace(ends=[end])))
+            server.stdin.close()
+        _close(setup.ends)
+        os._exit(_wait([server.pid for server in servers]))
+
+
+def _fork(end: int, ends: Sequence[int], handle: Handle) -> int:
+    server = os.getpid()
+    if worker := os.fork():
+        return worker
+    try:
+        end_with(server)
+        _close([other for other in ends if other != end])
+        serve(Connection(end), handle)
+    finally:
+        os._exit(1)
+
+
+def _close(ends: Sequence[int]) -> None:
+    """Closes descriptors that are another process's: the end of a connection shows only where one process has it."""
+    for end in ends:
+        os.close(end)
+
+
+def _wait(workers: Sequence[int]) -> int:
+    """Waits for the end of all workers; returns 0, or how the first ended that did not end well, as shells have it."""
+    for _ in workers:
+        _, status = os.wait()
+        if code := os.waitstatus_to_exitcode(status):
+            return code if code > 0 else 128 - code
+    return 0
+
+
+def serve(connection: Connection, handle: Handle) -> None:
+    """Does jobs, one after the other, until the connection is closed, which ends the process at once.
+
+    A job is read while another is done, so that whoever sends one waits for none.
+    """
+    jobs: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, jobs), daemon=True).start()
+    while True:
+        kind, *arguments = jobs.get()
+        try:
+            answer = Answer(handle(kind, tuple(arguments)), progress.take())
+        except BaseException as error:  # a panic of Rust's is no Exception
+            answer = Answer(None, {}, _portable(error))
+        connection.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
+
+
+def _receive(connection: Connection, jobs: "SimpleQueue[tuple[Any, ...]]") -> None:
+    try:
+        while True:
+            jobs.put(pickle.loads(connection.recv_bytes()))
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """Returns an error that can be sent, with its traceback as a note."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        error = pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(f"in a worker process:\n{trace}")
+    return error
+
+
+def _handler(chain: Chain, resolved: ResolvedRun) -> Handle:
+    def rows(file: int, numbers: Sequence[int], contents: Sequence[Any], problems: Sequence[str | None]) -> Any:
+        made = zip(numbers, contents, problems, strict=True)
+        return chain.add([RawRow(Origin(file, number), content, problem) for number, content, problem in made])
+
+    jobs: dict[str, Callable[..., Any]] = {
+        "rows": rows,
+        "finish": chain.finish,
+        "shard": lambda shard, blocks: write_shard_of(resolved, shard, map(read_block, blocks)),
+    }
+    return lambda kind, arguments: jobs[kind](*arguments)

@@ -1,0 +1,103 @@
+"""Runs that are spread over processes of ours: the bytes of one process, and one message where one is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oddsmill.pipeline import PreprocessConfig, SourceConfig
+from oddsmill.pipeline.resolved_run import resolve_run
+from oddsmill.pipeline.workers.pool import started_pool
+from oddsmill.schemas.errors import Refused, RunFailed
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = {"num_shards": 3, "eval_share": 0.2, "dedup": "exact"}
+SCRIPT = """
+from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
+
+def pair(row):
+    return row
+
+preprocess(PreprocessConfig(
+    source=SourceConfig(path="rows.jsonl"), tokenizer={tokenizer!r}, output="out", max_length=64, dataset_num_proc=2,
+))
+print("done")
+"""
+
+
+def pair_or_end(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Is a format of rows that kills a worker at one of them, and that drops others."""
+    if row["prompt"] == "kill" and os.environ["LAUNCHER"] != str(os.getpid()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return None if row["prompt"] == "drop" else row
+
+
+@pytest.fixture
+def rows(triples: Callable) -> list[dict[str, Any]]:
+    """Rows of several batches, with drops of the format and with exact duplicates."""
+    return [*triples(900), triples(1)[0] | {"prompt": "drop"}, {"prompt": "x"}, *triples(20)]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The content of all files that do not say when the run was."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "run.json"
+    }
+
+
+def test_every_byte_is_that_of_one_process(
+    run: Callable, write_rows: Callable, rows: list[Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LAUNCHER", "")
+    path, source = write_rows("rows.jsonl", rows), {"format": f"{__name__}:pair_or_end"}
+    alone = run("alone", path, source=source, dataset_num_proc=1, **SETTINGS)
+    spread = run("spread", path, source=source, dataset_num_proc=3, **SETTINGS)
+    assert {reject["reason"] for reject in alone.rejects} == {"user_function", "missing_field", "duplicate"}
+    assert files(spread.folder) == files(alone.folder)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # no process is left
+
+
+def test_a_killed_worker_ends_the_run_by_one_message(
+    run: Callable, write_rows: Callable, rows: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LAUNCHER", str(os.getpid()))
+    path = write_rows("rows.jsonl", [*rows, rows[0] | {"prompt": "kill"}])
+    with pytest.raises(RunFailed, match=r"^a worker process was lost \(ended by SIGKILL\)\. Was it killed for want of"):
+        run("out", path, source={"format": f"{__name__}:pair_or_end"}, dataset_num_proc=2)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_cannot_be_loaded_is_refused_here(
+    write_rows: Callable, triples: Callable, tokenizer_folder: Path, tmp_path
+):
+    source = SourceConfig(path=str(write_rows("rows.jsonl", triples(9))))
+    config = PreprocessConfig(source=source, tokenizer=str(tokenizer_folder), output=str(tmp_path / "out"))
+    with started_pool(2) as pool:
+        assert pool is not None
+        pool.begin(resolve_run(config))
+        with pytest.raises(Refused, match=r"out/tokenizer has no tokenizer\.json"):
+            pool.ask_each("finish")
+
+
+def test_one_process_is_this_one():
+    with started_pool(1) as pool:
+        assert pool is None
+
+
+@pytest.mark.slow
+def test_a_script_needs_no_guard_and_runs_once(write_rows: Callable, rows: list[Any], tokenizer_folder: Path, tmp_path):
+    write_rows("rows.jsonl", rows)
+    (tmp_path / "script.py").write_text(SCRIPT.format(tokenizer=str(tokenizer_folder)))
+    ended = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
