@@ -4,28 +4,28 @@ A transform calls it in its own process; where a machine has several cores, proc
 """
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from oddsmill.pipeline import progress
 from oddsmill.pipeline.formats import keys
+from oddsmill.pipeline.formats.keys import ShardKey
 from oddsmill.pipeline.formats.pairs import Pair, PairIds
 from oddsmill.pipeline.input.rows import RawRow, make_row
+from oddsmill.pipeline.output.placing import ShardBlocks
 from oddsmill.pipeline.output.rejects import RejectBlocks
 from oddsmill.pipeline.output.seen import Seen, add_seen, see_columns
-from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, encode_placed_pairs, write_shard
+from oddsmill.pipeline.output.shards import ShardReport, write_shard
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
-from oddsmill.schemas.drops import Dropped, Reject, dropping_errors
-from oddsmill.schemas.manifest import TOKENIZER_FOLDER, Split
+from oddsmill.schemas.drops import Dropped, Reject
+from oddsmill.schemas.manifest import TOKENIZER_FOLDER
 from oddsmill.schemas.stores import fetch_folder
 
-ShardKey = tuple[Split, int]
 Written = tuple[ShardReport, list[tuple[int, bytes]]]
-_BLOCK_BYTES = 8 << 20  # ids in blocks of some hundred kB a shard: compressed as well as larger ones
 
 
 class Made(NamedTuple):
@@ -71,20 +71,19 @@ class Chain:
         self._rows.update({rows[0].origin.file: len(rows)})
         parsed = self._parse(rows)
         self._tokenize(parsed)
-        rejects = list(self._rejects.full())
-        return Made(digest, self._take_blocks() if self._bytes >= _BLOCK_BYTES else (), rejects)
+        return Made(digest, list(self._blocks.full()), list(self._rejects.full()))
 
     def finish(self) -> Made:
         """Returns all that is gathered, and the account of the rows."""
         seen = Seen(dict(self._rows), self._digest % keys.FINGERPRINT_MODULUS, dict(self._extra_pairs), self._not_read)
-        made = Made(0, self._take_blocks(), list(self._rejects.rest()), seen)
+        made = Made(0, list(self._blocks.rest()), list(self._rejects.rest()), seen)
         self._start()
         return made
 
     def _start(self) -> None:
-        self._pairs: dict[ShardKey, list[PlacedPair]] = defaultdict(list)
-        self._bytes = self._digest = 0
-        self._rejects = RejectBlocks(self._resolved.paths)
+        resolved, self._digest = self._resolved, 0
+        self._blocks = ShardBlocks(resolved.config, resolved.num_shards, resolved.tokenizer.vocab_size)
+        self._rejects = RejectBlocks(resolved.paths)
         self._rows, self._extra_pairs = Counter[int](), Counter[int]()
         self._not_read: dict[str, int] = {}
 
@@ -108,48 +107,23 @@ class Chain:
 
     def _tokenize(self, parsed: Sequence[tuple[RawRow, Pair]]) -> None:
         resolved = self._resolved
-        pairs = [pair for _, pair in parsed]
-        made = tokenize_batch(pairs, self._tokenizer, resolved.rules, resolved.config)
-        placed = 0
-        for (row, pair), ids in zip(parsed, made, strict=True):
-            try:
-                if isinstance(ids, Dropped):
-                    raise ids
-                self._place(row, pair, ids)
-                placed += 1
-            except Dropped as dropped:
-                self._reject(row, dropped)
-        progress.count(pairs=placed)
-
-    @dropping_errors
-    def _place(self, row: RawRow, pair: Pair, ids: PairIds) -> None:
-        """Decides where a pair is stored."""
-        resolved = self._resolved
-        identity = keys.pair_id(pair)
-        place = keys.place(pair, identity, row.origin, resolved.config, resolved.num_shards)
-        stored = PlacedPair(
-            rank=place.rank,
-            id=identity,
-            ids=ids.as_bytes(),
-            lengths=(len(ids.prompt), len(ids.chosen), len(ids.rejected)),
-            truncated=int(ids.truncated),
-            notes=int(ids.notes),
-            prompt_id=keys.prompt_id(pair),
-            origin=row.origin,
-            raw=row.as_text() if resolved.config.dedup == "exact" else "",
-            unscored=ids.unscored_as_bytes(),
-        )
-        self._pairs[place.split, place.shard].append(stored)
-        self._bytes += len(stored.ids) + len(stored.raw)
+        rows, pairs, ids = list[RawRow](), list[Pair](), list[PairIds]()
+        made = tokenize_batch([pair for _, pair in parsed], self._tokenizer, resolved.rules, resolved.config)
+        for (row, pair), of_pair in zip(parsed, made, strict=True):
+            if isinstance(of_pair, Dropped):
+                self._reject(row, of_pair)
+                continue
+            rows.append(row)
+            pairs.append(pair)
+            ids.append(of_pair)
+        not_placed = self._blocks.add(rows, pairs, ids)
+        for row, dropped in not_placed:
+            self._reject(row, dropped)
+        progress.count(pairs=len(ids) - len(not_placed))
 
     def _reject(self, row: RawRow, dropped: Dropped) -> None:
         progress.count(drops=1)
         self._rejects.add(Reject(row.origin, dropped.reason, dropped.detail, row.as_text()))
-
-    def _take_blocks(self) -> list[tuple[ShardKey, bytes]]:
-        taken, self._pairs, self._bytes = self._pairs, defaultdict(list), 0
-        vocab_size = self._resolved.tokenizer.vocab_size
-        return [(key, encode_placed_pairs(pairs, vocab_size=vocab_size)) for key, pairs in taken.items()]
 
 
 def load_copy(resolved: ResolvedRun) -> Tokenizer:

@@ -11,8 +11,9 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
 from oddsmill.pipeline import progress
-from oddsmill.pipeline.chain import Chain, Made, ShardKey, Written, fingerprint_rows, load_copy, write_shard_of
+from oddsmill.pipeline.chain import Chain, Made, Written, fingerprint_rows, load_copy, write_shard_of
 from oddsmill.pipeline.dataflow import check_libraries
+from oddsmill.pipeline.formats.keys import ShardKey
 from oddsmill.pipeline.input.changes import changed, check_unchanged, while_unchanged
 from oddsmill.pipeline.input.kinds.kind import CountedPart, NumberedPart, Part
 from oddsmill.pipeline.input.parts import Input, count_part, divide, number_parts, read_batches

@@ -96,6 +96,8 @@ class ShardBlocks:
 
         Returns: the rows of the pairs that cannot be placed, and why.
         """
+        if not rows:
+            return []
         try:
             self._add(rows, pairs, ids)
         except Exception as error:
