@@ -1,13 +1,14 @@
 """The Jinja environment of chat templates: immutable, sandboxed, metered, with what transformers gives a template."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import BuiltinMethodType
 from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
+from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -25,6 +26,10 @@ _OF_BOUNDS = {
     "_joined": joined,
 }
 _MOST_TERMS = 16  # of a sum, until it is looked at
+# Attributes that Jinja's sandbox allows, after a search through all kinds of objects that takes longer than the rest.
+_OF_LOOPS = frozenset({"depth", "depth0", "first", "index", "index0", "last", "length", "revindex", "revindex0"})
+_OF_TEXTS = frozenset(name for name in dir(str) if not name.startswith("_")) - {"format", "format_map"}
+_OF_OBJECTS = frozenset(dir(dict))
 
 
 def compile_template(text: str) -> jinja2.Template:
@@ -62,6 +67,31 @@ class _Environment(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
         self.globals |= {"raise_exception": _raise, "dict": _Dict(), "namespace": _Namespace}
 
+    def make_globals(self, d: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {**self.globals, **(d or {})}  # each rendering copies it, which takes long of Jinja's chain of mappings
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        kind = type(obj)
+        if kind is dict and attribute not in _OF_OBJECTS:
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if kind is str and attribute in _OF_TEXTS:
+            return getattr(obj, attribute)
+        if (kind is LoopContext and attribute in _OF_LOOPS) or (kind is _Namespace and not attribute.startswith("_")):
+            try:
+                value = getattr(obj, attribute)
+            except AttributeError:
+                return self.undefined(obj=obj, name=attribute)
+            return self.wrap_str_format(value) or value
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if type(obj) is not dict or type(argument) is not str:
+            return super().getitem(obj, argument)
+        try:
+            return obj[argument]
+        except KeyError:
+            return self.getattr(obj, argument)
+
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         parsed: nodes.Template = _Bounds().visit(super()._parse(source, name, filename))
         return parsed
@@ -74,8 +104,8 @@ class _Environment(ImmutableSandboxedEnvironment):
                 method = limited_method(__obj)
                 return __obj(*args, **kwargs) if method is None else method(*args, **kwargs)
             __obj = limited_method(__obj) or __obj
-        elif isinstance(__obj, jinja2.runtime.Macro | jinja2.runtime.LoopContext):
-            if isinstance(__obj, jinja2.runtime.Macro) and (__obj.catch_varargs or __obj.catch_kwargs):
+        elif isinstance(__obj, Macro | LoopContext):
+            if isinstance(__obj, Macro) and (__obj.catch_varargs or __obj.catch_kwargs):
                 light((args, kwargs))
             return counted_call(super().call, __context, __obj, *args, **kwargs)
         return super().call(__context, __obj, *args, **kwargs)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 TEMPLATE_FILE, TEMPLATE_FOLDER = "chat_template.jinja", "additional_chat_templates"
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+_REASONING = frozenset(REASONING_FIELDS)
 _OPEN_END = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
@@ -284,5 +285,7 @@ def _with_argument_texts(message: Message) -> Message:
 
 def _with_reasoning(message: Message) -> Message:
     """Gives the reasoning of a turn all the names that templates read."""
+    if _REASONING.isdisjoint(message):
+        return message
     reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name) is not None), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}

@@ -1,7 +1,10 @@
+from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
 import jinja2
 import pytest
+from jinja2.runtime import LoopContext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from oddsmill.schemas.chat.sandbox import compile_template
 from oddsmill.schemas.errors import Refused
@@ -57,3 +60,48 @@ def test_namespaces_and_dictionaries_work():
 def test_a_template_that_does_not_compile_is_refused():
     with pytest.raises(Refused, match=r"the chat template does not compile: .*endfor"):
         render("{% for m in messages %}")
+
+
+class Marked:
+    """A loop's item with an attribute."""
+
+    format = "a field"
+
+
+def test_short_ways_to_attributes_and_members_lead_where_jinjas_sandbox_does():
+    environment = compile_template("").environment
+    namespace = environment.globals["namespace"]
+    objects = [
+        "a text",
+        {"role": "user", "items": 1, "_x": 2, "__class__": 3, "get": 4},
+        {},
+        namespace(n=1, self=2, format="{}".format, items="hidden"),
+        LoopContext([1, "{}".format, 3], environment.undefined),
+        [1],
+        3,
+        environment.undefined(name="nothing"),
+        Marked(),
+        str,
+        dict,
+    ]
+    names = {name for each in objects for name in dir(each)} | {"role", "n", "_x", "absent", "mro", "format"}
+    names |= set(dir(LoopContext)) | {"_Namespace__attrs", "self"}
+
+    def told(way: str, kind: type, obj: Any, name: str) -> Any:
+        try:
+            value = getattr(kind, way)(environment, obj, name)
+        except (jinja2.TemplateError, TypeError) as error:
+            return type(error), str(error)
+        if isinstance(value, jinja2.Undefined):
+            return "undefined", value._undefined_message, value._undefined_exception
+        # Each access makes a method anew; a wrapped one is a function.
+        is_method = isinstance(value, FunctionType | MethodType | BuiltinMethodType)
+        return (type(value), value.__name__) if is_method else (type(value), str(value)[:40])
+
+    for obj in objects:
+        if isinstance(obj, LoopContext):
+            next(obj)
+        for name in sorted(names):
+            for way in ("getattr", "getitem"):
+                short = told(way, type(environment), obj, name)
+                assert short == told(way, ImmutableSandboxedEnvironment, obj, name), (way, obj, name)
