@@ -139,14 +139,14 @@ class Explainer:
 
     def _explain_place(self, pair: "SourcePair", ids: PairIds, raw: RawRow) -> None:
         config, resolved = self._config, self._resolved
-        identity = keys.pair_id(pair)
-        place = keys.place(pair, identity, raw.origin, config, resolved.num_shards)
+        places = keys.place_pairs([pair], [raw.origin], config, resolved.num_shards)
+        identity, rank, (split, shard) = int(places.ids[0]), int(places.ranks[0]), places.shard(0)
         self._head("place")
         self._say("id", f"{identity:016x}")
         why = "by the prompt's hash" if config.shuffle else "shuffle is off: one split, source order"
-        self._say("split", f"{place.split} ({why})")
-        self._say("shard", shard_name(place.split, place.shard, resolved.num_shards[place.split]))
-        self._say("rank", f"{place.rank:016x}: its place in the order there")
+        self._say("split", f"{split} ({why})")
+        self._say("shard", shard_name(split, shard, resolved.num_shards[split]))
+        self._say("rank", f"{rank:016x}: its place in the order there")
         if config.dedup == "exact":
             self._say("dedup", "exact: kept if no other row has its texts, which only a run can tell")
         slots = sum(ids.lengths)

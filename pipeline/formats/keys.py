@@ -81,20 +81,6 @@ def prompt_id(pair: Pair) -> int:
     return int.from_bytes(_ids(_sized(_prompt(pair)), pair)[1])
 
 
-class Place(NamedTuple):
-    """The shard of a pair, and its rank in the order there."""
-
-    split: Split
-    shard: int
-    rank: int
-
-
-def place(pair: Pair, identity: int, origin: Origin, config: DatasetSettings, num_shards: dict[Split, int]) -> Place:
-    """Picks the split by the prompt's text, so that no prompt is in both; shard and rank by the pair's id."""
-    places = place_pairs([pair], [origin], config, num_shards)
-    return Place(*places.shard(0), int(places.ranks[0]))
-
-
 def fingerprint(row: bytes) -> int:
     """Hashes a raw row to 128 bits. The sum of these identifies the rows as a multiset, in whatever order and files."""
     return int.from_bytes(_digest(_sized(row), size=16, use=b"row"))

@@ -1,7 +1,6 @@
 """Placing tokenized pairs: each goes, with others of its shard, in a block for the shuffle."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,7 @@ from oddsmill.pipeline.formats.pairs import Pair, PairIds
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.output.blocks import encode_block
 from oddsmill.pipeline.output.tally import SIDES
-from oddsmill.schemas.drops import Dropped, Origin, drop_of
+from oddsmill.schemas.drops import Dropped, drop_of
 from oddsmill.schemas.manifest import Split
 from oddsmill.schemas.record import token_dtype
 
@@ -35,42 +34,6 @@ PLACED_PAIRS = pa.schema(
     }
 )
 _BLOCK_BYTES = 8 << 20  # ids in blocks of some hundred kB a shard: compressed as well as larger ones
-
-
-class PlacedPair(NamedTuple):
-    """A tokenized pair with its place, before it is written into its shard.
-
-    Attributes:
-      ids: prompt, chosen and rejected one after another, int32.
-      unscored: the runs of unscored tokens, counted from the first of `ids`, [m, 2] int32.
-      raw: the row it comes from, where a duplicate is to be dropped; else empty.
-    """
-
-    rank: int
-    id: int
-    ids: bytes
-    lengths: tuple[int, int, int]
-    truncated: int
-    notes: int
-    prompt_id: int
-    origin: Origin
-    raw: str
-    unscored: bytes = b""
-
-
-def encode_placed_pairs(pairs: Sequence[PlacedPair], *, vocab_size: int) -> bytes:
-    """Encodes pairs as a block for the shuffle, their ids in the dtype that they are stored in."""
-    dtype = token_dtype(vocab_size)
-    lines = [
-        (
-            *(each.rank, each.id, each.prompt_id, *each.origin, *each.lengths, each.truncated, each.notes),
-            np.frombuffer(each.ids, np.int32).astype(dtype).tobytes(),
-            each.unscored,
-            each.raw.encode(),
-        )
-        for each in pairs
-    ]
-    return encode_block(pa.table(list(zip(*lines, strict=True)), PLACED_PAIRS))
 
 
 class ShardBlocks:

@@ -14,7 +14,8 @@ from oddsmill.schemas.drops import DropReason, Reject
 from oddsmill.schemas.locks.lock import Lock
 from oddsmill.schemas.manifest import file_sha256
 
-_COLUMNS = pa.schema({"row": pa.int64(), "reason": pa.int64(), "line": pa.large_binary()})
+# A block's lines: the number of the row, that of the reason, and the line that rejects/ will hold.
+REJECTS = pa.schema({"row": pa.int64(), "reason": pa.int64(), "line": pa.large_binary()})
 _REASONS = list(DropReason)
 _BLOCK_BYTES = 4 << 20
 _NAME_BYTES = 200  # of an input, in the name of the file of its rejects: a name may have 255
@@ -55,7 +56,7 @@ class RejectBlocks:
         """Yields the blocks of all that is gathered, however little."""
         items, self._items, self._bytes = self._items, defaultdict(list), 0
         for file, of_file in items.items():
-            yield file, encode_block(pa.table(list(zip(*of_file, strict=True)), _COLUMNS))
+            yield file, encode_block(pa.table(list(zip(*of_file, strict=True)), REJECTS))
 
 
 def write_rejects(
@@ -71,7 +72,7 @@ def write_rejects(
     """
     whole = os.path.basename(path).encode("utf-8", "backslashreplace")
     name = f"{number:05d}-{whole[:_NAME_BYTES].decode('utf-8', 'ignore')}.jsonl"
-    with open_blocks(_COLUMNS, blocks) as items:
+    with open_blocks(REJECTS, blocks) as items:
         target = os.path.join(output, REJECTS_FOLDER, name)
         with publishing(target, lock) as temporary:
             with open(temporary, "wb") as file:

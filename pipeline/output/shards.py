@@ -15,7 +15,7 @@ from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import Notes
 from oddsmill.pipeline.output.blocks import Items, open_blocks
 from oddsmill.pipeline.output.folder import publishing, shard_name
-from oddsmill.pipeline.output.placing import PLACED_PAIRS, PlacedPair, encode_placed_pairs  # noqa: F401
+from oddsmill.pipeline.output.placing import PLACED_PAIRS
 from oddsmill.pipeline.output.rejects import RejectBlocks
 from oddsmill.pipeline.output.tally import SIDES, Tally, rows_at_a_time
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order

@@ -11,8 +11,9 @@ from oddsmill.pipeline.chain import Chain, Made, fingerprint_rows
 from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.output.blocks import open_blocks
+from oddsmill.pipeline.output.placing import PLACED_PAIRS
+from oddsmill.pipeline.output.rejects import REJECTS
 from oddsmill.pipeline.output.seen import Seen, add_seen
-from oddsmill.pipeline.output.shards import _COLUMNS
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.drops import Origin
@@ -46,12 +47,12 @@ def contents(made: Sequence[Made]) -> tuple[list[tuple[object, ...]], list[tuple
     pairs, rejects = [], []
     for one in made:
         for key, block in one.blocks:
-            with open_blocks(_COLUMNS, [block]) as items:
-                rows = zip(*(items.columns[name].tolist() for name in _COLUMNS), strict=True)
-                pairs += [(*key, *row, items.payload(index)) for index, row in enumerate(rows)]
+            with open_blocks(PLACED_PAIRS, [block]) as items:
+                rows = zip(*(values.tolist() for values in items.columns.values()), strict=True)
+                pairs += [(*key, *row, items.payload("ids", index)) for index, row in enumerate(rows)]
         for file, block in one.rejects:
-            with open_blocks(("row", "reason"), [block]) as items:
-                rejects += [(file, items.payload(index)) for index in range(len(items))]
+            with open_blocks(REJECTS, [block]) as items:
+                rejects += [(file, items.payload("line", index)) for index in range(len(items))]
     return sorted(pairs), sorted(rejects)
 
 

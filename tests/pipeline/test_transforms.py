@@ -10,7 +10,8 @@ from apache_beam.pvalue import TaggedOutput
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.output.blocks import open_blocks
-from oddsmill.pipeline.output.shards import _COLUMNS
+from oddsmill.pipeline.output.placing import PLACED_PAIRS
+from oddsmill.pipeline.output.rejects import REJECTS
 from oddsmill.pipeline.resolved_run import ResolvedRun, resolve_run
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.pipeline.transforms import CountRows, DivideInputs, MakePairs, NumberRows
@@ -66,11 +67,11 @@ def test_every_row_is_a_pair_in_a_block_of_its_shard_or_a_reject(resolved: Resol
     tagged = make_pairs(resolved)
     ((key, block),) = tagged["main"]
     assert key == ("train", 0)
-    with open_blocks(_COLUMNS, [block]) as items:
+    with open_blocks(PLACED_PAIRS, [block]) as items:
         assert sorted(items.columns["row"].tolist()) == [0, 1, 2, 4]
     ((file, rejects),) = tagged["rejects"]
-    with open_blocks(("row", "reason"), [rejects]) as items:
+    with open_blocks(REJECTS, [rejects]) as items:
         assert (file, items.columns["row"].tolist()) == (0, [3])
-        assert json.loads(items.payload(0))["reason"] == DropReason.EMPTY_ANSWER
+        assert json.loads(items.payload("line", 0))["reason"] == DropReason.EMPTY_ANSWER
     (seen,) = tagged["seen"]
     assert seen.rows == {0: 5}

@@ -1,11 +1,11 @@
 import hashlib
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.formats.keys import Place, fingerprint, pair_id, place, place_pairs, prompt_id
+from oddsmill.pipeline.formats.keys import fingerprint, pair_id, place_pairs, prompt_id
 from oddsmill.pipeline.formats.pairs import ChatPair, Pair, PreferencePair, chat_pair
 from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.manifest import Split
@@ -21,8 +21,15 @@ def pairs(count: int) -> list[PreferencePair]:
     return [PreferencePair(f"prompt {number // 2}", f"chosen {number}", "rejected") for number in range(count)]
 
 
+class Place(NamedTuple):
+    split: Split
+    shard: int
+    rank: int
+
+
 def where(pair: PreferencePair, settings: PreprocessConfig, origin: tuple[int, int] = (0, 0)) -> Place:
-    return place(pair, pair_id(pair), Origin(*origin), settings, SHARDS)
+    places = place_pairs([pair], [Origin(*origin)], settings, SHARDS)
+    return Place(*places.shard(0), int(places.ranks[0]))
 
 
 def test_an_id_is_of_the_texts_and_of_where_they_are_divided():

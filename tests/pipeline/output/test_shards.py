@@ -1,15 +1,18 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.formats.pairs import Notes, PairIds
+from oddsmill.pipeline.output.blocks import encode_block
+from oddsmill.pipeline.output.placing import PLACED_PAIRS
 from oddsmill.pipeline.output.reading import read_records
 from oddsmill.pipeline.output.rejects import write_rejects
-from oddsmill.pipeline.output.shards import PlacedPair, ShardReport, encode_placed_pairs, write_shard
+from oddsmill.pipeline.output.shards import ShardReport, write_shard
 from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.manifest import TokenizerSummary, file_sha256
 from oddsmill.schemas.provenance import provenance_path
@@ -19,19 +22,40 @@ TOKENIZER = TokenizerSummary(sha256={}, chat_template_sha256=None, bos_id=1, eos
 PATHS = ["a.jsonl", "b.jsonl"]
 
 
+class PlacedPair(NamedTuple):
+    """A line of a block: see `PLACED_PAIRS`."""
+
+    rank: int
+    id: int
+    prompt_id: int
+    origin: Origin
+    lengths: tuple[int, int, int]
+    truncated: int
+    notes: int
+    ids: bytes
+    unscored: bytes
+    raw: bytes
+
+
 def pair(rank: int, *, id: int | None = None, row: int = 0, notes: int = 0, length: int = 3) -> PlacedPair:
     """A pair of three sides of `length` tokens, each token its rank."""
     return PlacedPair(
         rank=rank,
         id=rank if id is None else id,
-        ids=np.full(3 * length, rank, np.int32).tobytes(),
+        prompt_id=rank,
+        origin=Origin(rank % 2, row),
         lengths=(length, length, length),
         truncated=0,
         notes=notes,
-        prompt_id=rank,
-        origin=Origin(rank % 2, row),
-        raw=f"raw {row}",
+        ids=np.full(3 * length, rank, np.uint16).tobytes(),
+        unscored=b"",
+        raw=f"raw {row}".encode(),
     )
+
+
+def encode(pairs: list[PlacedPair]) -> bytes:
+    lines = [(*each[:3], *each.origin, *each.lengths, *each[5:]) for each in pairs]
+    return encode_block(pa.table(list(zip(*lines, strict=True)), PLACED_PAIRS))
 
 
 def write(folder: Path, *blocks: list[PlacedPair], **changes: Any) -> tuple[ShardReport, list[tuple[int, bytes]]]:
@@ -45,7 +69,7 @@ def write(folder: Path, *blocks: list[PlacedPair], **changes: Any) -> tuple[Shar
         **changes,
     )
     return write_shard(
-        [encode_placed_pairs(block, vocab_size=100) for block in blocks],
+        [encode(block) for block in blocks],
         split="train", index=0, count=1, config=config, output=str(folder), tokenizer=TOKENIZER, paths=PATHS,
     )  # fmt: skip
 
