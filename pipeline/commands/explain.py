@@ -152,7 +152,8 @@ class Explainer:
         slots = sum(ids.lengths)
         self._say("slots", f"{slots} of a row's {config.slots}{'' if config.packing else ', alone in its row'}")
         stored = Pair(
-            prompt=ids.prompt, chosen=ids.chosen, rejected=ids.rejected, id=identity, truncated=ids.truncated,
+            prompt=ids.prompt.tolist(), chosen=ids.chosen.tolist(), rejected=ids.rejected.tolist(),
+            id=identity, truncated=ids.truncated,
             unscored_chosen=ids.unscored_chosen, unscored_rejected=ids.unscored_rejected,
         )  # fmt: skip
         self._head("layout")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import accumulate, pairwise, takewhile
 from typing import NamedTuple
 
-from oddsmill.pipeline.formats.pairs import Message
+from oddsmill.pipeline.formats.pairs import Ids, Message
 from oddsmill.schemas.chat.template import TemplateFailed
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped, DropReason
@@ -88,16 +88,16 @@ def unscored_spans(ids: Sequence[int], ends: Sequence[int], own: Sequence[OwnTex
     return spans
 
 
-def token_ends(text: str, begin: int, ids: list[int], tokenizer: Tokenizer) -> list[int]:
+def token_ends(text: str, begin: int, ids: Ids, tokenizer: Tokenizer) -> list[int]:
     """Returns where the last tokens of a text, which are `ids`, end: in characters counted from `begin`."""
     encoding = tokenizer.core.encode(text, add_special_tokens=False)
-    assert encoding.ids[-len(ids) :] == ids, "the text has other tokens by itself"
+    assert encoding.ids[-len(ids) :] == ids.tolist(), "the text has other tokens by itself"
     # Offsets leave out white space, and of the tokens of one character each has the whole.
     ends = accumulate((end for _, end in encoding.offsets), max)
     return [end - begin for end in list(ends)[-len(ids) :]]
 
 
-def cut_unscored(answer: list[int], spans: Spans) -> tuple[list[int], Spans]:
+def cut_unscored(answer: Ids, spans: Spans) -> tuple[Ids, Spans]:
     """Fits the spans to an answer that was cut, and leaves out unscored tokens at its end, which nothing follows.
 
     Returns: the answer, without a token where none is scored, and its unscored spans.

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
-from oddsmill.pipeline.formats.pairs import Pair, PairIds, PreferencePair
+from oddsmill.pipeline.formats.pairs import Ids, Pair, PairIds, PreferencePair
 from oddsmill.pipeline.tokens.rendering import Rendered
 from oddsmill.pipeline.tokens.safe_cut import cuts_are_safe, last_safe_cut
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+
+Sides = tuple[Ids, Ids, Ids]
 
 
 class Encoded(NamedTuple):
@@ -15,12 +18,12 @@ class Encoded(NamedTuple):
 
     pair: Pair
     rendered: Rendered
-    prompt: list[int]
-    with_chosen: list[int]
-    with_rejected: list[int]
+    prompt: Ids
+    with_chosen: Ids
+    with_rejected: Ids
 
     @property
-    def sides(self) -> tuple[list[int], list[int], list[int]]:
+    def sides(self) -> Sides:
         """Returns the three encodings."""
         return self.prompt, self.with_chosen, self.with_rejected
 
@@ -39,7 +42,7 @@ class LengthStep(NamedTuple):
     lengths: list[int]
 
 
-def encode_sides(pairs: Sequence[PreferencePair], tokenizer: Tokenizer) -> Iterator[tuple[list[int], ...]]:
+def encode_sides(pairs: Sequence[PreferencePair], tokenizer: Tokenizer) -> Iterator[Sides]:
     """Encodes prompt, prompt + chosen and prompt + rejected of each pair.
 
     Where the tokenizer allows it, most of a prompt is encoded once (pipeline/tokens/safe_cut.py).
@@ -51,10 +54,23 @@ def encode_sides(pairs: Sequence[PreferencePair], tokenizer: Tokenizer) -> Itera
         texts += [prompt[:cut], tail, tail + chosen, tail + rejected]
     # Pairs share prompts, and prompts ("\n\nAssistant:") their tails: each text is encoded once.
     distinct = list(dict.fromkeys(texts))
-    ids_of = dict(zip(distinct, tokenizer.encode_batch(distinct), strict=True))
+    ids, offsets = tokenizer.encode_flat(distinct)
+    ids_of = {text: ids[start:end] for text, (start, end) in zip(distinct, pairwise(offsets), strict=True)}
     encoded = map(ids_of.__getitem__, texts)
     for head, *tails in zip(encoded, encoded, encoded, encoded, strict=True):
-        yield tuple(head + ids for ids in tails)
+        yield head + tails[0], head + tails[1], head + tails[2]
+
+
+def common_length(first: Ids, second: Ids) -> int:
+    """Returns how many ids at their beginning two encodings have in common."""
+    size, limit = 0, min(len(first), len(second))
+    while size < limit:  # a comparison of many ids costs hardly more than that of two
+        middle = (size + limit + 1) // 2
+        if first[size:middle] == second[size:middle]:
+            size = middle
+        else:
+            limit = middle - 1
+    return size
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.dialogues import SYSTEM_ROLES
-from oddsmill.pipeline.formats.pairs import Message, Notes, PairIds
+from oddsmill.pipeline.formats.pairs import Ids, Message, Notes, PairIds
 from oddsmill.pipeline.tokens.answer_turns import cut_unscored
 from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.record import Truncated
@@ -59,6 +59,8 @@ def fit(ids: PairIds, config: DatasetSettings, *, bos_id: int | None) -> PairIds
       Dropped: the prompt leaves no room for an answer, a cut is needed and `overlong` is `drop`, or the
         pair does not fit a row.
     """
+    if _fits(ids, config):
+        return ids
     limit = config.max_completion_length
     chosen, rejected = ids.chosen[:limit], ids.rejected[:limit]
     prompt = _cut_prompt(ids.prompt, _prompt_limit(ids, config), config, bos_id)
@@ -96,6 +98,19 @@ def fit(ids: PairIds, config: DatasetSettings, *, bos_id: int | None) -> PairIds
     for flag in cuts:
         truncated |= flag
     return ids._replace(prompt=prompt, chosen=chosen, rejected=rejected, truncated=truncated)
+
+
+def _fits(ids: PairIds, config: DatasetSettings) -> bool:
+    """Says whether no rule cuts anything; most pairs fit, and are told by this in a moment."""
+    prompt, chosen, rejected = ids.lengths
+    longer = max(chosen, rejected)
+    return (
+        prompt + longer <= config.max_length
+        and (config.max_completion_length is None or longer <= config.max_completion_length)
+        and prompt + chosen + rejected <= config.slots
+        and not ids.unscored_chosen
+        and not ids.unscored_rejected
+    )
 
 
 def _drop_turns(
@@ -166,11 +181,11 @@ def _prompt_limit(ids: PairIds, config: DatasetSettings) -> int:
     return max(config.max_length - longer, config.prompt_floor)
 
 
-def _cut_prompt(prompt: list[int], limit: int, config: DatasetSettings, bos_id: int | None) -> list[int]:
+def _cut_prompt(prompt: Ids, limit: int, config: DatasetSettings, bos_id: int | None) -> Ids:
     """Returns at most `limit` tokens of the prompt; its BOS is one of them."""
     if len(prompt) <= limit:
         return prompt
     if config.truncation_side == "keep_start":
         return prompt[:limit]
-    head = prompt[:1] if prompt[0] == bos_id else []
+    head = prompt[: prompt[0] == bos_id]
     return head + prompt[len(prompt) - (limit - len(head)) :]

@@ -5,13 +5,13 @@ once at the head of a text, where the tokenizer adds it; EOS once at the end of 
 (pipeline/tokens/length_rules.py).
 """
 
-from itertools import takewhile
+from array import array
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Message, Notes, PairIds
+from oddsmill.pipeline.formats.pairs import ChatPair, Ids, Message, Notes, PairIds
 from oddsmill.pipeline.tokens.answer_turns import token_ends, unscored_spans
 from oddsmill.pipeline.tokens.differences import are_written_alike
-from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep, encode_sides
+from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep, Sides, common_length, encode_sides
 from oddsmill.pipeline.tokens.length_rules import fit, shorten_dialogue
 from oddsmill.pipeline.tokens.rendering import Rendered, needed, render_messages, template_options
 from oddsmill.schemas.chat.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ def make_ids(encoded: Encoded, tokenizer: Tokenizer, config: DatasetSettings) ->
     return fitted
 
 
-def split_at_boundary(prompt: list[int], with_chosen: list[int], with_rejected: list[int], *, has_bos: bool) -> PairIds:
+def split_at_boundary(prompt: Ids, with_chosen: Ids, with_rejected: Ids, *, has_bos: bool) -> PairIds:
     """Splits the ids of prompt + answer where the three encodings part.
 
     Both sides share the prompt by construction, and prompt + answer decodes to the whole text.
@@ -49,16 +49,15 @@ def split_at_boundary(prompt: list[int], with_chosen: list[int], with_rejected: 
     size = len(prompt)
     merged = not prompt == with_chosen[:size] == with_rejected[:size]
     if merged:
-        same = takewhile(lambda ids: ids[0] == ids[1] == ids[2], zip(prompt, with_chosen, with_rejected, strict=False))
-        size = sum(1 for _ in same)
+        size = min(common_length(prompt, with_chosen), common_length(prompt, with_rejected))
     if size == 0 and not has_bos:
         raise Dropped(DropReason.NO_COMMON_PROMPT, "the two sides share no token of the prompt")
     chosen, rejected = with_chosen[size:], with_rejected[size:]
-    for side, ids in (("chosen", chosen), ("rejected", rejected)):
-        if not ids:
-            raise Dropped(DropReason.EMPTY_ANSWER, f"{side} has no token of its own")
-    notes = Notes.BOUNDARY_MERGED if merged else NOTHING
-    return PairIds(prompt=prompt[:size], chosen=chosen, rejected=rejected, notes=notes)
+    if not chosen or not rejected:
+        raise Dropped(DropReason.EMPTY_ANSWER, f"{'rejected' if chosen else 'chosen'} has no token of its own")
+    if merged:
+        return PairIds(prompt[:size], chosen, rejected, notes=Notes.BOUNDARY_MERGED)
+    return PairIds(prompt, chosen, rejected)
 
 
 def add_special_tokens(ids: PairIds, tokenizer: Tokenizer, *, is_chat: bool) -> PairIds:
@@ -66,11 +65,13 @@ def add_special_tokens(ids: PairIds, tokenizer: Tokenizer, *, is_chat: bool) -> 
 
     Before a dialogue stands what the chat template writes: at inference nothing is added to that.
     """
-    return ids._replace(
-        prompt=ids.prompt if is_chat else tokenizer.with_bos(ids.prompt),
-        chosen=_with_eos(ids.chosen, tokenizer),
-        rejected=_with_eos(ids.rejected, tokenizer),
-    )
+    prompt = ids.prompt
+    if not is_chat and tokenizer.bos_id is not None and tokenizer.lacks_bos(prompt):
+        prompt = array("i", [tokenizer.bos_id]) + prompt
+    return PairIds(
+        prompt, _with_eos(ids.chosen, tokenizer), _with_eos(ids.rejected, tokenizer),
+        ids.truncated, ids.notes, ids.unscored_chosen, ids.unscored_rejected,
+    )  # fmt: skip
 
 
 @dropping_errors
@@ -94,7 +95,7 @@ def explain_boundary(encoded: Encoded, tokenizer: Tokenizer) -> Explanation:
     whole = add_special_tokens(ids, tokenizer, is_chat=is_chat)
     if tokenizer.bos_id is None:
         lines.append(("BOS", "the tokenizer has none"))
-    elif whole.prompt[:1] != [tokenizer.bos_id]:
+    elif not whole.prompt or whole.prompt[0] != tokenizer.bos_id:
         lines.append(("BOS", f"none: the {'chat template writes' if is_chat else 'tokenizer adds'} none"))
     else:
         what = "added" if len(whole.prompt) > size else "there already"
@@ -132,7 +133,7 @@ def _shorten(pair: ChatPair, ids: PairIds, tokenizer: Tokenizer, config: Dataset
     return shorten_dialogue(prompt, ids, encode, tokenizer.token_starts, config)
 
 
-def _split(encoded: tuple[list[int], ...], rendered: Rendered, tokenizer: Tokenizer, *, is_chat: bool) -> PairIds:
+def _split(encoded: Sides, rendered: Rendered, tokenizer: Tokenizer, *, is_chat: bool) -> PairIds:
     ids = split_at_boundary(*encoded, has_bos=tokenizer.adds_bos and not is_chat)
     if rendered.own:
         ids = _with_unscored(ids, rendered, tokenizer)
@@ -161,11 +162,11 @@ def _say_since_when(before: PairIds, size: int, config: DatasetSettings) -> str:
     return f"chosen and rejected are the same in the {size} tokens that fit; a higher --{limit} keeps where they part"
 
 
-def _with_eos(answer: list[int], tokenizer: Tokenizer) -> list[int]:
+def _with_eos(answer: Ids, tokenizer: Tokenizer) -> Ids:
     """Returns the answer with EOS at its end, unless its last token that is not white space ends it already."""
     for token in reversed(answer):
         if token in tokenizer.answer_ends:
             return answer
         if not tokenizer.is_space(token):
             break
-    return [*answer, tokenizer.eos_id]
+    return answer + array("i", [tokenizer.eos_id])

@@ -6,7 +6,7 @@ from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import ChatPair, Pair, PairIds, PreferencePair
 from oddsmill.pipeline.formats.rows import check_encodable
 from oddsmill.pipeline.tokens.differences import note_differences
-from oddsmill.pipeline.tokens.encoding import Encoded, encode_sides
+from oddsmill.pipeline.tokens.encoding import Encoded, Sides, encode_sides
 from oddsmill.pipeline.tokens.rendering import Rendered
 from oddsmill.pipeline.tokens.text_rules import TextRules
 from oddsmill.schemas.chat.tokenizer import Tokenizer
@@ -30,8 +30,10 @@ def tokenize_batch(
         except Dropped as dropped:
             yield dropped
             continue
-        notes = encoded.rendered.notes | note_differences(encoded.rendered.texts)
-        yield ids._replace(notes=ids.notes | notes) if notes else ids
+        for notes in (encoded.rendered.notes, note_differences(encoded.rendered.texts)):
+            if notes:
+                ids = ids._replace(notes=ids.notes | notes)
+        yield ids
 
 
 def encode_pairs(
@@ -53,7 +55,7 @@ def encode_pairs(
         yield ids if isinstance(ids, Dropped) else Encoded(pair, texts_of_pair, *ids)
 
 
-def _encode(texts: list[PreferencePair], tokenizer: Tokenizer) -> Sequence[tuple[list[int], ...] | Dropped]:
+def _encode(texts: list[PreferencePair], tokenizer: Tokenizer) -> Sequence[Sides | Dropped]:
     """Encodes the texts of pairs together; where that fails, each pair by itself, so that only the guilty are lost."""
     try:
         return list(encode_sides(texts, tokenizer))

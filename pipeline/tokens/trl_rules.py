@@ -4,6 +4,7 @@ Source: trl 1.16.0, trl/data_utils.py and trl/experimental/orpo/orpo_trainer.py 
 TRL does not have are refused with it.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
@@ -11,11 +12,11 @@ from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
 from oddsmill.pipeline.formats import detection, parsing
-from oddsmill.pipeline.formats.pairs import Message, Notes, Pair, PairIds, PreferencePair, chat_pair
+from oddsmill.pipeline.formats.pairs import Ids, Message, Notes, Pair, PairIds, PreferencePair, chat_pair
 from oddsmill.pipeline.formats.parsing import as_row
 from oddsmill.pipeline.formats.rows import Row, check_encodable
 from oddsmill.pipeline.input.rows import RawRow
-from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep
+from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep, common_length
 from oddsmill.pipeline.tokens.rendering import (
     Rendered,
     dropping_failed_templates,
@@ -139,8 +140,8 @@ def make_ids(encoded: Encoded, tokenizer: Tokenizer, config: DatasetSettings) ->
 
 
 def split(
-    prompt: list[int], with_chosen: list[int], with_rejected: list[int], *, bos_id: int | None, eos_id: int
-) -> tuple[list[list[int]], list[list[int]], bool]:
+    prompt: Ids, with_chosen: Ids, with_rejected: Ids, *, bos_id: int | None, eos_id: int
+) -> tuple[list[Ids], list[Ids], bool]:
     """Splits as `tokenize_row` before truncation: the prompt part and the answer of chosen and of rejected.
 
     Returns: the prompt parts, the answers, and True where a token spans the end of the prompt.
@@ -157,18 +158,18 @@ def split(
             size, merged = size - 1, True
         heads.append(full[:size])
         answers.append(full[size:])
-    different = sum(a != b for a, b in zip(*heads, strict=False))
+    different = heads[0] != heads[1] and sum(a != b for a, b in zip(*heads, strict=False))
     if different > 1 or abs(len(heads[0]) - len(heads[1])) > 1:
         raise Dropped(DropReason.TRL_ERROR, "the prompts of the two sides differ in more than one token")
     for side in (0, 1):
-        if bos_id is not None and heads[side][:1] != [bos_id]:
-            heads[side] = [bos_id, *heads[side]]
-        if answers[side][-1:] != [eos_id]:
-            answers[side] = [*answers[side], eos_id]
+        if bos_id is not None and not (heads[side] and heads[side][0] == bos_id):
+            heads[side] = array("i", [bos_id]) + heads[side]
+        if not (answers[side] and answers[side][-1] == eos_id):
+            answers[side] = answers[side] + array("i", [eos_id])
     return heads, answers, merged
 
 
-def fit(heads: list[list[int]], answers: list[list[int]], merged: bool, config: DatasetSettings) -> PairIds:
+def fit(heads: list[Ids], answers: list[Ids], merged: bool, config: DatasetSettings) -> PairIds:
     """Cuts each answer to what its prompt leaves of `max_length`; the prompt is never cut.
 
     Where the two sides have different prompts, the prompt is what they have in common and the rest goes to the
@@ -188,8 +189,8 @@ def fit(heads: list[list[int]], answers: list[list[int]], merged: bool, config: 
             )
         if len(answer) > room:
             truncated |= flag
-        sides.append([*head, *answer[:room]])
-    shared = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(*heads, strict=False)))
+        sides.append(head + answer[:room])
+    shared = common_length(*heads)
     if not shared:
         raise Dropped(DropReason.EMPTY_PROMPT, "the two sides share no token of the prompt")
     slots = sum(map(len, sides)) - shared

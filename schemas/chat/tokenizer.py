@@ -185,7 +185,11 @@ class Tokenizer:
 
     def with_bos(self, ids: list[int]) -> list[int]:
         """Returns the ids of a text with BOS at their head, if texts begin with it; it is added only where it lacks."""
-        return [self.bos_id, *ids] if self.adds_bos and ids[:1] != [self.bos_id] and self.bos_id is not None else ids
+        return [self.bos_id, *ids] if self.bos_id is not None and self.lacks_bos(ids) else ids
+
+    def lacks_bos(self, ids: Sequence[int]) -> bool:
+        """Says whether texts begin with BOS and these ids of one do not."""
+        return self.adds_bos and (not ids or ids[0] != self.bos_id)
 
     def token_starts(self, text: str) -> list[int]:
         """Returns the character at which each token of a text begins, ascending."""

@@ -1,3 +1,5 @@
+from array import array
+
 import numpy as np
 import pytest
 
@@ -26,13 +28,13 @@ def test_what_json_cannot_hold_is_dropped(content: object, reason: DropReason):
 
 
 def test_ids_travel_as_int32_side_after_side():
-    ids = PairIds(prompt=[1, 70_000], chosen=[3], rejected=[4, 5, 6])
+    ids = PairIds(array("i", [1, 70_000]), array("i", [3]), array("i", [4, 5, 6]))
     assert np.frombuffer(ids.as_bytes(), np.int32).tolist() == [1, 70_000, 3, 4, 5, 6]
     assert ids.lengths == [2, 1, 3]
 
 
 def test_a_merged_boundary_is_told_from_other_notes():
-    ids = PairIds([1], [2], [3])
+    ids = PairIds(*(array("i", [number]) for number in (1, 2, 3)))
     assert not ids.boundary_merged and ids.notes == NOTHING
     assert not ids._replace(notes=Notes.TURN_CUT).boundary_merged
     assert ids._replace(notes=Notes.TURN_CUT | Notes.BOUNDARY_MERGED).boundary_merged

@@ -1,4 +1,5 @@
 import json
+from array import array
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,7 +129,8 @@ def test_notes_are_counted_by_name(tmp_path: Path):
 
 def test_unscored_tokens_go_with_their_pair(tmp_path: Path):
     """Wherever it comes to lie in a row, and where a duplicate of it is dropped, whose raw text stands behind them."""
-    ids = PairIds([4] * 3, [4] * 3, [4] * 3, unscored_chosen=[(1, 2)], unscored_rejected=[(0, 1), (2, 3)])
+    side = array("i", [4] * 3)
+    ids = PairIds(side, side, side, unscored_chosen=[(1, 2)], unscored_rejected=[(0, 1), (2, 3)])
     of_turns = pair(4)._replace(unscored=ids.unscored_as_bytes())
     report, rejects = write(
         tmp_path, [pair(5), of_turns, pair(2), of_turns._replace(origin=Origin(0, 9))], dedup="exact"

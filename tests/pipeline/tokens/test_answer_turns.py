@@ -1,5 +1,6 @@
 """Answers of several turns and opened turns: which tokens the prompt has, and which of the answers' have loss."""
 
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,8 +212,8 @@ def test_an_answer_that_is_cut_ends_in_a_token_of_the_assistants_or_is_dropped(t
         left = [number for number in scored if number < length]
         assert ids.chosen == whole.chosen[: left[-1] + 1]
         assert [n for n in range(len(ids.chosen)) if not _is_in(n, ids.unscored_chosen)] == left
-    assert cut_unscored([1, 2, 3], [(0, 5)]) == ([], [])
-    assert cut_unscored([1, 2, 3, 4], [(1, 2), (3, 6)]) == ([1, 2, 3], [(1, 2)])
+    assert cut_unscored(array("i", [1, 2, 3]), [(0, 5)]) == (array("i"), [])
+    assert cut_unscored(array("i", [1, 2, 3, 4]), [(1, 2), (3, 6)]) == (array("i", [1, 2, 3]), [(1, 2)])
 
 
 def _is_in(number: int, spans: Any) -> bool:

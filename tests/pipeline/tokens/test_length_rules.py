@@ -1,3 +1,4 @@
+from array import array
 from typing import Any
 
 import pytest
@@ -14,9 +15,13 @@ def config(**changes: Any) -> PreprocessConfig:
     return PreprocessConfig(source=SourceConfig(path="a"), tokenizer="t", output="o", **changes)
 
 
+def pair(*sides: list[int]) -> PairIds:
+    return PairIds(*(array("i", ids) for ids in sides))
+
+
 def cut(prompt: int, chosen: int, rejected: int, **changes: Any) -> tuple[int, int, int, list[str]]:
     """Lengths that the length rules make of these."""
-    ids = PairIds(prompt=[10] * prompt, chosen=[20] * chosen, rejected=[30] * rejected)
+    ids = pair([10] * prompt, [20] * chosen, [30] * rejected)
     after = fit(ids, config(**changes), bos_id=None)
     return len(after.prompt), len(after.chosen), len(after.rejected), after.truncated.names()
 
@@ -56,14 +61,14 @@ def test_the_limit_of_an_answer_comes_first_and_leaves_the_prompt_room():
     ],
 )
 def test_a_cut_prompt_keeps_its_bos(side: str, bos_id: int | None, expected: list[int]):
-    ids = PairIds(prompt=[10, 11, 12, 13, 14], chosen=[20, E], rejected=[30, E])
+    ids = pair([10, 11, 12, 13, 14], [20, E], [30, E])
     after = fit(ids, config(max_length=5, max_prompt_length=1, truncation_side=side), bos_id=bos_id)
-    assert after.prompt == expected
+    assert after.prompt.tolist() == expected
 
 
 def test_a_prompt_of_one_token_is_bos():
-    ids = PairIds(prompt=[B, 11, 12], chosen=[20] * 9, rejected=[30, E])
-    assert fit(ids, config(max_length=5, max_prompt_length=1), bos_id=B).prompt == [B]
+    ids = pair([B, 11, 12], [20] * 9, [30, E])
+    assert fit(ids, config(max_length=5, max_prompt_length=1), bos_id=B).prompt.tolist() == [B]
 
 
 def test_a_prompt_that_leaves_no_room_is_dropped():

@@ -1,5 +1,6 @@
 import json
 import re
+from array import array
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,43 +22,49 @@ B, E, S, T = 1, 2, 3, 4  # BOS, EOS, a token of white space, the end of a turn
 def specials(bos_id: int | None = B) -> Tokenizer:
     ids = {"bos_id": bos_id, "adds_bos": bos_id is not None, "eos_id": E, "answer_ends": frozenset({E, T})}
     tokenizer = SimpleNamespace(**ids, is_space=lambda token: token == S)
-    tokenizer.with_bos = lambda prompt: Tokenizer.with_bos(cast(Tokenizer, tokenizer), prompt)
+    tokenizer.lacks_bos = lambda prompt: Tokenizer.lacks_bos(cast(Tokenizer, tokenizer), prompt)
     return cast(Tokenizer, tokenizer)
 
 
+def split(*encodings: list[int], has_bos: bool = False) -> PairIds:
+    return split_at_boundary(*(array("i", ids) for ids in encodings), has_bos=has_bos)
+
+
 def sides(ids: PairIds) -> tuple[list[int], list[int], list[int]]:
-    return ids.prompt, ids.chosen, ids.rejected
+    return ids.prompt.tolist(), ids.chosen.tolist(), ids.rejected.tolist()
 
 
 # fmt: off
 def test_where_no_token_spans_the_boundary_the_prompt_is_the_prompt():
-    ids = split_at_boundary([10, 11], [10, 11, 20, 21],
-                                      [10, 11, 30], has_bos=False)
-    assert sides(ids) ==   ([10, 11],        [20, 21], [30])
+    ids = split([10, 11], [10, 11, 20, 21],
+                          [10, 11, 30])
+    assert sides(ids) == ([10, 11], [20, 21], [30])
     assert not ids.boundary_merged
 
 
 def test_a_token_that_spans_the_boundary_goes_to_the_answers_of_both_sides():
-    ids = split_at_boundary([10, 11, 12], [10, 11, 99, 21],
-                                          [10, 11, 12, 30], has_bos=False)
-    assert sides(ids) ==   ([10, 11],             [99, 21], [12, 30])
+    ids = split([10, 11, 12], [10, 11, 99, 21],
+                              [10, 11, 12, 30])
+    assert sides(ids) == ([10, 11], [99, 21], [12, 30])
     assert ids.boundary_merged
 
 
 def test_an_answer_that_eats_the_prompts_last_tokens_is_shorter_than_it():
-    ids = split_at_boundary([10, 11, 12], [10, 99],
-                                          [10, 11, 12, 30], has_bos=False)
-    assert sides(ids) ==   ([10],             [99], [11, 12, 30])
+    ids = split([10, 11, 12], [10, 99],
+                              [10, 11, 12, 30])
+    assert sides(ids) == ([10], [99], [11, 12, 30])
     assert ids.boundary_merged
 # fmt: on
 
 
 def test_a_side_without_a_token_of_its_own_is_dropped():
     with pytest.raises(Dropped, match="empty_answer: chosen has no token"):
-        split_at_boundary([10, 11], [10, 11], [10, 11, 30], has_bos=False)
+        split([10, 11], [10, 11], [10, 11, 30])
+    with pytest.raises(Dropped, match="empty_answer: rejected has no token"):
+        split([10, 11], [10, 11, 30], [10, 11])
     with pytest.raises(Dropped, match="no_common_prompt: the two sides share no token"):
-        split_at_boundary([10], [99], [10, 30], has_bos=False)
-    assert sides(split_at_boundary([10], [99], [10, 30], has_bos=True)) == ([], [99], [10, 30])
+        split([10], [99], [10, 30])
+    assert sides(split([10], [99], [10, 30], has_bos=True)) == ([], [99], [10, 30])
 
 
 @pytest.mark.parametrize(
@@ -65,8 +72,9 @@ def test_a_side_without_a_token_of_its_own_is_dropped():
     [([10], B, [B, 10]), ([B, 10], B, [B, 10]), ([10], None, [10]), ([], B, [B]), ([10, B], B, [B, 10, B])],
 )
 def test_bos_stands_once_at_the_head(prompt: list[int], bos_id: int | None, expected: list[int]):
-    ids = add_special_tokens(PairIds(prompt=prompt, chosen=[20], rejected=[30]), specials(bos_id), is_chat=False)
-    assert ids.prompt == expected
+    ids = PairIds(*(array("i", side) for side in (prompt, [20], [30])))
+    assert sides(add_special_tokens(ids, specials(bos_id), is_chat=False)) == (expected, [20, E], [30, E])
+    assert sides(add_special_tokens(ids, specials(bos_id), is_chat=True)) == (prompt, [20, E], [30, E])
 
 
 @pytest.mark.parametrize(
@@ -86,9 +94,8 @@ def test_bos_stands_once_at_the_head(prompt: list[int], bos_id: int | None, expe
     ],
 )
 def test_eos_stands_once_at_the_end(answer: list[int], expected: list[int]):
-    ids = add_special_tokens(PairIds(prompt=[10], chosen=answer, rejected=[30]), specials(), is_chat=False)
-    assert ids.chosen == expected
-    assert ids.rejected == [30, E]
+    ids = PairIds(*(array("i", side) for side in ([10], answer, [30])))
+    assert sides(add_special_tokens(ids, specials(), is_chat=True)) == ([10], expected, [30, E])
 
 
 SAME = "word " * 60

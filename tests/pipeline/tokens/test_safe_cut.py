@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from array import array
 from functools import cache
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def folder_of(shared, name):
 def whole(pair, tokenizer):
     """The definition: three whole strings."""
     prompt, chosen, rejected = pair
-    return tuple(tokenizer.encode_batch([prompt, prompt + chosen, prompt + rejected]))
+    return tuple(array("i", tokenizer.encode(text)) for text in (prompt, prompt + chosen, prompt + rejected))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from oddsmill.pipeline.formats.pairs import PairIds, PreferencePair
 from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.chat.tokenizer import FlatIds
 from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.record import Truncated
 
@@ -88,14 +89,14 @@ def test_a_text_that_the_tokenizer_fails_on_costs_its_own_pair_only(
     tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ):
     tokenizer = load_tokenizer(tokenizer_folder)
-    encode = tokenizer.encode_batch
+    encode = tokenizer.encode_flat
 
-    def failing(texts: Sequence[str]) -> list[list[int]]:
+    def failing(texts: Sequence[str]) -> FlatIds:
         if any("bad" in text for text in texts):
             raise error
         return encode(texts)
 
-    monkeypatch.setattr(tokenizer, "encode_batch", failing)
+    monkeypatch.setattr(tokenizer, "encode_flat", failing)
     pairs = [PreferencePair(prompt, " yes", " no") for prompt in ("one", "bad", "two")]
     first, failed, second = tokenize_batch(pairs, tokenizer, OURS, config())
     assert isinstance(first, PairIds) and isinstance(second, PairIds)

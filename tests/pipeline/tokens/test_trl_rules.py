@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ def check(ids: PairIds | Dropped, trl: dict[str, Any], max_length: int, name: st
         return False
     assert "error" not in trl, name
     for side in ("chosen", "rejected"):
-        assert ids.prompt + getattr(ids, side) == trl[f"{side}_input_ids"], f"{name}, {side}"
+        assert (ids.prompt + getattr(ids, side)).tolist() == trl[f"{side}_input_ids"], f"{name}, {side}"
     if Notes.PROMPTS_DIFFER not in ids.notes:
-        assert ids.prompt == [
+        assert ids.prompt.tolist() == [
             i for i, label in zip(trl["chosen_input_ids"], trl["chosen_labels"], strict=True) if label < 0
         ]
     return True
@@ -110,19 +111,27 @@ def test_every_dialogue_of_the_goldens_is_rendered_and_tokenized_as_trl_does(sha
     assert pairs >= 83
 
 
+def arrays(*lists: list[int]) -> list[array]:
+    return [array("i", ids) for ids in lists]
+
+
+def sides(ids: PairIds) -> tuple[list[int], list[int], list[int]]:
+    return ids.prompt.tolist(), ids.chosen.tolist(), ids.rejected.tolist()
+
+
 # fmt: off
 def test_prompts_that_differ_share_what_they_have_in_common():
-    heads, answers, merged = trl_rules.split([1, 2, 3], [1, 2, 3, 7], [1, 2, 9, 8], bos_id=None, eos_id=0)
-    assert (heads, answers, merged) == ([[1, 2, 3], [1, 2]], [[7, 0], [9, 8, 0]], True)
+    heads, answers, merged = trl_rules.split(*arrays([1, 2, 3], [1, 2, 3, 7], [1, 2, 9, 8]), bos_id=None, eos_id=0)
+    assert (heads, answers, merged) == (arrays([1, 2, 3], [1, 2]), arrays([7, 0], [9, 8, 0]), True)
     ids = trl_rules.fit(heads, answers, merged, config(5))
-    assert (ids.prompt, ids.chosen, ids.rejected) == ([1, 2], [3, 7, 0], [9, 8, 0])
+    assert sides(ids) == ([1, 2], [3, 7, 0], [9, 8, 0])
     assert ids.notes == Notes.PROMPTS_DIFFER | Notes.BOUNDARY_MERGED
 # fmt: on
 
 
 def test_a_side_is_cut_after_its_own_prompt_and_then_has_no_eos():
-    ids = trl_rules.fit([[1, 2], [1, 2]], [[7, 8, 9, 0], [7, 0]], False, config(5))
-    assert (ids.prompt, ids.chosen, ids.rejected) == ([1, 2], [7, 8, 9], [7, 0])
+    ids = trl_rules.fit(arrays([1, 2], [1, 2]), arrays([7, 8, 9, 0], [7, 0]), False, config(5))
+    assert sides(ids) == ([1, 2], [7, 8, 9], [7, 0])
     assert ids.truncated.names() == ["chosen"]
 
 
