@@ -1,9 +1,8 @@
 """The whole Beam graph: text -> rows on disk, rejects beside them, the manifest last."""
 
 import apache_beam as beam
-from apache_beam.pvalue import AsList, AsSingleton
+from apache_beam.pvalue import AsList
 
-from oddsmill.pipeline.output.seen import add_seen
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.transforms import (
     CountRows,
@@ -17,7 +16,9 @@ from oddsmill.pipeline.transforms import (
 )
 
 
-def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None, pool: int | None = None) -> None:
+def build(
+    p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None, pool: int | None = None, *, alone: bool = False
+) -> None:
     """Adds the graph of a run to a pipeline.
 
     A part of a file becomes blocks of pairs keyed by shard in one step. What a pair's shard and
@@ -26,17 +27,18 @@ def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None, poo
     Args:
       spill: where the workers are threads of this process, the key of `open_spill`: the blocks wait on disk.
       pool: the key of the processes of ours that the work is spread over, if it is.
+      alone: Beam has one worker, so that nothing need be spread over several: each spreading takes a tenth of a second.
     """
     made = (
         p
-        | "Inputs" >> beam.Create(list(enumerate(resolved.inputs)), reshuffle=True)
+        | "Inputs" >> beam.Create(list(enumerate(resolved.inputs)), reshuffle=not alone)
         | "Divide" >> beam.ParDo(DivideInputs())
-        | "SpreadParts" >> beam.Reshuffle()
+        | "SpreadParts" >> _Spread(alone)
         | "CountRows" >> beam.ParDo(CountRows(resolved))
         | "ByInput" >> beam.GroupByKey()
         | "NumberRows"
         >> beam.ParDo(NumberRows(resolved))  # a row's number needs the counts of all parts before its own
-        | "SpreadNumbered" >> beam.Reshuffle()
+        | "SpreadNumbered" >> _Spread(alone)
         | "Pairs" >> beam.ParDo(MakePairs(resolved, spill, pool)).with_outputs("rejects", "seen", main="blocks")
     )
     shards = (
@@ -59,9 +61,19 @@ def build(p: beam.Pipeline, resolved: ResolvedRun, spill: int | None = None, poo
         | "ByFile" >> beam.GroupByKey()
         | "WriteRejects" >> beam.ParDo(WriteRejects(resolved))
     )
-    seen = made.seen | "Seen" >> beam.CombineGlobally(add_seen)
     _ = (
         p
         | "Last" >> beam.Create([None])
-        | "WriteManifest" >> beam.ParDo(WriteManifest(resolved), AsSingleton(seen), AsList(reports), AsList(drops))
+        | "WriteManifest" >> beam.ParDo(WriteManifest(resolved), AsList(made.seen), AsList(reports), AsList(drops))
     )
+
+
+class _Spread(beam.PTransform):
+    """Spreads elements over the workers, where there are several."""
+
+    def __init__(self, alone: bool):
+        super().__init__()
+        self._alone = alone
+
+    def expand(self, elements: beam.PCollection) -> beam.PCollection:
+        return elements if self._alone else elements | beam.Reshuffle()

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,8 +128,11 @@ class ResolvedRun:
         return self.config.output
 
 
-def resolve_run(config: DatasetSettings) -> ResolvedRun:
+def resolve_run(config: DatasetSettings, *, found: Callable[[list[Input]], object] | None = None) -> ResolvedRun:
     """Looks at the input and the tokenizer, and resolves every setting that was left open.
+
+    Args:
+      found: is called with the inputs when they are found, which takes a hundredth of the time.
 
     Raises:
       Refused: a file is missing or unreadable, the format cannot be told, the tokenizer cannot be used.
@@ -136,6 +140,8 @@ def resolve_run(config: DatasetSettings) -> ResolvedRun:
     check_access([*(path for source in config.sources for path in source.paths), config.tokenizer])
     check_name(config.tokenizer, "tokenizer")
     inputs = find_all_inputs(config.sources)
+    if found is not None:
+        found(inputs)
     folder = find_tokenizer(config.tokenizer, config.tokenizer_revision)
     tokenizer = load_for_run(folder, config)
     rules = choose_rules(config)

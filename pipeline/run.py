@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from oddsmill.pipeline.config import NAMES_OF_ROWS, PreprocessConfig
 from oddsmill.pipeline.dataflow import check_launch, names_dataflow
+from oddsmill.pipeline.input.parts import Input
 from oddsmill.pipeline.output import checks, folder
 from oddsmill.pipeline.output.accounts import FileAccount, describe_accounts, take_accounts
 from oddsmill.pipeline.output.run_record import FILES, read_run, seal
@@ -58,17 +59,21 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
         p = make_pipeline(config, beam_arguments)  # what its options lack shows before the store is read
     check_access([config.output])
     check_place(config.output, "output", below=_LONGEST_NAME_INSIDE)
-    resolved = resolve_run(config)
-    _announce(resolved)
-    if (finished := _finished(resolved)) is not None:
-        return finished
     with contextlib.ExitStack() as stack:
-        pool = None
-        if not flags:
-            pool = stack.enter_context(started_pool(count_workers(resolved)))  # they start while Beam is imported
+        pools: list[WorkerPool | None] = []
+
+        def start_pool(inputs: list[Input]) -> None:
+            pools.append(stack.enter_context(started_pool(count_workers(config, inputs, p))))
+
+        # Where no option of Beam has a say, they start while the tokenizer is looked at and Beam is imported.
+        starts_early = not flags and not folder.is_finished(config.output)
+        resolved = resolve_run(config, found=start_pool if starts_early else None)
+        _announce(resolved)
+        if (finished := _finished(resolved)) is not None:
+            return finished
         p = p or make_pipeline(config, beam_arguments)
-        if flags:
-            pool = stack.enter_context(started_pool(count_workers(resolved, p)))
+        if not pools:
+            start_pool(resolved.inputs)
         lock = stack.enter_context(folder.locked_folder(config.output))
         if (finished := _finished(resolved)) is not None:  # another run has made it meanwhile
             return finished
@@ -76,7 +81,7 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
         folder.begin(config.output, record, lock, config.overwrite)
         try:
             with on_end(lambda: folder.abandon(config.output, lock)):
-                manifest, accounts, digests = _write(p, dataclasses.replace(resolved, lock=lock), pool)
+                manifest, accounts, digests = _write(p, dataclasses.replace(resolved, lock=lock), pools[0])
             record["inputs"] = [
                 each | {name: value for name, value in account._asdict().items() if name != "path"}
                 for each, account in zip(record["inputs"], accounts, strict=True)

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from oddsmill.pipeline import progress
-from oddsmill.pipeline.config import PreprocessConfig
+from oddsmill.pipeline.config import DatasetSettings, PreprocessConfig
 from oddsmill.pipeline.dataflow import dataflow_defaults, names_dataflow
+from oddsmill.pipeline.input.parts import Input
 from oddsmill.pipeline.lost_workers import lost_workers_told
 from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
@@ -99,7 +100,7 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None
                 console.callback(pool.close)
                 pool.begin(resolved)
             with p:
-                build(p, resolved, spill, pool.key if pool else None)
+                build(p, resolved, spill, pool.key if pool else None, alone=_other_workers(p) is None)
     except Exception as error:
         ending = find_ending(error)
         if ending is None and (shortage := shortage_of_threads(error)):
@@ -109,7 +110,7 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None
         raise ending from None  # what Beam wraps around it says nothing more
 
 
-def count_workers(resolved: ResolvedRun, p: "beam.Pipeline | None" = None) -> int:
+def count_workers(config: DatasetSettings, inputs: Sequence[Input], p: "beam.Pipeline | None" = None) -> int:
     """Returns how many processes of ours a run is spread over; 1: it stays in this one.
 
     Args:
@@ -118,16 +119,16 @@ def count_workers(resolved: ResolvedRun, p: "beam.Pipeline | None" = None) -> in
     Raises:
       Refused: a number is given, and it could have no effect.
     """
-    given = resolved.config.dataset_num_proc
+    given = config.dataset_num_proc
     problem = None
     if p is not None:
         problem = _other_workers(p)
-    if any((source.format or "").startswith("__main__:") for source in resolved.sources):
+    if any((source.format or "").startswith("__main__:") for source in config.sources):
         problem = "no other process finds the functions of __main__"
     if problem is not None:
         require(given in (None, 1), "dataset_num_proc", given, f"{problem}; leave it out")
         return 1
-    size = sum(each.text_bytes for each in resolved.inputs)
+    size = sum(each.text_bytes for each in inputs)
     return given or max(1, min(usable_cores(), size // _BYTES_OF_PROCESS))
 
 

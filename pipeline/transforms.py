@@ -22,7 +22,7 @@ from oddsmill.pipeline.output.accounts import FileDrops, make_accounts, publish_
 from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.manifest import make_manifest
 from oddsmill.pipeline.output.rejects import write_rejects
-from oddsmill.pipeline.output.seen import Seen
+from oddsmill.pipeline.output.seen import Seen, add_seen
 from oddsmill.pipeline.output.shards import ShardReport
 from oddsmill.pipeline.output.spill import BlockRef, read_block, write_block
 from oddsmill.pipeline.resolved_run import ResolvedRun
@@ -191,9 +191,10 @@ class WriteManifest(beam.DoFn):
     def __init__(self, resolved: ResolvedRun):
         self._resolved = resolved
 
-    def process(self, _: None, seen: Seen, reports: list[ShardReport], drops: list[FileDrops]) -> Iterator[None]:
+    def process(self, _: None, parts: list[Seen], reports: list[ShardReport], drops: list[FileDrops]) -> Iterator[None]:
         check_unchanged(self._resolved.states)
         check_nothing_new(self._resolved.config.sources, self._resolved.inputs, self._resolved.output)
+        seen = add_seen(parts)
         accounts = make_accounts(self._resolved.paths, seen, drops)
         manifest = make_manifest(self._resolved, seen, reports, accounts)
         written = [each.digests for each in reports] + [each.digests for each in drops]

@@ -22,6 +22,7 @@ from oddsmill.schemas.errors import Refused
 T = TypeVar("T")
 MAX_BYTES = 1 << 26  # of a file of ours: the manifest of 100,000 shards has 25 MB
 MAX_DEPTH = 64  # of objects and lists inside each other, where a field may hold anything
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _MAX_SHOWN = 60  # characters of a value in a message
 
 
@@ -61,7 +62,7 @@ def parse_json(content: bytes | str, *, finite: bool = True) -> Any:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
         hooks: dict[str, Any] = {"parse_constant": _refuse_constant, "parse_float": _finite_float} if finite else {}
         value = json.loads(text, object_pairs_hook=_object_of_pairs, **hooks)
-        if "\\ud" in text or "\\uD" in text:
+        if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeError as error:
         raise Malformed(f"it holds what UTF-8 cannot: {error}") from error

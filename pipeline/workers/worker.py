@@ -3,6 +3,7 @@
 They ignore the signals that end a command: the process that has started them ends them, and with it they end too.
 """
 
+import gc
 import os
 import pickle
 import subprocess
@@ -93,6 +94,7 @@ def main() -> None:
     if len(setup.ends) == 1:
         serve(Connection(setup.ends[0]), handle)
     elif sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1:
+        gc.freeze()  # a collection would write to the pages that all of them share
         workers = [_fork(end, setup.ends, handle) for end in setup.ends]
         _close(setup.ends)
         os._exit(_wait(workers))

@@ -5,7 +5,6 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import apache_beam as beam
@@ -75,9 +74,7 @@ def test_a_worker_refuses_in_one_message_and_other_errors_keep_their_traceback(
         print("a traceback of a worker thread", file=sys.stderr)
         raise raised
 
-    monkeypatch.setattr(
-        "oddsmill.pipeline.build.build", lambda p, resolved, spill, pool: p | beam.Create([1]) | beam.Map(fail)
-    )
+    monkeypatch.setattr("oddsmill.pipeline.build.build", lambda p, *_, **__: p | beam.Create([1]) | beam.Map(fail))
     with pytest.raises(type(raised), match=f"^{message}"):
         run_graph(make_pipeline(config(), []), resolved=None)  # type: ignore[arg-type]
     assert capfd.readouterr().err == ""
@@ -95,18 +92,19 @@ def test_a_worker_refuses_in_one_message_and_other_errors_keep_their_traceback(
 def test_processes_of_ours_are_refused_where_they_could_have_no_effect(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], sources: str, problem: str
 ):
-    def resolved(count: int | None) -> Any:
-        settings = dataclasses.replace(config(), dataset_num_proc=count)
-        inputs = [Input(path="x", files=["x"], text_bytes=1 << 40)]
-        return SimpleNamespace(config=settings, sources=[SourceConfig(path="x", format=sources)], inputs=inputs)
+    def settings(count: int | None) -> PreprocessConfig:
+        source = SourceConfig(path="x", format=sources)
+        return dataclasses.replace(config(), dataset_num_proc=count, source=source)
 
+    inputs = [Input(path="x", files=["x"], text_bytes=1 << 40)]
     monkeypatch.setattr(runner, "usable_cores", lambda: 5)
     p = make_pipeline(config(), arguments)
     with pytest.raises(Refused, match=f"^--dataset_num_proc=2: {problem}"):
-        count_workers(resolved(2), p)
-    assert count_workers(resolved(None), p) == count_workers(resolved(1), p) == 1
+        count_workers(settings(2), inputs, p)
+    assert count_workers(settings(None), inputs, p) == count_workers(settings(1), inputs, p) == 1
     if sources == "triple":
-        assert (count_workers(resolved(None)), count_workers(resolved(3))) == (5, 3)
+        assert [count_workers(settings(None), each) for each in (inputs, [])] == [5, 1]
+        assert count_workers(settings(3), []) == 3
 
 
 def test_a_run_that_cannot_have_its_threads_ends_before_it_reads(
