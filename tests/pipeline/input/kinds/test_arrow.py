@@ -89,8 +89,18 @@ def test_a_text_that_is_not_utf8_hides_no_text_outside_of_an_arrow_file(tmp_path
     ],
     ids=lambda values: str(values.type),
 )
-def test_every_type_can_be_looked_at_as_bytes(values: pa.Array):
-    check_memory(pa.record_batch({"a": values}))
+def test_a_text_of_every_type_that_is_not_utf8_lies_within_its_file(values: pa.Array):
+    batch = pa.record_batch({"a": values})
+    with pa.BufferOutputStream() as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    spoilt = sink.getvalue().to_pybytes().replace("é".encode(), b"\xff\xff")
+    check_memory(pa.ipc.open_stream(spoilt).read_next_batch())
+
+
+def test_a_list_of_nulls_alone_is_read(tmp_path: Path):
+    rows = [{"a": "é", "scores": [None, None]}]
+    (tmp_path / "file.arrow").write_bytes(KINDS["file.arrow"](rows))
+    assert [row.values() for row in read(tmp_path / "file.arrow")] == rows
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path):
