@@ -20,7 +20,7 @@ _TYPED = frozenset("[{-0123456789")
 _WHOLE_NUMBER = re.compile(r"(-?[0-9]+)\.0+")
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
 # Escaping to ASCII takes two thirds of the time that UTF-8 takes: 5 us for a row of HH.
-_canonical = json.JSONEncoder(sort_keys=True, default=repr).encode
+_canonical = json.JSONEncoder(sort_keys=True, default=repr, check_circular=False).encode
 _readable = json.JSONEncoder(sort_keys=True, default=repr, ensure_ascii=False).encode
 
 
@@ -137,22 +137,42 @@ def _encode(values: Any) -> str:
     """Returns JSON text of a row, the same for equal rows."""
     if not isinstance(values, dict):
         return _canonical(_comparable(values))
-    if all(type(value) is str and value and value[0] not in _TYPED for value in values.values()):
-        return _canonical(values)
-    columns = {name: _comparable(_column(value)) for name, value in values.items() if value is not None and value != ""}
+    columns = {}
+    for name, value in values.items():
+        if type(value) is str:
+            if value:
+                columns[name] = value if value[0] not in _TYPED else _comparable(_of_text(value))
+        elif isinstance(value, bool | int | float):
+            columns[name] = str(_comparable(value)).lower()
+        elif value is not None:
+            columns[name] = value if _is_comparable(value) else _comparable(value)
     return _canonical(columns)
 
 
-def _column(value: Any) -> Any:
+def _of_text(value: str) -> Any:
     """Returns a column's value as it is where columns have types: not as text."""
-    if isinstance(value, str) and value[:1] in ("[", "{"):
+    if value[0] in "[{":
         try:
             return parse_json(value.encode("utf-8", "surrogatepass"))
         except Dropped:
             return value
-    if isinstance(value, str):
-        return whole[1] if (whole := _WHOLE_NUMBER.fullmatch(value)) else value
-    return str(_comparable(value)).lower() if isinstance(value, bool | int | float) else value
+    return whole[1] if (whole := _WHOLE_NUMBER.fullmatch(value)) else value
+
+
+def _is_comparable(value: Any) -> bool:
+    """Tells whether `_comparable` would leave a value as it is, in a tenth of its time."""
+    waiting = [value]
+    for each in waiting:
+        kind = type(each)
+        if kind is dict:
+            if None in each.values():
+                return False
+            waiting += each.values()
+        elif kind is list:
+            waiting += each
+        elif kind is float and each.is_integer():
+            return False
+    return True
 
 
 def _comparable(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """A raw row: what is unreadable in it, how it is shown, and its fingerprint."""
 
+import json
 import random
+from typing import Any
 
 import orjson
 import pytest
@@ -86,6 +88,30 @@ def test_equal_values_have_one_fingerprint_and_others_another():
     assert len({RawRow(Origin(0, 0), content).as_bytes() for content in same}) == 1
     broken = [b'{"a": 1', b'{"a": 2', b'{"a": "\xff"}', b'{"a": "\\udc80"}']
     assert len({RawRow(Origin(0, 0), content).as_bytes() for content in [*broken, same[0]]}) == 5
+
+
+@pytest.mark.parametrize(
+    ("row", "canonical"),
+    [
+        ({"b": "é\x7f😀", "a": "x"}, '{"a": "x", "b": "\\u00e9\\u007f\\ud83d\\ude00"}'),
+        ({"a": None, "b": "", "c": " ", "d": []}, '{"c": " ", "d": []}'),
+        (
+            {"a": 1, "b": 1.0, "c": "1.00", "d": "1.5", "e": True},
+            '{"a": "1", "b": "1", "c": "1", "d": "1.5", "e": "true"}',
+        ),
+        ({"a": [{"y": 2.0, "x": None, "": [None, 1e300]}]}, f'{{"a": [{{"": [null, {int(1e300)}], "y": 2}}]}}'),
+        ({"a": '[{"y": 2.0, "x": null}]', "b": "[INST]"}, '{"a": [{"y": 2}], "b": "[INST]"}'),
+        (
+            {"a": [{"role": "user", "content": "q"}], "b": 2**70},
+            '{"a": [{"content": "q", "role": "user"}], "b": "1180591620717411303424"}',
+        ),
+        ({"a": [{"y": "t", "x": None}, [None]]}, '{"a": [{"y": "t"}, [null]]}'),
+        ({"a": [{"y": [1.5, 2.0]}]}, '{"a": [{"y": [1.5, 2]}]}'),
+        ([1.0, {"a": None}, "1.0"], '[1, {}, "1.0"]'),
+    ],
+)
+def test_equal_rows_have_one_text_for_their_fingerprint(row: Any, canonical: str):
+    assert RawRow(Origin(0, 0), json.dumps(row).encode()).as_bytes() == canonical.encode()
 
 
 def test_rows_as_deep_as_is_read_are_encoded_wherever_the_call_stands():
