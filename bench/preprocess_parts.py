@@ -1,0 +1,121 @@
+"""Where does a second of preprocessing go, before and after?
+
+Runs the whole of `preprocess` under py-spy (`pip install py-spy`), which samples the stacks of all its processes,
+and sums the samples by part. Encoding runs on one thread, so that no thread of the tokenizer's is missed. Prints a
+Markdown table of CPU microseconds a pair, of this code and of another checkout's.
+
+    python -m bench.preprocess_parts [--rows 16000] [--data HH …] [--before CHECKOUT]
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench import preprocess_sides
+from bench.many_rows import vary
+from bench.preference_texts import TOKENIZERS, hh_rows, rows_of_long_answers, rows_of_long_prompts, write_jsonl
+from bench.preprocess_sides import ROWS
+from bench.result_page import Page
+
+SAMPLES_A_SECOND = 200
+DATA = {"HH": (hh_rows, 1.0), "long answers": (rows_of_long_answers, 0.4), "long prompts": (rows_of_long_prompts, 0.4)}
+# The parts, and what is in a stack of theirs, in which a frame is "Class.function (file:line)": a sample belongs to the
+# first part that fits.
+PARTS = {
+    "imports": r"\(<frozen importlib",
+    "start of the run": r"\b(resolve_run|load_tokenizer|summarize_tokenizer|copy_tokenizer)\b",
+    "encode": r"\bTokenizer\.encode\w* \(|\(oddsmill/schemas/chat/(encoder|encoding|engine)",
+    "render": r"\(oddsmill/(schemas/chat/|pipeline/tokens/(rendering|left_out))",
+    "fingerprint": r"\b_?fingerprint\w* \(",
+    "blocks": r"\b(encode_placed_pairs|write_block|read_block|open_blocks) \(",
+    "pack": r"\(oddsmill/pipeline/tokens/packing",
+    "records": r"\(oddsmill/schemas/(record|stored/)|\b_make_row\b",
+    "compress and write": r"\bwrite_shard \([^;]*$",
+    "sort and check shards": r"\b_?write_shard \(",
+    "place": r"\(oddsmill/pipeline/(formats/keys|output/placing)|\b_?place\w* \(",
+    "ids": r"\(oddsmill/pipeline/(tokens/|formats/pairs)",
+    "parse": r"\(oddsmill/pipeline/formats/|\b_?parse\w* \(oddsmill",
+    "read, JSON": r"\(oddsmill/pipeline/input/",
+    "Beam": r"\(apache_beam/",
+}
+OTHER = "other"
+_WAITS = re.compile(
+    r"(^|;)(Thread\.run \(threading|Condition\.wait \(threading|_worker \(concurrent/futures/thread|process \d)[^;]*$"
+)
+
+
+def part_of(stack: str) -> str:
+    """Returns the part that a stack of py-spy belongs to, frames from the outermost on."""
+    return next((part for part, frame in PARTS.items() if re.search(frame, stack)), OTHER)
+
+
+def sum_samples(lines: Iterable[str]) -> Counter[str]:
+    """Sums the samples of py-spy by part, without those of before the run and of threads that wait."""
+    samples = Counter[str]()
+    for line in lines:
+        stack, _, count = line.rpartition(" ")
+        before_run = "<module> (bench/preprocess_sides" in stack and ";timed (" not in stack
+        if not before_run and not _WAITS.search(stack):
+            samples[part_of(stack)] += int(count)
+    return samples
+
+
+def profile(folder: Path, tokenizer: Path, code: str) -> dict[str, float]:
+    """Returns the CPU seconds of the parts of a run.
+
+    Args:
+      folder: where the rows are.
+      code: the checkout whose pipeline runs.
+    """
+    py_spy = shutil.which("py-spy")
+    if py_spy is None:
+        sys.exit("py-spy is not on the PATH: pip install py-spy")
+    raw = folder / "samples.txt"
+    run = [sys.executable, "-P", preprocess_sides.__file__, "ours", str(folder), str(tokenizer)]
+    record = [py_spy, "record", "--subprocesses", f"--rate={SAMPLES_A_SECOND}", "--format=raw", f"--output={raw}"]
+    environment = os.environ | {"PYTHONPATH": code, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+    ran = subprocess.run([*record, "--", *run], env=environment, capture_output=True, text=True, check=True)
+    measured = json.loads(next(line for line in ran.stdout.splitlines() if line.startswith("{")))
+    samples = sum_samples(raw.read_text(encoding="utf-8").splitlines())
+    cpu = measured["main_cpu"] + measured["children_cpu"]
+    return {part: cpu * count / samples.total() for part, count in samples.items()}
+
+
+def main(arguments: argparse.Namespace) -> None:
+    page = Page("Where preprocessing spends its time", what="preprocess-parts", module="bench.preprocess_parts")
+    codes = {"now": str(Path(__file__).parents[1])}
+    if arguments.before:
+        codes = {"before": arguments.before} | codes
+    page.say("CPU microseconds a pair, by samples of the stacks of all processes; qwen2.\n")
+    columns: dict[str, dict[str, float]] = {}
+    for name in arguments.data or DATA:
+        rows, share = DATA[name]
+        count = round(arguments.rows * share)
+        with tempfile.TemporaryDirectory() as folder:
+            write_jsonl(Path(folder, ROWS), vary(rows(), count))
+            for which, code in codes.items():
+                seconds = profile(Path(folder), TOKENIZERS / "qwen2", code)
+                columns[f"{name}, {which}"] = {part: 1e6 * value / count for part, value in seconds.items()}
+    page.head("part", *columns)
+    for part in [*PARTS, OTHER]:
+        page.row(part, *(f"{column.get(part, 0):.1f}" for column in columns.values()))
+    page.row("all", *(f"{sum(column.values()):.0f}" for column in columns.values()))
+    if arguments.file:
+        page.file()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=16_000, help="rows of HH; there are fewer of the longer ones")
+    parser.add_argument("--data", nargs="+", choices=DATA, help="all where it is left out")
+    parser.add_argument("--before", help="another checkout, whose pipeline is measured too")
+    parser.add_argument("--file", action="store_true", help="file the page in bench/results, too")
+    main(parser.parse_args())
