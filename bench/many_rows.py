@@ -45,8 +45,9 @@ class VariedRows:
         share_at_end = self.growth * len(self._vocabulary) / len(self._words)
         return share_at_end * (copy + 0.5) ** (self.growth - 1)
 
-    def take(self, count: int) -> Iterator[Row]:
-        for number in range(count):
+    def take(self, count: int, *, first: int = 0) -> Iterator[Row]:
+        """Draws rows; `first` is the number of the first, where others draw those before it."""
+        for number in range(first, first + count):
             copy, row = divmod(number, len(self._parts))
             new = self.share_of_new_words(copy) if copy else 0.0
             yield {side: self._vary(parts, new, EXCHANGED * bool(copy)) for side, parts in self._parts[row].items()}
