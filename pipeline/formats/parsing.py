@@ -79,10 +79,10 @@ def check_texts(pair: PreferencePair) -> None:
     Raises:
       Dropped: a text is blank, or the answers are the same.
     """
-    if not pair.prompt.strip():
+    if not pair.prompt or pair.prompt.isspace():
         raise Dropped(DropReason.EMPTY_PROMPT, "nothing but white space" if pair.prompt else "empty string")
-    for side in ("chosen", "rejected"):
-        if not getattr(pair, side).strip():
+    for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if not text or text.isspace():
             raise Dropped(DropReason.EMPTY_ANSWER, f"{side} is empty or white space")
     if pair.chosen == pair.rejected:
         raise Dropped(DropReason.IDENTICAL_ANSWERS, "chosen equals rejected")

@@ -12,6 +12,7 @@ from oddsmill.schemas.chat.tools import kind_of
 from oddsmill.schemas.drops import Dropped, DropReason
 
 Names = Mapping[str, str | list[str]]
+_MISSING = object()
 MESSAGE_SETTINGS = ("roles", "message_keys")  # of the source; they have an effect on every format of messages
 
 
@@ -44,7 +45,9 @@ class Row:
     def has(self, field: str) -> bool:
         """Returns whether all that the field is made of is there and not null."""
         names = self.names.get(field, field)
-        return all(self._find(name) is not None for name in ([names] if isinstance(names, str) else names))
+        if isinstance(names, str):
+            return self._find(names) is not None
+        return all(self._find(name) is not None for name in names)
 
     def value(self, field: str, *, instead: tuple[str, ...] = ()) -> Any:
         """Returns the value of a field as it is.
@@ -103,8 +106,8 @@ class Row:
         return value
 
     def _get(self, name: str) -> Any:
-        value = self._find(name, missing := object())
-        if value is missing:
+        value = self._find(name, _MISSING)
+        if value is _MISSING:
             raise Dropped(DropReason.MISSING_FIELD, f"no field {name!r}")
         return value
 
@@ -113,7 +116,7 @@ class Row:
         if name in self.values:
             self._looked_at.add(name)
             return self.values[name]
-        first, *path = name.split(".")
+        first, *path = name.split(".") if "." in name else (name,)
         if first not in self.values:
             return missing
         self._looked_at.add(first)
@@ -156,6 +159,8 @@ def check_encodable(name: str, text: str) -> str:
     Raises:
       Dropped: it holds a lone surrogate.
     """
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -190,11 +195,11 @@ def _follow(value: Any, path: Sequence[str], missing: Any) -> Any:
 
 
 def _check_text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return check_encodable(name, value)
     if isinstance(value, bytes):  # of a table; those that are UTF-8 were read as a text
         raise Dropped(DropReason.UNREADABLE, f"field {name!r} holds bytes that are not UTF-8")
-    if not isinstance(value, str):
-        raise Dropped(DropReason.WRONG_TYPE, f"field {name!r} is {kind_of(value)}, not a string")
-    return check_encodable(name, value)
+    raise Dropped(DropReason.WRONG_TYPE, f"field {name!r} is {kind_of(value)}, not a string")
 
 
 def _flatten(name: str, value: Any) -> str:
