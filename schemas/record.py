@@ -27,6 +27,15 @@ SCHEMA_VERSIONS = (PLAIN_VERSION, UNSCORED_VERSION)
 MAX_ROW_LENGTH = 1 << 24  # slots: a mask of such a row would already take 256 TiB
 MAX_TOKEN_ID = (1 << 31) - 2  # ids are stored as int32 at most, and there are one more of them
 _VERSION_KEY = b"oddsmill.schema_version"
+# The lists that a row has beside its tokens, in stored order; the last where it is not empty.
+_LISTS = {
+    "prompt_lengths": np.int32,
+    "chosen_lengths": np.int32,
+    "rejected_lengths": np.int32,
+    "pair_ids": np.uint64,
+    "truncated": np.uint8,
+    "unscored": np.int32,
+}
 
 
 class Truncated(enum.IntFlag):
@@ -161,55 +170,22 @@ def make_row(pairs: Sequence[Pair], *, row_length: int, pad_id: int, vocab_size:
     starts = np.cumsum([0, *map(len, sides)]).tolist()[:-1]
     spans = [runs for pair in pairs for runs in ((), pair.unscored_chosen, pair.unscored_rejected)]
     unscored = [(s + first, s + end) for s, runs in zip(starts, spans, strict=True) for first, end in runs]
-    return lay_row(
-        np.concatenate([np.asarray(side, np.int64) for side in sides]) if sides else np.zeros(0, np.int64),
-        lengths=np.array([len(side) for side in sides], np.int32).reshape(-1, 3),
-        pair_ids=np.array([pair.id for pair in pairs], np.uint64),
-        truncated=np.array([pair.truncated for pair in pairs], np.uint8),
-        unscored=np.array(unscored, np.int32).reshape(-1, 2),
-        row_length=row_length,
-        pad_id=pad_id,
-        vocab_size=vocab_size,
-    )
-
-
-def lay_row(
-    ids: np.ndarray,
-    *,
-    lengths: np.ndarray,
-    pair_ids: np.ndarray,
-    truncated: np.ndarray,
-    unscored: np.ndarray = NO_SPANS,
-    row_length: int,
-    pad_id: int,
-    vocab_size: int,
-) -> Row:
-    """Makes a row, as `make_row` does, of pairs that are arrays already.
-
-    Args:
-      ids: the ids of all pairs, one after another, each as prompt, chosen, rejected.
-      lengths: [n, 3] int32.
-      pair_ids: [n] uint64.
-      truncated: [n] uint8.
-      unscored: [m, 2] int32, as in `Row`.
-
-    Raises:
-      ValueError: the row breaks an invariant of `check_row`.
-    """
+    ids = np.concatenate([np.zeros(0, np.int64), *(np.asarray(side, np.int64) for side in sides)])
     if len(ids) > row_length:
         raise ValueError(f"{len(ids)} tokens do not fit a row of {row_length}")
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
         raise ValueError(f"token id outside the vocabulary of {vocab_size}: {int(ids.min())}..{int(ids.max())}")
     tokens = np.full(row_length, pad_id, token_dtype(vocab_size))
     tokens[: len(ids)] = ids
+    lengths = np.array([len(side) for side in sides], np.int32).reshape(-1, 3)
     row = Row(
         tokens=tokens,
         prompt_lengths=lengths[:, 0],
         chosen_lengths=lengths[:, 1],
         rejected_lengths=lengths[:, 2],
-        pair_ids=pair_ids,
-        truncated=truncated,
-        unscored=unscored,
+        pair_ids=np.array([pair.id for pair in pairs], np.uint64),
+        truncated=np.array([pair.truncated for pair in pairs], np.uint8),
+        unscored=np.array(unscored, np.int32).reshape(-1, 2),
     )
     check_row(row, row_length=row_length, vocab_size=vocab_size)
     return row
@@ -264,35 +240,44 @@ def _check_unscored(row: Row) -> None:
 
 @cache
 def _arrow_schema(row_length: int, dtype: np.dtype, version: int) -> pa.Schema:
-    more = {"unscored": pa.list_(pa.int32())} if version == UNSCORED_VERSION else {}
-    return pa.schema(
-        {
-            "tokens": pa.list_(pa.from_numpy_dtype(dtype), row_length),
-            "prompt_lengths": pa.list_(pa.int32()),
-            "chosen_lengths": pa.list_(pa.int32()),
-            "rejected_lengths": pa.list_(pa.int32()),
-            "pair_ids": pa.list_(pa.uint64()),
-            "truncated": pa.list_(pa.uint8()),
-            **more,
-        },
-        metadata={_VERSION_KEY: str(version)},
-    )
+    names = [name for name in _LISTS if name != "unscored" or version == UNSCORED_VERSION]
+    lists = {name: pa.list_(pa.from_numpy_dtype(_LISTS[name])) for name in names}
+    tokens = pa.list_(pa.from_numpy_dtype(dtype), row_length)
+    return pa.schema({"tokens": tokens, **lists}, metadata={_VERSION_KEY: str(version)})
 
 
 def encode_row(row: Row) -> bytes:
     """Encodes a row as its record: an Arrow IPC stream of one batch with one row. Equal rows give equal bytes."""
-    schema = _arrow_schema(len(row.tokens), row.tokens.dtype, row.schema_version)
-    columns = []
-    for column in schema:
-        values = pa.array(getattr(row, column.name).ravel())
-        if column.name == "tokens":
-            columns.append(pa.FixedSizeListArray.from_arrays(values, type=column.type))
-        else:
-            columns.append(pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values))
+    lists = [np.ascontiguousarray(getattr(row, name), dtype) for name, dtype in _LISTS.items()]
+    head, tail, starts = _empty_record(len(row.tokens), row.tokens.dtype, tuple([values.size for values in lists]))
+    filled = bytearray(tail)
+    for start, values in zip(starts, lists, strict=False):
+        filled[start : start + values.nbytes] = values.tobytes()
+    return b"".join((head, row.tokens.tobytes(), filled))
+
+
+@lru_cache(maxsize=1024)
+def _empty_record(row_length: int, dtype: np.dtype, counts: tuple[int, ...]) -> tuple[bytes, bytes, list[int]]:
+    """Makes the record of a row whose values are all 0: records of equal counts differ in the values alone.
+
+    Args:
+      counts: the number of values in each of the lists of a row.
+
+    Returns: what stands before the tokens; what stands behind them; where the values of each list begin in the latter.
+    """
+    schema = _arrow_schema(row_length, dtype, UNSCORED_VERSION if counts[-1] else PLAIN_VERSION)
+    columns = [pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(row_length, dtype)), type=schema[0].type)]
+    for column, count in zip(list(schema)[1:], counts, strict=False):
+        values = pa.array(np.zeros(count, _LISTS[column.name]))
+        columns.append(pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), values))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))
-    return sink.getvalue().to_pybytes()
+    record = sink.getvalue()
+    stored = pa.ipc.open_stream(record).read_next_batch().columns
+    begin, *starts = (column.values.buffers()[1].address - record.address for column in stored)
+    end = begin + row_length * dtype.itemsize
+    return bytes(record[:begin]), bytes(record[end:]), [start - end for start in starts]
 
 
 def decode_row(record: bytes, *, row_length: int) -> Row:

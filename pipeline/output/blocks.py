@@ -58,8 +58,16 @@ class Items:
 
     def payload(self, name: str, index: int) -> bytes:
         """Reads the bytes of one item in a column."""
-        start, size = self._places[name][index].tolist()
-        return os.pread(self._descriptor, size, start) if size else b""
+        return self.join(name, np.array([index]))
+
+    def join(self, name: str, indices: np.ndarray) -> bytes:
+        """Reads the bytes of some items in a column, one after another."""
+        read, descriptor = os.pread, self._descriptor
+        return b"".join([read(descriptor, size, start) for start, size in self._places[name][indices].tolist()])
+
+    def sizes(self, name: str) -> np.ndarray:
+        """Returns how many bytes each item has in a column, [n] int64."""
+        return self._places[name][:, 1]
 
 
 def _append(file: Any, column: pa.LargeBinaryArray) -> np.ndarray:

@@ -17,6 +17,7 @@ from oddsmill.pipeline.output.blocks import Items, open_blocks
 from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.placing import PLACED_PAIRS
 from oddsmill.pipeline.output.rejects import RejectBlocks
+from oddsmill.pipeline.output.rows import lay_rows
 from oddsmill.pipeline.output.tally import SIDES, Tally, rows_at_a_time
 from oddsmill.pipeline.tokens.packing import pack, pack_in_order
 from oddsmill.schemas.dataset_files import open_shard
@@ -25,7 +26,7 @@ from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.locks.lock import Lock
 from oddsmill.schemas.manifest import Shard, Split, TokenizerSummary, file_sha256
 from oddsmill.schemas.provenance import provenance_path, write_provenance
-from oddsmill.schemas.record import NO_SPANS, Row, encode_row, lay_row, token_dtype
+from oddsmill.schemas.record import encode_row
 
 # One record a group: the trainer reads records at random. Levels above 3 only cost time.
 WRITER_OPTIONS = "group_size:1,zstd:3"
@@ -84,19 +85,17 @@ def write_shard(
             rejects = list(_reject_duplicates(pairs.take(repeated), kept, paths))
             pairs = pairs.take(np.sort(first))
             progress.count(drops=len(repeated), pairs=-len(repeated))
-        lengths = np.stack([pairs.columns[side] for side in SIDES], axis=1)
-        rows = _rows(lengths.sum(axis=1).tolist(), config)
+        rows = _rows(np.sum([pairs.columns[side] for side in SIDES], axis=0).tolist(), config)
         name = shard_name(split, index, count)
         tally, at_a_time = Tally(), rows_at_a_time(config.slots)
         with publishing(join(output, name), lock) as path:
             with _writing(path, name) as writer:
                 for begin in range(0, len(rows), at_a_time):
-                    few = rows[begin : begin + at_a_time]
-                    made = [_make_row(members, pairs, lengths, config, tokenizer) for members in few]
-                    tally.add_rows(made, tokenizer)
-                    progress.count(rows_written=len(made))
-                    for row in made:
+                    few = lay_rows(rows[begin : begin + at_a_time], pairs, vocab_size=tokenizer.vocab_size)
+                    tally.add(few.joined, few.counts, tokenizer)
+                    for row in few.padded(row_length=config.slots, pad_id=tokenizer.pad_id):
                         writer.write(encode_row(row))
+                    progress.count(rows_written=len(few.counts))
             shard, options = _inspect(path, name=name, records=len(rows))
         sources = provenance_path("", name)
         digest = _write_provenance(join(output, sources), pairs, rows, paths, lock)
@@ -140,28 +139,6 @@ def _rows(lengths: Sequence[int], config: DatasetSettings) -> list[list[int]]:
     if not config.packing:
         return [[index] for index in range(len(lengths))]
     return (pack if config.shuffle else pack_in_order)(lengths, row_length=config.slots)
-
-
-def _make_row(
-    members: list[int], pairs: Items, lengths: np.ndarray, config: DatasetSettings, tokenizer: TokenizerSummary
-) -> Row:
-    dtype = token_dtype(tokenizer.vocab_size)
-    lengths = lengths[members]
-    ids = b"".join([pairs.payload("ids", member) for member in members])
-    starts, spans = np.cumsum(lengths.sum(axis=1)) - lengths.sum(axis=1), [NO_SPANS]
-    for index, member in enumerate(members):
-        if stored := pairs.payload("unscored", member):
-            spans.append(np.int32(starts[index]) + np.frombuffer(stored, np.int32).reshape(-1, 2))
-    return lay_row(
-        np.frombuffer(ids, dtype),
-        lengths=lengths,
-        pair_ids=pairs.columns["id"][members],
-        truncated=pairs.columns["truncated"][members],
-        unscored=np.concatenate(spans),
-        row_length=config.slots,
-        pad_id=tokenizer.pad_id,
-        vocab_size=tokenizer.vocab_size,
-    )
 
 
 def _inspect(path: str, *, name: str, records: int) -> tuple[Shard, str]:

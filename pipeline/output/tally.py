@@ -31,11 +31,19 @@ class Tally:
 
     def add_rows(self, rows: Sequence[Row], tokenizer: TokenizerSummary) -> None:
         """Counts rows, of which there is at least one; some hundreds at a time cost a tenth of as many alone."""
-        self.rows += len(rows)
-        self.max_pairs_per_row = max(self.max_pairs_per_row, *map(len, rows))
-        joined = _joined(rows)
-        self.checks.update(count_stored(joined, tokenizer))
+        self.add(_joined(rows), np.array([len(row) for row in rows]), tokenizer)
+
+    def add(self, joined: Row, counts: np.ndarray, tokenizer: TokenizerSummary) -> None:
+        """Counts rows, of which there is at least one.
+
+        Args:
+          joined: all their pairs, as if one row held them without padding.
+          counts: [rows], the number of pairs in each.
+        """
+        self.rows += len(counts)
         self.pairs += len(joined)
+        self.max_pairs_per_row = max(self.max_pairs_per_row, int(counts.max()))
+        self.checks.update(count_stored(joined, tokenizer))
         self.max_token_id = max(self.max_token_id, int(joined.tokens.max()))
         for side in SIDES:
             lengths = getattr(joined, f"{side}_lengths")
@@ -43,7 +51,6 @@ class Tally:
             for length, pairs in zip(*np.unique(lengths, return_counts=True), strict=True):
                 self.lengths[side][1 << (int(length) - 1).bit_length()] += int(pairs)
             self.truncated[side] += int(np.count_nonzero(joined.truncated & np.uint8(Truncated[side.upper()])))
-
         if len(joined.unscored):
             self.unscored.update(dict(zip(SIDES, joined.unscored_tokens().sum(axis=0).tolist(), strict=True)))
 
