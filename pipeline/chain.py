@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from oddsmill.pipeline import progress
+from oddsmill.pipeline.dataflow import check_libraries
 from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.formats.keys import ShardKey
 from oddsmill.pipeline.formats.pairs import Pair, PairIds
@@ -130,9 +131,12 @@ def load_copy(resolved: ResolvedRun) -> Tokenizer:
     """Loads the tokenizer's copy in the output folder: workers need no other file of the launcher's.
 
     Raises:
-      Refused: it cannot be loaded.
+      Refused: it cannot be loaded, or the engine of the run is not here as the launcher has it.
     """
-    return load_tokenizer(fetch_folder(os.path.join(resolved.output, TOKENIZER_FOLDER)))
+    check_libraries(resolved.engine.libraries)
+    tokenizer = load_tokenizer(fetch_folder(os.path.join(resolved.output, TOKENIZER_FOLDER)))
+    tokenizer.use_engine(resolved.engine)
+    return tokenizer
 
 
 def write_shard_of(resolved: ResolvedRun, shard: ShardKey, blocks: Iterable[bytes]) -> Written:

@@ -5,6 +5,7 @@ import datetime
 from typing import Any, Literal
 
 from oddsmill.schemas.chat.messages import KNOWN, MessageForms
+from oddsmill.schemas.engines.choice import EngineSetting
 from oddsmill.schemas.errors import require
 from oddsmill.schemas.record import MAX_ROW_LENGTH
 from oddsmill.schemas.settings import setting, settings
@@ -280,12 +281,7 @@ class SplitSettings:
         "Rows are ordered by a keyed hash; false: source order, in one shard, with no eval split.",
         default=True,
     )
-    seed: int = setting(
-        "The seed of the split and of the order.",
-        default=0,
-        at_least=0,
-        at_most=2**64 - 1,
-    )
+    seed: int = setting("The seed of the split and of the order.", default=0, at_least=0, at_most=2**64 - 1)
     dedup: Literal["exact", "none"] = setting(
         "exact keeps one of several pairs with equal texts; none keeps them all.",
         default="none",
@@ -321,6 +317,11 @@ class ExecutionSettings:
         at_least=1,
     )
     overwrite: bool = setting("A finished dataset that was made with other settings is replaced.", default=False)
+    tokenizer_engine: EngineSetting = setting(
+        "The library that encodes texts, to the same ids. auto: fastokens, several times faster, where it takes the "
+        "tokenizer and agrees with tokenizers on difficult texts and on some of the input's; else tokenizers.",
+        default="auto",
+    )
     beam_options: dict[str, Any] = setting(
         "Options of Apache Beam; what stands after a bare -- on the command line wins.",
         default_factory=dict,

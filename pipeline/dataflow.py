@@ -97,7 +97,7 @@ def worker_requirements() -> list[str]:
 
 
 def check_libraries(versions: dict[str, str]) -> None:
-    """Checks that a worker has the libraries that the manifest will name.
+    """Checks that a worker has the libraries that the launcher has.
 
     Args:
       versions: Version by name, as at the launcher.
@@ -105,12 +105,19 @@ def check_libraries(versions: dict[str, str]) -> None:
     Raises:
       Refused: A version differs.
     """
-    found = {name: importlib.metadata.version(name) for name in versions}
+    found = {name: _installed_version(name) for name in versions}
     if found != versions:
         raise Refused(
             f"a worker has {found}, the launcher {versions}: the bytes may differ. Build the worker image of the "
             "launcher's versions (Dockerfile)"
         )
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _write_requirements() -> str:

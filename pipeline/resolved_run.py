@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
-from oddsmill.pipeline.formats.pairs import ChatPair, PreferencePair
+from oddsmill.pipeline.formats.pairs import ChatPair, Pair, PreferencePair
 from oddsmill.pipeline.input.changes import FileState
 from oddsmill.pipeline.input.parts import Input
 from oddsmill.pipeline.resolved_sources import describe_formats, find_all_inputs, resolve_sources
+from oddsmill.pipeline.tokens.engine import choose_for_run
 from oddsmill.pipeline.tokens.rendering import check_rendering
 from oddsmill.pipeline.tokens.text_rules import TextRules, choose_rules
 from oddsmill.pipeline.tokens.tokenizer import describe_bos, find_tokenizer, load_for_run, summarize_tokenizer
+from oddsmill.schemas.engines.choice import TOKENIZERS, EngineChoice
 from oddsmill.schemas.errors import Refused
 from oddsmill.schemas.files import check_name
 from oddsmill.schemas.locks.lock import Lock
@@ -31,7 +33,7 @@ _PAIRS_RENDERED = 256
 # The manifest leaves out settings that the dataset does not depend on, and those that it holds by digest.
 _NOT_IN_MANIFEST = (
     *("tokenizer", "tokenizer_revision", "chat_template", "output", "overwrite"),
-    *("dataset_num_proc", "beam_options"),
+    *("tokenizer_engine", "dataset_num_proc", "beam_options"),
 )
 
 
@@ -52,6 +54,8 @@ class ResolvedRun:
       absent: the columns that `source.fields` names and no row looked at has.
       num_shards: the number of shards of each split that the dataset has.
       libraries: the versions of the libraries that make the bytes.
+      sample: some of the pairs looked at, on which engines are compared; workers get none.
+      engine: what encodes the texts, once it is chosen.
       lock: that of the output folder, once the run holds it: its workers publish nothing without it.
     """
 
@@ -72,6 +76,8 @@ class ResolvedRun:
     num_shards: dict[Split, int]
     tool_version: str
     libraries: dict[str, str]
+    sample: list[Pair]
+    engine: EngineChoice = TOKENIZERS
     lock: Lock | None = None
 
     @property
@@ -147,8 +153,8 @@ def resolve_run(config: DatasetSettings, *, found: Callable[[list[Input]], objec
     rules = choose_rules(config)
     resolved = resolve_sources(config.sources, inputs, rules)
     chats = [pair for pair in resolved.pairs if isinstance(pair, ChatPair)]
-    step = len(resolved.pairs) // _PAIRS_RENDERED + 1  # of many files, some pairs of each
-    check_rendering(resolved.pairs[::step], tokenizer.chat_template, config, render=rules.render)
+    sample = resolved.pairs[:: len(resolved.pairs) // _PAIRS_RENDERED + 1]  # of many files, some pairs of each
+    check_rendering(sample, tokenizer.chat_template, config, render=rules.render)
     if config.output is not None:
         _check_apart(config.output, [file for each in inputs for file in each.files] + [str(folder)])
     num_shards = _num_shards(config, inputs)
@@ -175,9 +181,21 @@ def resolve_run(config: DatasetSettings, *, found: Callable[[list[Input]], objec
         bos=list(describe_bos(tokenizer, texts=len(chats) < len(resolved.pairs), dialogues=bool(chats))),
         settings=settings,
         num_shards=num_shards,
+        sample=sample,
         tool_version=tool_version(),
         libraries={name: importlib.metadata.version(name) for name in ("array-record", "pyarrow", "tokenizers")},
     )
+
+
+def with_engine(resolved: ResolvedRun) -> ResolvedRun:
+    """Returns the run with its tokenizer engine, as workers get it. That takes a second or two of a large vocabulary.
+
+    Raises:
+      Refused: `tokenizer_engine` names one that cannot be used.
+    """
+    tokenizer = load_for_run(resolved.tokenizer_folder, resolved.config)
+    engine = choose_for_run(resolved.sample, tokenizer, resolved.rules, resolved.config)
+    return dataclasses.replace(resolved, engine=engine, sample=[])
 
 
 def differences(resolved: ResolvedRun, manifest: Manifest, inputs: list[dict[str, Any]]) -> list[str]:

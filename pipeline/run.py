@@ -17,7 +17,7 @@ from oddsmill.pipeline.output import checks, folder
 from oddsmill.pipeline.output.accounts import FileAccount, describe_accounts, take_accounts
 from oddsmill.pipeline.output.run_record import FILES, read_run, seal
 from oddsmill.pipeline.output.seen import describe_not_read
-from oddsmill.pipeline.resolved_run import ResolvedRun, differences, flat, resolve_run
+from oddsmill.pipeline.resolved_run import ResolvedRun, differences, flat, resolve_run, with_engine
 from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph
 from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_for_run
 from oddsmill.pipeline.workers.pool import WorkerPool, started_pool
@@ -74,6 +74,8 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
         p = p or make_pipeline(config, beam_arguments)
         if not pools:
             start_pool(resolved.inputs)
+        resolved = with_engine(resolved)
+        log.info(f"engine     {resolved.engine.name}{': ' * bool(resolved.engine.reason)}{resolved.engine.reason}")
         lock = stack.enter_context(folder.locked_folder(config.output))
         if (finished := _finished(resolved)) is not None:  # another run has made it meanwhile
             return finished

@@ -146,6 +146,8 @@ class Manifest:
         an earlier version did not say.
       writer_options: the ArrayRecord options, as the writer reports them.
       libraries: versions of what makes the bytes.
+      tokenizer_engine: the library that encoded the texts (schemas/engines/). It has no part in a byte, so the
+        fingerprint does not cover it; None where an earlier version did not say.
     """
 
     schema_version: int = PLAIN_VERSION
@@ -160,13 +162,17 @@ class Manifest:
     not_read: dict[str, Count] | None = None
     writer_options: str
     libraries: dict[str, str] = field(default_factory=dict)
+    tokenizer_engine: Annotated[str, Form("tokenizers|fastokens", "tokenizers or fastokens")] | None = None
 
     def to_json(self) -> str:
         """Returns the text of manifest.json; equal manifests give equal text. It holds the digest of all else in it."""
-        return _as_text(self._fields() | {OWN_DIGEST: self.sha256})
+        engine = {} if self.tokenizer_engine is None else {"tokenizer_engine": self.tokenizer_engine}
+        return _as_text(self._fields() | engine | {OWN_DIGEST: self.sha256})
 
     def _fields(self) -> dict[str, Any]:
+        """Returns what the fingerprint covers."""
         fields = dataclasses.asdict(self)
+        del fields["tokenizer_engine"]
         # The text, and so the fingerprint, of an earlier version's manifest stays the same.
         if self.not_read is None:
             del fields["not_read"]

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # imports `schemas`. A room that is not here has no place in the house yet.
 ROOMS = {
     "schemas": "text process errors typed_json drops console settings command_line version files stores locks "
-    "hub stored record layout manifest provenance chat dataset_files",
+    "hub stored record layout manifest provenance engines chat dataset_files",
     "pipeline": "config progress input formats tokens resolved_sources resolved_run output dataflow chain workers "
     "transforms build worker_process lost_workers runner run commands __init__ __main__",
     "train": "config parallel attention model loss data weights checkpoint step generation monitor prepare planning "

@@ -63,6 +63,7 @@ def make_manifest(
         not_read=dict(sorted(seen.not_read.items())),
         writer_options=reports[0].writer_options,
         libraries=resolved.libraries,
+        tokenizer_engine=resolved.engine.name,
     )
 
 

@@ -4,7 +4,6 @@ Importing this module needs neither `tokenizers` nor Jinja: they are imported wh
 """
 
 import json
-from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, cached_property, lru_cache
@@ -15,25 +14,16 @@ from oddsmill.schemas.chat.added_tokens import AddedToken, BesideToken, add_toke
 from oddsmill.schemas.chat.bos import AddBos, post_processor, writing_bos
 from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG, read_json_object, read_special_tokens
 from oddsmill.schemas.chat.template import ChatTemplate, given_template, read_templates
+from oddsmill.schemas.engines.checked import PANIC, CheckedEngine
+from oddsmill.schemas.engines.choice import EngineChoice
+from oddsmill.schemas.engines.fast import FastEngine
+from oddsmill.schemas.engines.flat import FlatIds, flatten
 from oddsmill.schemas.errors import Refused, one_line
 
 if TYPE_CHECKING:
     import tokenizers
 
 TOKENIZER_JSON = "tokenizer.json"
-_PANIC = "PanicException"  # what Rust raises, of a pattern that needs too many steps for example
-
-
-class FlatIds(NamedTuple):
-    """The ids of several texts, one text after another.
-
-    Attributes:
-      ids: all ids, int32.
-      offsets: text i has ids[offsets[i]:offsets[i + 1]]; one more than there are texts.
-    """
-
-    ids: "array[int]"
-    offsets: list[int]
 
 
 class TurnMarkers(NamedTuple):
@@ -60,6 +50,7 @@ class Tokenizer:
       chat_template: None where the tokenizer has none and none is given.
       content: the bytes of its tokenizer.json, the added tokens that stand beside it among its own.
       core: the tokenizer of the `tokenizers` library, without truncation and padding.
+      engine: what `encode_flat` takes in place of `core`, if something else.
     """
 
     def __init__(self, folder: str | Path, *, chat_template: str | None = None, add_bos: AddBos = "auto"):
@@ -105,6 +96,7 @@ class Tokenizer:
                 templates = self.given_template = written
         self.adds_bos = self._begin_texts(add_bos, declared=config.get("add_bos_token") is True)
         self.chat_template = ChatTemplate(templates, self.special_tokens) if templates else None
+        self.engine: CheckedEngine | None = None
         self._is_space = cache(lambda token: not self.decode([token]).strip())
 
     def _require_bos(self) -> None:
@@ -167,21 +159,30 @@ class Tokenizer:
         try:
             return [encoding.ids for encoding in self.core.encode_batch_fast(texts, add_special_tokens=False)]
         except BaseException as error:
-            if type(error).__name__ != _PANIC:
+            if type(error).__name__ != PANIC:
                 raise
             return list(map(self.encode, texts))  # which names the text
 
+    def use_engine(self, choice: EngineChoice) -> None:
+        """Lets `encode_flat` use the engine of a run.
+
+        Raises:
+          Unusable: it is fastokens, which is not installed here, or does not take the tokenizer.
+        """
+        if choice.name == "fastokens":
+            self.engine = CheckedEngine(FastEngine(self.content), self, prefix=choice.prefix)
+
     def encode_flat(self, texts: Sequence[str]) -> FlatIds:
-        """Encodes each text as `encode_batch` does, into one array."""
-        ids, offsets = array("i"), [0]
-        for text_ids in self.encode_batch(texts):
-            ids.extend(text_ids)
-            offsets.append(len(ids))
-        return FlatIds(ids, offsets)
+        """Encodes each text as `encode_batch` does, into one array.
+
+        Raises:
+          RunFailed: the engine is another one, and gives other ids.
+        """
+        return flatten(self.encode_batch(texts)) if self.engine is None else self.engine.encode_flat(texts)
 
     def _explained(self, error: BaseException, text: str) -> BaseException:
         """Returns what to raise: a panic of the library, which is no `Exception`, is a refusal that quotes the text."""
-        if type(error).__name__ != _PANIC:
+        if type(error).__name__ != PANIC:
             return error
         begin = json.dumps(text[:60])
         return Refused(f"the tokenizer in {self.folder} fails on a text that begins with {begin} ({one_line(error)})")
@@ -247,6 +248,11 @@ class Tokenizer:
         text = self.chat_template.render(turns, date="2000-01-01").rpartition("answer")[2].partition("next")[0]
         ids = self.encode(text)
         return ids[next((place for place, token in enumerate(ids) if token in self._added_tokens), len(ids)) :]
+
+    @property
+    def added_tokens(self) -> list[str]:
+        """The added tokens, as they stand in texts."""
+        return [token.content for token in self.core.get_added_tokens_decoder().values()]
 
     @cached_property
     def _added_tokens(self) -> frozenset[int]:

@@ -4,7 +4,7 @@ import gzip
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.engines.fast import FastEngine
+from oddsmill.schemas.engines.flat import FlatIds
+from oddsmill.schemas.errors import Refused, RunFailed
 
 GOOD = {"prompt": "Tell me", "chosen": " a story", "rejected": " no"}
 
@@ -287,3 +289,33 @@ def test_a_shard_that_no_pair_fell_to_exists_and_holds_nothing(run: Callable, wr
     assert [shard["name"] for shard in shards] == [f"train-{index:05d}-of-00012.arrayrecord" for index in range(12)]
     assert sum(shard["records"] == 0 for shard in shards) >= 7
     assert set(result.digests) == {shard["name"] for shard in shards} | {"manifest.json"}
+
+
+def test_either_engine_makes_the_same_dataset_and_the_manifest_says_which(
+    run: Callable, write_rows: Callable, triples: Callable
+):
+    path = write_rows("rows.jsonl", [*triples(30), {"prompt": "</s> 👍🏽 ", "chosen": " e\u0301\x00", "rejected": " "}])
+    fast, slow = (run(f"out-{name}", path, tokenizer_engine=name) for name in ("auto", "tokenizers"))
+    assert "engine     fastokens" in fast.lines and "engine     tokenizers" in slow.lines
+    manifests = [(result.folder / "manifest.json").read_text().splitlines() for result in (fast, slow)]
+    differing = [lines for lines in zip(*manifests, strict=True) if lines[0] != lines[1]]
+    assert differing == [('  "tokenizer_engine": "fastokens",', '  "tokenizer_engine": "tokenizers",')]
+    assert {**fast.digests, "manifest.json": ""} == {**slow.digests, "manifest.json": ""}
+    again = run("out-auto", path, tokenizer_engine="tokenizers")  # no other dataset
+    assert again.lines[-1].startswith("nothing changed") and again.digests == fast.digests
+
+
+def test_an_engine_that_errs_ends_the_run(
+    run: Callable, write_rows: Callable, triples: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    class Wrong(FastEngine):
+        def encode_flat(self, texts: Sequence[str]) -> FlatIds:
+            flat = super().encode_flat(texts)
+            if len(texts) > 16:  # the first texts are compared
+                flat.ids[-1] = 3
+            return flat
+
+    monkeypatch.setattr("oddsmill.schemas.chat.tokenizer.FastEngine", Wrong)
+    with pytest.raises(RunFailed, match=r"^fastokens gives other ids than tokenizers for the text "):
+        run("out", write_rows("rows.jsonl", triples(60)))
+    assert not (tmp_path / "out" / "manifest.json").exists()

@@ -1,0 +1,41 @@
+"""The choice of the tokenizer engine for a run, on texts of its own rows."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from oddsmill.pipeline.config import DatasetSettings
+from oddsmill.pipeline.formats.pairs import Pair
+from oddsmill.pipeline.tokens.text_rules import TextRules
+from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.drops import Dropped
+from oddsmill.schemas.engines.choice import EngineChoice, choose_engine
+
+_CHARACTERS_COMPARED = 500_000  # a quarter of a second of tokenizers
+
+
+def choose_for_run(
+    pairs: Sequence[Pair], tokenizer: Tokenizer, rules: TextRules, config: DatasetSettings
+) -> EngineChoice:
+    """Chooses what encodes a run.
+
+    Args:
+      pairs: some of the run's.
+
+    Raises:
+      Refused: `tokenizer_engine` names one that cannot be used.
+    """
+    texts, characters = [], 0
+    for text in _texts(pairs, tokenizer, rules, config) if config.tokenizer_engine != "tokenizers" else ():
+        texts.append(text)
+        characters += len(text)
+        if characters > _CHARACTERS_COMPARED:
+            break
+    return choose_engine(tokenizer, config.tokenizer_engine, texts)
+
+
+def _texts(pairs: Sequence[Pair], tokenizer: Tokenizer, rules: TextRules, config: DatasetSettings) -> Iterator[str]:
+    for pair in pairs:
+        with suppress(Dropped, UnicodeEncodeError):  # a template may write what no text can hold
+            prompt, chosen, rejected = rules.render(pair, tokenizer.chat_template, config).texts
+            f"{prompt}{chosen}{rejected}".encode()
+            yield from (prompt, prompt + chosen, prompt + rejected)

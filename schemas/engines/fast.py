@@ -1,0 +1,126 @@
+"""fastokens, which makes the ids that `tokenizers` makes several times faster, of the tokenizers that it supports.
+
+Both read tokenizer.json. Truncation, padding and added special tokens have no part in our ids, so it is loaded without.
+"""
+
+import json
+import os
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from oddsmill.schemas.engines.byte_sums import sums_of_tokens
+from oddsmill.schemas.engines.flat import FlatIds
+from oddsmill.schemas.errors import one_line
+
+if TYPE_CHECKING:
+    import fastokens
+
+# tokenizers gives a pattern ten million steps at one place of a text and fails then; fastokens has other limits. A text
+# so long never needs that many for a pattern without nested repeats, whose steps grow with the length.
+LONGEST_TEXT = 1_000_000
+_NOT_OF_IDS = ("truncation", "padding", "post_processor", "decoder")
+_OFF = ("", "off", "false", "f", "no", "n", "0")  # as tokenizers reads TOKENIZERS_PARALLELISM
+_ATOMS = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\((?:\?(?:[a-z-]*:|<?[=!]))?|\{\d+,\}|.", re.DOTALL)
+
+
+class Unusable(Exception):
+    """fastokens cannot encode for a tokenizer. The message says why, as the end of a sentence about fastokens."""
+
+
+class FastEngine:
+    """The encoder of fastokens for one tokenizer.
+
+    Attributes:
+      sums: the byte sum of each token, as `sums_of_tokens` returns them.
+    """
+
+    def __init__(self, content: bytes):
+        """Loads it.
+
+        Args:
+          content: a tokenizer.json with all added tokens.
+
+        Raises:
+          Unusable: fastokens is not installed, or does not take this tokenizer.
+        """
+        self._core, self.sums = _load(content)
+
+    def encode_flat(self, texts: Sequence[str]) -> FlatIds:
+        """Encodes texts, with no special token added.
+
+        Raises:
+          ValueError: a text is beyond a limit. Whatever else the library raises passes too, panics among it.
+        """
+        if max(map(len, texts), default=0) > LONGEST_TEXT:
+            raise ValueError(f"a text of more than {LONGEST_TEXT} characters")
+        id_bytes, offset_bytes = self._core.encode_batch_flat(list(texts))
+        ids, offsets = array("i"), array("Q")
+        ids.frombytes(id_bytes)
+        offsets.frombytes(offset_bytes)
+        return FlatIds(ids, offsets.tolist())
+
+
+class _Loaded(NamedTuple):
+    core: "fastokens.Tokenizer"
+    sums: np.ndarray
+
+
+@lru_cache(maxsize=1)
+def _load(content: bytes) -> _Loaded:
+    """Loads a tokenizer once a process: that takes a second."""
+    if find_spec("fastokens") is None:
+        raise Unusable("is not installed")
+    settings = json.loads(content)
+    for pattern in _patterns([settings.get("normalizer"), settings.get("pre_tokenizer")]):
+        if has_nested_repeats(pattern):
+            raise Unusable(f"may need other steps than tokenizers for the pattern {pattern!r}")
+    _share_threads()
+    import fastokens
+
+    try:
+        core = fastokens.Tokenizer.from_json_str(json.dumps(settings | dict.fromkeys(_NOT_OF_IDS)))
+    except Exception as error:
+        raise Unusable(f"does not take this tokenizer ({one_line(error)})") from error
+    return _Loaded(core, sums_of_tokens(settings))
+
+
+def _share_threads() -> None:
+    """Gives fastokens the threads that the settings of tokenizers allow. It reads its own as it encodes first."""
+    if os.environ.get("TOKENIZERS_PARALLELISM", "true").lower() in _OFF:
+        os.environ.setdefault("RAYON_NUM_THREADS", "1")
+    if threads := os.environ.get("RAYON_NUM_THREADS"):
+        os.environ.setdefault("FASTOKENS_BPE_THREADS", threads)
+
+
+def _patterns(settings: Any) -> Iterator[str]:
+    """Yields the regular expressions in a part of tokenizer.json."""
+    if isinstance(settings, dict):
+        if isinstance(settings.get("Regex"), str):
+            yield settings["Regex"]
+        settings = list(settings.values())
+    if isinstance(settings, list):
+        for each in settings:
+            yield from _patterns(each)
+
+
+def has_nested_repeats(pattern: str) -> bool:
+    """Tells whether a group that repeats holds a part that repeats, such as `(a+)+`: steps may grow exponentially."""
+    open_groups, closed = [False], False
+    for atom in _ATOMS.findall(pattern):
+        if atom in ("*", "+") or (atom[0] == "{" and atom[-2:] == ",}"):
+            if closed:
+                return True
+            open_groups[-1] = True
+        closed = False
+        if atom[0] == "(":
+            open_groups.append(False)
+        elif atom == ")" and len(open_groups) > 1:
+            closed = open_groups.pop()
+            open_groups[-1] |= closed
+    return False
