@@ -317,5 +317,5 @@ def test_an_engine_that_errs_ends_the_run(
 
     monkeypatch.setattr("oddsmill.schemas.chat.tokenizer.FastEngine", Wrong)
     with pytest.raises(RunFailed, match=r"^fastokens gives other ids than tokenizers for the text "):
-        run("out", write_rows("rows.jsonl", triples(60)))
+        run("out", write_rows("rows.jsonl", triples(60)), dataset_num_proc=1)
     assert not (tmp_path / "out" / "manifest.json").exists()
