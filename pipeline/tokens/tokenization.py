@@ -11,6 +11,7 @@ from oddsmill.pipeline.tokens.rendering import Rendered
 from oddsmill.pipeline.tokens.text_rules import TextRules
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped, drop_of
+from oddsmill.schemas.errors import RunFailed
 
 
 def tokenize_batch(
@@ -61,7 +62,8 @@ def _encode(texts: list[PreferencePair], tokenizer: Tokenizer) -> Sequence[Sides
         return list(encode_sides(texts, tokenizer))
     except BaseException as error:
         # A panic of the tokenizer's Rust code is no `Exception`.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        of_a_text = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if isinstance(error, RunFailed) or not of_a_text:  # a wrong engine may be right a second time
             raise
         if len(texts) == 1:
             return [drop_of(error)]
