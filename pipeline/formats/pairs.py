@@ -143,10 +143,6 @@ class PairIds(NamedTuple):
         """
         return Notes.BOUNDARY_MERGED in self.notes
 
-    def as_bytes(self) -> bytes:
-        """Returns prompt, chosen and rejected one after another, as int32."""
-        return b"".join((self.prompt, self.chosen, self.rejected))
-
     def unscored_as_bytes(self) -> bytes:
         """Returns the runs of unscored tokens, counted from the prompt's first token, as [m, 2] int32."""
         if not self.unscored_chosen and not self.unscored_rejected:

@@ -92,8 +92,9 @@ class ShardBlocks:
     def _add(self, rows: Sequence[RawRow], pairs: Sequence[Pair], ids: Sequence[PairIds]) -> None:
         origins = [row.origin for row in rows]
         places = place_pairs(pairs, origins, self._config, self._num_shards)
-        lengths = np.array([of_pair.lengths for of_pair in ids], np.int32).reshape(-1, 3)
-        tokens = np.frombuffer(b"".join([of_pair.as_bytes() for of_pair in ids]), np.int32).astype(self._dtype)
+        sides = [side for of_pair in ids for side in (of_pair.prompt, of_pair.chosen, of_pair.rejected)]
+        lengths = np.array([len(side) for side in sides], np.int32).reshape(-1, 3)
+        tokens = np.concatenate(sides).astype(self._dtype)
         unscored = [of_pair.unscored_as_bytes() for of_pair in ids]
         raw = [row.as_text().encode() for row in rows] if self._config.dedup == "exact" else [b""] * len(rows)
         columns = [
