@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 EMBEDDED_RUNNER = "FnApiRunner"
 _BYTES_OF_PROCESS = 4 << 20  # of text; half a second's work: starting a process takes about as long
-_THREADS, _THREADS_OF_WORKER, _THREADS_OF_PROCESS = READER_THREADS + 16, 28, 16
+_THREADS, _THREADS_OF_WORKER, _THREADS_OF_PROCESS = READER_THREADS + 16, 28, 8
 # These runners talk to a job service that may know more options than Beam does here.
 _RUNNERS_WITH_OWN_OPTIONS = ("PortableRunner", "FlinkRunner", "SparkRunner")
 
@@ -85,7 +85,7 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None
     embedded, spill = type(p.runner).__name__ == EMBEDDED_RUNNER, None
     try:
         if embedded:
-            check_threads(_threads_of(p) + _THREADS_OF_PROCESS * (pool.count if pool else 0), "preprocessing")
+            check_threads(_threads_of(p) + (_threads_of_pool(pool, resolved) if pool else 0), "preprocessing")
         with contextlib.ExitStack() as console:
             if embedded:  # other runners show their own
                 if _in_threads(p):
@@ -153,6 +153,12 @@ def _threads_of(p: "beam.Pipeline") -> int:
     if _in_threads(p):
         return _THREADS + _THREADS_OF_WORKER * (workers - 1)
     return _THREADS * (workers + 1)
+
+
+def _threads_of_pool(pool: WorkerPool, resolved: ResolvedRun) -> int:
+    """Returns about how many threads the processes of ours take: each some, and a reader for each shard at a time."""
+    shards = sum(resolved.num_shards.values())
+    return _THREADS_OF_PROCESS * pool.count + READER_THREADS * min(pool.count, shards)
 
 
 def _in_threads(p: "beam.Pipeline") -> bool:

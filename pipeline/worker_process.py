@@ -5,9 +5,11 @@ Beam's own worker waits for more than a minute for a run that was killed, or tha
 
 import os
 import shlex
+import signal
 import sys
 
 from oddsmill.schemas.process.children import end_with
+from oddsmill.schemas.process.signals import ENDING
 
 
 def worker_command() -> str:
@@ -17,6 +19,8 @@ def worker_command() -> str:
 
 if __name__ == "__main__":
     end_with(int(sys.argv[1]))
+    for number in ENDING:  # a terminal sends them to all processes, and this one ends with the run
+        signal.signal(number, signal.SIG_IGN)
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)

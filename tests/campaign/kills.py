@@ -1,5 +1,6 @@
 """Stage one, killed at any moment of its life: nothing that is left looks done, and the same command gives the bytes of
-an undisturbed run. On a disk and on stores, by threads and by processes, by every signal that ends a program.
+an undisturbed run. On a disk and on stores, by threads and by processes, by every signal that ends a program; and a
+worker alone.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from tests.pipeline.input.files import as_csv, as_parquet
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "recipes" / "tiny" / "pairs.jsonl"
 SETTINGS = ("--max_length=32", "--overlong=drop", "--dedup=exact", "--eval_share=0.2", "--num_shards=5")
+OURS = ("--dataset_num_proc=3",)
 PROCESSES = ("--", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
 # Each with the exit codes of a run that it ends in good order.
 SIGNALS = {
@@ -43,11 +45,11 @@ IGNORED = ("run.json",)  # it has the seconds of the run
 
 
 class Way(NamedTuple):
-    """A way to run: where the output lies, and Beam's options."""
+    """A way to run: where the output lies, and how the work is spread."""
 
     name: str
     output: str
-    beam: tuple[str, ...] = ()
+    spread: tuple[str, ...] = ("--dataset_num_proc=1",)
 
 
 def write_inputs(folder: Path) -> None:
@@ -83,6 +85,8 @@ class Stage:
         return [
             Way("threads to a disk", disk),
             Way("processes to a disk", disk, PROCESSES),
+            Way("processes of ours to a disk", disk, OURS),
+            Way("processes of ours to gs://", f"gs://bucket/ours-{number}", OURS),
             Way("threads to a store", f"store:/{disk}"),
             Way("threads to gs://", f"gs://bucket/out-{number}"),
         ]
@@ -92,7 +96,7 @@ class Stage:
         source = f"--source.path={self._folder}/in/*"
         command = [str(self._folder / "program.py"), "pipeline", "run", source, f"--tokenizer={TOKENIZER}", *SETTINGS]
         return subprocess.Popen(
-            [sys.executable, *command, f"--output={way.output}", *way.beam],
+            [sys.executable, *command, f"--output={way.output}", *way.spread],
             cwd=ROOT,
             env=self.environment,
             text=True,
@@ -130,22 +134,23 @@ def wait(process: "subprocess.Popen[str]") -> tuple[int, str]:
         os.killpg(process.pid, signal.SIGKILL)
         raise Broken(f"a run does not end within 60 s:\n{process.communicate()[0]}") from None
     deadline = time.monotonic() + 30
-    while members := group(process.pid):
+    while left := group(process.pid):
         if time.monotonic() > deadline:
             os.killpg(process.pid, signal.SIGKILL)
-            raise Broken(f"processes of an ended run live on: {members}\n{printed}")
+            raise Broken(f"processes of an ended run live on: {left}\n{printed}")
         time.sleep(0.05)
     return process.returncode, printed
 
 
-def group(leader: int) -> list[str]:
-    """Returns the command lines of the living processes of a group."""
-    members = []
+def group(leader: int) -> dict[int, str]:
+    """Returns the command lines of the living processes of a group, by their number."""
+    members = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = status.read_text().rpartition(")")[2].split()
             if fields[0] != "Z" and int(fields[2]) == leader:
-                members.append((status.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:300])
+                line = (status.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:300]
+                members[int(status.parent.name)] = line
     return members
 
 
@@ -180,7 +185,8 @@ def try_kill(case: Case, stage: Stage, lives: Mapping[str, float], expected: Map
     rng = case.rng
     way = rng.choice(stage.ways(case.seed))
     for _ in range(rng.choice((1, 1, 1, 2))):
-        kill(case, stage, way, rng, lives[way.name])
+        of_worker = way.spread == OURS and rng.random() < 0.4
+        (kill_worker if of_worker else kill)(case, stage, way, rng, lives[way.name])
         _check_left(case, stage.files(way), expected[way.name])
     code, printed = wait(stage.start(way))
     case.expect(code == 0, f"the same command ends well, and not with {code}:\n{printed}")
@@ -211,6 +217,25 @@ def kill(case: Case, stage: Stage, way: Way, rng: random.Random, life_s: float) 
     case.expect(code in codes, f"{number.name} ends a run with one of {codes}, and not with {code}:\n{printed}")
     # The workers that a killed process leaves say what they miss.
     case.expect(number == signal.SIGKILL or "Traceback" not in printed, f"a signal prints no traceback:\n{printed}")
+
+
+def kill_worker(case: Case, stage: Stage, way: Way, rng: random.Random, life_s: float) -> None:
+    """Kills one of the processes that a run has started, as the system does where memory is short."""
+    delay = rng.uniform(0, 1.05 * life_s)
+    case.did(f"{way.name}: SIGKILL to a worker after {delay:.2f} s")
+    process = stage.start(way)
+    time.sleep(delay)
+    workers = sorted(group(process.pid).keys() - {process.pid})
+    with contextlib.suppress(ProcessLookupError):
+        if workers:
+            os.kill(rng.choice(workers), signal.SIGKILL)
+    code, printed = wait(process)
+    case.saw(f"without a worker it ends with {code}")
+    case.expect(code in (0, 1), f"a run without a worker ends with 0 or 1, and not with {code}:\n{printed}")
+    case.expect(
+        code == 0 or "failed: a worker process was lost (ended by SIGKILL)" in printed, f"it says so:\n{printed}"
+    )
+    case.expect("Traceback" not in printed, f"a lost worker prints no traceback:\n{printed}")
 
 
 def _check_left(case: Case, files: Mapping[str, bytes], expected: Mapping[str, str]) -> None:
