@@ -47,13 +47,13 @@ def place_pairs(
     Args:
       origins: of the row of each pair.
     """
-    prompts = [_sized(_prompt(pair)) for pair in pairs]
-    ids = [_ids(prompt, pair) for prompt, pair in zip(prompts, pairs, strict=True)]
+    texts = [_texts(pair) for pair in pairs]
+    ids = [_ids(*of_pair) for of_pair in texts]
     pair_ids, prompt_ids = _numbers([both[0] for both in ids]), _numbers([both[1] for both in ids])
     if not config.shuffle:
         ranks = np.array([origin.file << 48 | origin.row for origin in origins], np.uint64)
         return Places(pair_ids, prompt_ids, np.zeros(len(pairs), bool), np.zeros(len(pairs), np.int64), ranks)
-    is_eval = _draw_eval(prompts, config)
+    is_eval = _draw_eval([prompt for prompt, *_ in texts], config)
     digests = [_digest(_sized(identity), size=16, seed=config.seed, use=b"place") for identity, _ in ids]
     drawn, ranks = _numbers(digests).reshape(-1, 2).T
     counts = np.where(is_eval, num_shards.get("eval", 1), num_shards.get("train", 1)).astype(np.uint64)
@@ -73,12 +73,12 @@ def pair_id(pair: Pair) -> int:
 
     The order of keys in the objects of messages does not count: Parquet and Arrow have one order for a whole column.
     """
-    return int.from_bytes(_ids(_sized(_prompt(pair)), pair)[0])
+    return int.from_bytes(_ids(*_texts(pair))[0])
 
 
 def prompt_id(pair: Pair) -> int:
     """Hashes the prompt's text to 64 bits."""
-    return int.from_bytes(_ids(_sized(_prompt(pair)), pair)[1])
+    return int.from_bytes(_ids(*_texts(pair))[1])
 
 
 def fingerprint(row: bytes) -> int:
@@ -86,31 +86,34 @@ def fingerprint(row: bytes) -> int:
     return int.from_bytes(_digest(_sized(row), size=16, use=b"row"))
 
 
-def _ids(prompt: bytes, pair: Pair) -> tuple[bytes, bytes]:
-    """Hashes a pair, and its prompt alone: the pair's texts begin with that, so its bytes are hashed once.
+def _texts(pair: Pair) -> list[bytes]:
+    """Returns the texts that a pair is hashed by, the prompt's first, each as `_sized` returns it."""
+    return [_sized(text.encode()) for text in (pair if isinstance(pair, PreferencePair) else map(_in_key_order, pair))]
 
-    Args:
-      prompt: of the pair, as `_sized` returns it.
-    """
+
+def _ids(prompt: bytes, *others: bytes) -> tuple[bytes, bytes]:
+    """Hashes the texts of a pair, and the prompt alone: they begin with it, so it is hashed once."""
     state = _new_state(8, 0, b"id").copy()
     state.update(prompt)
     of_prompt = state.digest()
-    _, *others = pair if isinstance(pair, PreferencePair) else map(_in_key_order, pair)
-    state.update(b"".join([_sized(text.encode()) for text in others]))
+    state.update(b"".join(others))
     return state.digest(), of_prompt
 
 
-def _prompt(pair: Pair) -> bytes:
-    return (pair.prompt if isinstance(pair, PreferencePair) else _in_key_order(pair.prompt)).encode()
-
-
-@lru_cache(maxsize=1024)  # a prompt is hashed three times, and pairs share it
+@lru_cache(maxsize=1024)  # pairs share prompts and variables
 def _in_key_order(text: str) -> str:
     """Returns JSON text of messages, or of variables, with all keys in order: role, content, then by name."""
     value = json.loads(text)
+    if isinstance(value, list) and all(map(_is_plain, value)):
+        return text
     if isinstance(value, list):
         value = [{key: message[key] for key in _FIRST_KEYS if key in message} | _in_order(message) for message in value]
     return json.dumps(_in_order(value) if isinstance(value, dict) else value, ensure_ascii=False)
+
+
+def _is_plain(message: dict[str, Any]) -> bool:
+    """Tells whether a message, as most do, says its role and then a text."""
+    return tuple(message) == _FIRST_KEYS and type(message["content"]) is type(message["role"]) is str
 
 
 def _in_order(value: Any) -> Any:

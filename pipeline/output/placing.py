@@ -94,7 +94,7 @@ class ShardBlocks:
         places = place_pairs(pairs, origins, self._config, self._num_shards)
         sides = [side for of_pair in ids for side in (of_pair.prompt, of_pair.chosen, of_pair.rejected)]
         lengths = np.array([len(side) for side in sides], np.int32).reshape(-1, 3)
-        tokens = np.concatenate(sides).astype(self._dtype)
+        tokens = np.frombuffer(b"".join(sides), np.int32).astype(self._dtype)
         unscored = [of_pair.unscored_as_bytes() for of_pair in ids]
         raw = [row.as_text().encode() for row in rows] if self._config.dedup == "exact" else [b""] * len(rows)
         columns = [

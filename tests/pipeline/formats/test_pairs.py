@@ -1,6 +1,5 @@
 from array import array
 
-import numpy as np
 import pytest
 
 from oddsmill.pipeline.formats.pairs import NOTHING, Notes, PairIds, chat_pair
@@ -25,12 +24,6 @@ def test_what_json_cannot_hold_is_dropped(content: object, reason: DropReason):
     with pytest.raises(Dropped) as dropped:
         chat_pair([USER], [ANSWER], [{"role": "assistant", "content": content}])
     assert dropped.value.reason is reason
-
-
-def test_ids_travel_as_int32_side_after_side():
-    ids = PairIds(array("i", [1, 70_000]), array("i", [3]), array("i", [4, 5, 6]))
-    assert np.frombuffer(ids.as_bytes(), np.int32).tolist() == [1, 70_000, 3, 4, 5, 6]
-    assert ids.lengths == [2, 1, 3]
 
 
 def test_a_merged_boundary_is_told_from_other_notes():

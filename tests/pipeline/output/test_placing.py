@@ -1,3 +1,4 @@
+from array import array
 from collections import defaultdict
 from typing import Any
 
@@ -29,7 +30,7 @@ def pairs_of(count: int) -> tuple[list[RawRow], list[PreferencePair], list[PairI
     for number in range(count):
         rows.append(RawRow(Origin(number % 2, 7 * number), f'{{"ü": {number}}}'.encode()))
         pairs.append(PreferencePair(f"prompt {number // 3}", f"chosen {number}", "rejected"))
-        prompt, chosen, rejected = (np.full(1 + number * factor % 11, number, np.int32) for factor in (1, 3, 7))
+        prompt, chosen, rejected = (array("i", [number] * (1 + number * factor % 11)) for factor in (1, 3, 7))
         unscored = [(0, 1), (2, 3)] if number % 5 == 4 and len(chosen) > 3 else []
         notes = Notes.TURN_CUT | Notes.VARIABLES_NOT_READ if number % 4 == 1 else NOTHING
         cut = Truncated.CHOSEN if number % 6 == 0 else WHOLE
