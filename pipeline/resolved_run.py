@@ -194,7 +194,8 @@ def with_engine(resolved: ResolvedRun) -> ResolvedRun:
       Refused: `tokenizer_engine` names one that cannot be used.
     """
     tokenizer = load_for_run(resolved.tokenizer_folder, resolved.config)
-    engine = choose_for_run(resolved.sample, tokenizer, resolved.rules, resolved.config)
+    size = sum(each.text_bytes for each in resolved.inputs)
+    engine = choose_for_run(resolved.sample, tokenizer, resolved.rules, resolved.config, text_bytes=size)
     return dataclasses.replace(resolved, engine=engine, sample=[])
 
 

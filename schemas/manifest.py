@@ -166,8 +166,16 @@ class Manifest:
 
     def to_json(self) -> str:
         """Returns the text of manifest.json; equal manifests give equal text. It holds the digest of all else in it."""
+        return _as_text(self._all_fields() | {OWN_DIGEST: self.content_sha256})
+
+    @property
+    def content_sha256(self) -> str:
+        """The digest of all that manifest.json holds beside it."""
+        return _digest(self._all_fields())
+
+    def _all_fields(self) -> dict[str, Any]:
         engine = {} if self.tokenizer_engine is None else {"tokenizer_engine": self.tokenizer_engine}
-        return _as_text(self._fields() | engine | {OWN_DIGEST: self.sha256})
+        return self._fields() | engine
 
     def _fields(self) -> dict[str, Any]:
         """Returns what the fingerprint covers."""
@@ -196,7 +204,11 @@ class Manifest:
     @property
     def sha256(self) -> str:
         """The fingerprint of the dataset, which covers settings, tokenizer and the digest of every shard."""
-        return hashlib.sha256(_as_text(self._fields()).encode()).hexdigest()
+        return _digest(self._fields())
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(_as_text(fields).encode()).hexdigest()
 
 
 def _as_text(fields: dict[str, Any]) -> str:
@@ -224,8 +236,8 @@ def parse_manifest(content: bytes | str, *, path: str) -> Manifest:
         manifest: Manifest = as_type(Manifest, fields)
         if found := list(islice(contradictions(manifest), 5)):
             raise Malformed("; ".join(found))
-        if digest not in (None, manifest.sha256):
-            raise Malformed(f"it was altered: its content has the sha256 {manifest.sha256}, {OWN_DIGEST} is {digest}")
+        if digest not in (None, found_digest := manifest.content_sha256):
+            raise Malformed(f"it was altered: its content has the sha256 {found_digest}, {OWN_DIGEST} is {digest}")
     except Malformed as problem:
         raise Refused(f"{path} is damaged ({problem}); {_ADVICE}") from problem
     return manifest

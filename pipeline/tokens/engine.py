@@ -11,19 +11,23 @@ from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.engines.choice import EngineChoice, choose_engine
 
 _CHARACTERS_COMPARED = 500_000  # a quarter of a second of tokenizers
+_WORTH = 0.5  # bytes of text for a byte of tokenizer.json, below which fastokens takes longer to load than it saves
 
 
 def choose_for_run(
-    pairs: Sequence[Pair], tokenizer: Tokenizer, rules: TextRules, config: DatasetSettings
+    pairs: Sequence[Pair], tokenizer: Tokenizer, rules: TextRules, config: DatasetSettings, *, text_bytes: int
 ) -> EngineChoice:
     """Chooses what encodes a run.
 
     Args:
       pairs: some of the run's.
+      text_bytes: about how many the run has.
 
     Raises:
       Refused: `tokenizer_engine` names one that cannot be used.
     """
+    if config.tokenizer_engine == "auto" and text_bytes < _WORTH * len(tokenizer.content):
+        return EngineChoice("tokenizers", "the input is so small that loading fastokens takes longer than it saves")
     texts, characters = [], 0
     for text in _texts(pairs, tokenizer, rules, config) if config.tokenizer_engine != "tokenizers" else ():
         texts.append(text)

@@ -42,7 +42,7 @@ def sums_of_tokens(settings: dict[str, Any]) -> np.ndarray:
 def _token_bytes(token: str, is_byte_level: bool) -> bytes:
     """Returns the bytes of a text that a token stands for."""
     if is_byte_level:
-        return bytes(_BYTE_OF[ord(each)] for each in token) if _BYTE_OF.keys() >= set(map(ord, token)) else b""
+        return token.translate(_BYTE_OF).encode("latin-1", "replace")
     if fallback := _FALLBACK.fullmatch(token):
         return bytes.fromhex(fallback[1])
     return token.replace("▁", " ").encode()

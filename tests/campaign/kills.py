@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oddsmill.schemas.locks.lock import is_lock
+from oddsmill.schemas.manifest import parse_manifest
 from tests.campaign.harness import Attack, Attempt, Broken, Case
 from tests.campaign.templates import TOKENIZER
 from tests.cloud_storage import FakeStorage
@@ -193,8 +194,8 @@ def try_kill(case: Case, stage: Stage, lives: Mapping[str, float], expected: Map
     files = stage.files(way)
     case.expect("Traceback" not in printed, f"it prints no traceback:\n{printed}")
     case.expect(digests(files) == expected[way.name], f"it gives the same bytes: {digests(files)} {expected[way.name]}")
-    manifest, run = (json.loads(files[name])["manifest_sha256"] for name in ("manifest.json", "run.json"))
-    case.expect(manifest == run, "run.json is of this manifest")
+    manifest = parse_manifest(files["manifest.json"], path="manifest.json")
+    case.expect(json.loads(files["run.json"])["manifest_sha256"] == manifest.sha256, "run.json is of this manifest")
     case.saw("the same bytes afterwards")
 
 

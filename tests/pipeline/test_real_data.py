@@ -2,8 +2,9 @@
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,12 @@ from oddsmill.pipeline.formats.pairs import PreferencePair
 from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped
+from oddsmill.schemas.engines.choice import choose_engine
+from oddsmill.schemas.engines.flat import flatten
+from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.manifest import read_manifest
 
 HH = "data/hh-rlhf-harmless/test.rows0-1599.jsonl.gz"
 
@@ -70,3 +76,48 @@ def test_ids_equal_trl_where_no_merge_crosses_the_boundary_and_nothing_is_cut(sh
             assert trl[f"{side}_input_ids"] == (ids.prompt + answer).tolist() + doubled, row["id"]
         compared += 1
     assert compared > 150
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """Yields the strings in a row."""
+    if isinstance(value, str):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from texts_of(each)
+
+
+@pytest.mark.parametrize("name", ["minimind-chatml", "phi-3-mini"])
+def test_both_engines_give_the_same_ids_of_real_texts(shared: Path, name: str):
+    tokenizer = Tokenizer(shared / "data/tokenizers" / name)
+    rows = gzip.decompress((shared / HH).read_bytes()).splitlines()[:100]
+    chinese = json.loads(gzip.decompress((shared / "data/llamafactory-dpo-demo/dpo_zh_demo.json.gz").read_bytes()))
+    texts = [text for row in [*map(json.loads, rows), *chinese[:100]] for text in texts_of(row)]
+    tokenizer.use_engine(choose_engine(tokenizer, "fastokens", texts[:50]))
+    assert tokenizer.encode_flat(texts) == flatten(tokenizer.encode_batch(texts)) and len(texts) > 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama-3", "minimind-chatml", "phi-3-mini", "phi-3-vision-bos", "qwen2"])
+def test_both_engines_make_the_same_bytes_of_all_real_data(shared: Path, run: Callable, name: str):
+    made = 0
+    for path in sorted((shared / "data").rglob("*.json*.gz")):
+        outcomes: list[Any] = []
+        for engine in ("fastokens", "tokenizers"):
+            try:
+                result = run(
+                    f"{path.stem}-{engine}",
+                    path,
+                    tokenizer=str(shared / "data/tokenizers" / name),
+                    tokenizer_engine=engine,
+                    max_drop_share=1.0,
+                    dataset_num_proc=1,
+                )
+            except Refused as refused:  # unpaired rows, or messages for a tokenizer without a template
+                outcomes.append(str(refused).replace(engine, ""))
+                continue
+            manifest = read_manifest(result.folder)
+            assert manifest.tokenizer_engine == engine
+            outcomes.append((manifest.sha256, result.rejects))
+            made += 1
+        assert outcomes[0] == outcomes[1], path
+    assert made >= 8

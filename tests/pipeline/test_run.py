@@ -295,13 +295,13 @@ def test_either_engine_makes_the_same_dataset_and_the_manifest_says_which(
     run: Callable, write_rows: Callable, triples: Callable
 ):
     path = write_rows("rows.jsonl", [*triples(30), {"prompt": "</s> 👍🏽 ", "chosen": " e\u0301\x00", "rejected": " "}])
-    fast, slow = (run(f"out-{name}", path, tokenizer_engine=name) for name in ("auto", "tokenizers"))
+    fast, slow = (run(f"out-{name}", path, tokenizer_engine=name) for name in ("fastokens", "tokenizers"))
     assert "engine     fastokens" in fast.lines and "engine     tokenizers" in slow.lines
     manifests = [(result.folder / "manifest.json").read_text().splitlines() for result in (fast, slow)]
     differing = [lines for lines in zip(*manifests, strict=True) if lines[0] != lines[1]]
     assert differing == [('  "tokenizer_engine": "fastokens",', '  "tokenizer_engine": "tokenizers",')]
     assert {**fast.digests, "manifest.json": ""} == {**slow.digests, "manifest.json": ""}
-    again = run("out-auto", path, tokenizer_engine="tokenizers")  # no other dataset
+    again = run("out-fastokens", path, tokenizer_engine="tokenizers")  # no other dataset
     assert again.lines[-1].startswith("nothing changed") and again.digests == fast.digests
 
 
@@ -317,5 +317,5 @@ def test_an_engine_that_errs_ends_the_run(
 
     monkeypatch.setattr("oddsmill.schemas.chat.tokenizer.FastEngine", Wrong)
     with pytest.raises(RunFailed, match=r"^fastokens gives other ids than tokenizers for the text "):
-        run("out", write_rows("rows.jsonl", triples(60)), dataset_num_proc=1)
+        run("out", write_rows("rows.jsonl", triples(60)), dataset_num_proc=1, tokenizer_engine="fastokens")
     assert not (tmp_path / "out" / "manifest.json").exists()

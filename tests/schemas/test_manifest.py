@@ -54,6 +54,7 @@ def manifest(tmp_path: Path) -> Manifest:
         ledger=Ledger(rows_in=3, pairs_out=2, drops={"empty_answer": 1}),
         counts={"boundary_merged": 0},
         writer_options="group_size:1",
+        tokenizer_engine="fastokens",
     )
 
 
@@ -66,11 +67,21 @@ def test_a_manifest_comes_back_from_its_text(manifest: Manifest):
     assert parse_manifest(manifest.to_json(), path="m").sha256 == manifest.sha256
 
 
+def test_the_engine_that_encoded_is_told_and_has_no_part_in_the_fingerprint(manifest: Manifest):
+    other = dataclasses.replace(manifest, tokenizer_engine="tokenizers")
+    assert other.sha256 == manifest.sha256
+    assert parse_manifest(other.to_json(), path="m") == other != manifest
+    text = manifest.to_json().replace('"fastokens"', '"magic"')
+    with pytest.raises(Refused, match=r"tokenizer_engine=.*: must be tokenizers or fastokens"):
+        parse_manifest(text, path="m")
+
+
 def test_the_text_of_an_earlier_version_s_manifest_stays_the_same(manifest: Manifest):
     fields = json.loads(manifest.to_json())
     for later, where in (
         ("manifest_sha256", fields),
         ("not_read", fields),
+        ("tokenizer_engine", fields),
         ("ids_sha256", fields["tokenizer"]),
         ("adds_bos", fields["tokenizer"]),
         ("max_token_id", fields["splits"]["train"]),

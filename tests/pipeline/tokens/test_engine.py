@@ -17,11 +17,27 @@ def test_the_texts_of_pairs_are_what_engines_are_compared_on(tmp_path: Path, mak
     )
     config = PreprocessConfig(source=SourceConfig(path="-"), tokenizer="-", output="-")
     tokenizer = Tokenizer(make_tokenizer(tmp_path))
-    choose_for_run(PAIRS, tokenizer, choose_rules(config), config)
-    choose_for_run(PAIRS[:1] * 90_000, tokenizer, choose_rules(config), config)
+    choose_for_run(PAIRS, tokenizer, choose_rules(config), config, text_bytes=10**6)
+    choose_for_run(PAIRS[:1] * 90_000, tokenizer, choose_rules(config), config, text_bytes=10**6)
     config = replace(config, tokenizer_engine="tokenizers")
-    choose_for_run(PAIRS, tokenizer, choose_rules(config), config)
+    choose_for_run(PAIRS, tokenizer, choose_rules(config), config, text_bytes=10**6)
     (auto, texts), (_, many), asked = seen
     assert auto == "auto" and texts == ["What?", "What? This.", "What? That."]
     assert 500_000 < sum(map(len, many)) < 500_020
     assert asked == ["tokenizers", []]
+
+
+def test_a_small_input_is_not_worth_loading_another_library(tokenizer_folder: Path):
+    config, tokenizer = (
+        PreprocessConfig(source=SourceConfig(path="-"), tokenizer="-", output="-"),
+        Tokenizer(tokenizer_folder),
+    )
+    size = len(tokenizer.content)
+    for setting, text_bytes, name in [
+        ("auto", size // 3, "tokenizers"),
+        ("auto", size, "fastokens"),
+        ("fastokens", 0, "fastokens"),
+    ]:
+        asked = replace(config, tokenizer_engine=setting)
+        chosen = choose_for_run(PAIRS[:1], tokenizer, choose_rules(config), asked, text_bytes=text_bytes)
+        assert chosen.name == name and ("so small" in chosen.reason) == (name == "tokenizers")
