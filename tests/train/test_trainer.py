@@ -16,7 +16,9 @@ from safetensors.numpy import load_file
 
 import oddsmill
 from oddsmill import DistributedConfig, ModelConfig, ORPOConfig, ORPOTrainer
+from oddsmill.__main__ import main
 from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.manifest import read_manifest
 from oddsmill.train.checkpoint.run_files import RunFiles
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.monitor.metrics import last_evaluation
@@ -229,3 +231,38 @@ def test_the_tutorial_runs(tmp_path, capfd):
     rates = [line["learning_rate"] for line in logged if "learning_rate" in line]
     assert rates[0] == 1e-3 and 5e-4 < rates[-1] < 6e-4
     assert (tmp_path / "trained" / "model.safetensors").is_file()
+
+
+SCRIPT = """
+print("the script begins")
+from oddsmill import ORPOConfig, ORPOTrainer
+from oddsmill.train.config.model import ModelConfig
+
+names = ["cat", "dog", "owl"] * 20
+rows = [{"prompt": f"Q{n}: {name}?", "chosen": f" a {name}", "rejected": f" no {name}"} for n, name in enumerate(names)]
+settings = {"row_length": 128, "dataset_num_proc": 2, "tokenizer_engine": "fastokens"}
+ORPOTrainer(
+    ORPOConfig(run_dir="run", max_length=64, learning_rate=1e-3, max_steps=1, preprocessing=settings),
+    ModelConfig(config="recipe/config.json"),
+    train_dataset=rows,
+    processing_class="recipe/tokenizer",
+)
+"""
+
+
+def test_rows_of_text_go_the_way_of_the_command_with_its_engine_and_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The script has no __main__ guard: no process that preprocesses runs it again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe").symlink_to(TINY_RECIPE)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    finished = subprocess.run([sys.executable, "script.py"], env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("the script begins") == 1 and "\nengine     fastokens\n" in finished.stdout
+    settings = json.loads(Path("run/data/train/run.json").read_text())["settings"]
+    assert (settings["dataset_num_proc"], settings["tokenizer_engine"]) == (2, "fastokens")
+    command = ["pipeline", "run", "--source.path=run/data/train.jsonl", "--tokenizer=recipe/tokenizer"]
+    assert main([*command, "--output=command", "--max_length=64", "--row_length=128"]) == 0
+    assert read_manifest("run/data/train").sha256 == read_manifest("command").sha256
