@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
@@ -134,11 +135,11 @@ class ResolvedRun:
         return self.config.output
 
 
-def resolve_run(config: DatasetSettings, *, found: Callable[[list[Input]], object] | None = None) -> ResolvedRun:
+def resolve_run(config: DatasetSettings, *, found: Callable[[list[Input], Path], object] | None = None) -> ResolvedRun:
     """Looks at the input and the tokenizer, and resolves every setting that was left open.
 
     Args:
-      found: is called with the inputs when they are found, which takes a hundredth of the time.
+      found: is called with the inputs and the tokenizer's folder when they are found, a hundredth of the time before.
 
     Raises:
       Refused: a file is missing or unreadable, the format cannot be told, the tokenizer cannot be used.
@@ -146,9 +147,9 @@ def resolve_run(config: DatasetSettings, *, found: Callable[[list[Input]], objec
     check_access([*(path for source in config.sources for path in source.paths), config.tokenizer])
     check_name(config.tokenizer, "tokenizer")
     inputs = find_all_inputs(config.sources)
-    if found is not None:
-        found(inputs)
     folder = find_tokenizer(config.tokenizer, config.tokenizer_revision)
+    if found is not None:
+        found(inputs, folder)
     tokenizer = load_for_run(folder, config)
     rules = choose_rules(config)
     resolved = resolve_sources(config.sources, inputs, rules)

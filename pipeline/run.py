@@ -62,8 +62,11 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
     with contextlib.ExitStack() as stack:
         pools: list[WorkerPool | None] = []
 
-        def start_pool(inputs: list[Input]) -> None:
-            pools.append(stack.enter_context(started_pool(count_workers(config, inputs, p))))
+        def start_pool(inputs: list[Input], tokenizer: Path) -> None:
+            pool = stack.enter_context(started_pool(count_workers(config, inputs, p)))
+            if pool is not None:
+                pool.prepare(tokenizer, config)
+            pools.append(pool)
 
         # Where no option of Beam has a say, they start while the tokenizer is looked at and Beam is imported.
         starts_early = not flags and not folder.is_finished(config.output)
@@ -73,8 +76,9 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
             return finished
         p = p or make_pipeline(config, beam_arguments)
         if not pools:
-            start_pool(resolved.inputs)
-        resolved = with_engine(resolved)
+            start_pool(resolved.inputs, Path(resolved.tokenizer_folder))
+        pool = pools[0]
+        resolved = pool.with_engine(resolved) if pool else with_engine(resolved)
         log.info(f"engine     {resolved.engine.name}{': ' * bool(resolved.engine.reason)}{resolved.engine.reason}")
         lock = stack.enter_context(folder.locked_folder(config.output))
         if (finished := _finished(resolved)) is not None:  # another run has made it meanwhile
@@ -83,7 +87,7 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
         folder.begin(config.output, record, lock, config.overwrite)
         try:
             with on_end(lambda: folder.abandon(config.output, lock)):
-                manifest, accounts, digests = _write(p, dataclasses.replace(resolved, lock=lock), pools[0])
+                manifest, accounts, digests = _write(p, dataclasses.replace(resolved, lock=lock), pool)
             record["inputs"] = [
                 each | {name: value for name, value in account._asdict().items() if name != "path"}
                 for each, account in zip(record["inputs"], accounts, strict=True)

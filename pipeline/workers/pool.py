@@ -1,5 +1,6 @@
 """The processes of ours that a run on one machine is spread over, as the process sees them that has started them."""
 
+import dataclasses
 import os
 import pickle
 import signal
@@ -11,12 +12,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import connection
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from oddsmill.pipeline import progress
+from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
-from oddsmill.pipeline.workers.worker import Answer, Setup, start
+from oddsmill.pipeline.workers.worker import Answer, Loading, Setup, start, tell
 from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.process.signals import ENDING, on_end
 
@@ -56,16 +59,28 @@ class WorkerPool:
         """The number of processes."""
         return len(self._workers)
 
+    def prepare(self, folder: Path, config: DatasetSettings) -> None:
+        """Lets the processes load the tokenizer of a folder, which takes a second or two. Raises: as `begin`."""
+        self._tell(Loading(folder, config))
+
+    def with_engine(self, resolved: ResolvedRun) -> ResolvedRun:
+        """Returns and raises what the function of this name does, which a process of the pool calls."""
+        self._tell((resolved, self._ends[0]))
+        self._notes[self._workers[0]].append(None)
+        ((_, engine),) = self._receive()
+        return dataclasses.replace(resolved, engine=engine, sample=[])
+
     def begin(self, resolved: ResolvedRun) -> None:
         """Tells the processes what run it is. Its output folder holds the tokenizer.
 
         Raises:
           RunFailed: they are lost.
         """
-        assert self._server.stdin is not None
+        self._tell(Setup(resolved, self._ends, self.spill))
+
+    def _tell(self, message: Any) -> None:
         try:
-            self._server.stdin.write(pickle.dumps(Setup(resolved, self._ends, self.spill)))
-            self._server.stdin.close()
+            tell(self._server, message)
         except OSError as error:
             raise self._lost() from error
 

@@ -11,20 +11,27 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from oddsmill.pipeline import progress
 from oddsmill.pipeline.chain import Chain, load_copy, write_shard_of
+from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.output.spill import read_block
-from oddsmill.pipeline.resolved_run import ResolvedRun
+from oddsmill.pipeline.resolved_run import ResolvedRun, with_engine
+from oddsmill.pipeline.tokens.tokenizer import load_for_run
 from oddsmill.schemas.drops import Origin
+from oddsmill.schemas.engines.fast import FastEngine
 from oddsmill.schemas.process.children import end_with
 
+_THREADS = ("RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_PIPE_BYTES = 1 << 20  # so that whoever tells a server something does not wait until it listens
 Handle = Callable[[str, tuple[Any, ...]], Any]
-# The first of the two messages is the path of the modules, without which the second cannot be read.
+# The first message is the path of the modules, without which no other can be read.
 COMMAND = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from {0} import main; main()"
 
 
@@ -41,6 +48,13 @@ class Setup(NamedTuple):
     spill: int
 
 
+class Loading(NamedTuple):
+    """The tokenizer that the run will need."""
+
+    folder: Path
+    config: DatasetSettings
+
+
 class Answer(NamedTuple):
     """The answer of a worker to a job.
 
@@ -55,7 +69,7 @@ class Answer(NamedTuple):
 
 
 def start(path: Sequence[str], descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
-    """Starts a server; it waits for its setup, and meanwhile imports what it needs.
+    """Starts a server; it imports what it needs and waits for messages.
 
     Args:
       path: where it finds modules: `sys.path` of the process that starts it.
@@ -63,29 +77,79 @@ def start(path: Sequence[str], descriptors: Sequence[int]) -> "subprocess.Popen[
     """
     # A worker works on one core: there is one for each. Without jemalloc's thread it may be forked.
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-    environment |= dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    environment |= dict.fromkeys(_THREADS, "1")
     command = [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
     server = subprocess.Popen(
         [*command, "-c", COMMAND.format(__name__), str(os.getpid())],
-        stdin=subprocess.PIPE, pass_fds=descriptors, env=environment,
+        stdin=subprocess.PIPE, pass_fds=descriptors, env=environment, pipesize=_PIPE_BYTES,
     )  # fmt: skip
-    assert server.stdin is not None
-    server.stdin.write(pickle.dumps(list(path)))
-    server.stdin.flush()
+    tell(server, list(path))
     return server
 
 
+def tell(server: "subprocess.Popen[bytes]", message: Any) -> None:
+    """Sends a message to a server: a `Loading`, a run that needs an engine, or a `Setup`, which is the last.
+
+    Raises:
+      OSError: it has ended.
+    """
+    assert server.stdin is not None
+    server.stdin.write(pickle.dumps(message))
+    server.stdin.flush()
+    if isinstance(message, Setup):
+        server.stdin.close()
+
+
 def main() -> None:
-    """Serves the setup that the standard input holds; returns when all workers have ended.
+    """Does what the messages on the standard input say; returns when all workers have ended.
 
     Its exit code is that of the first worker that did not end well.
     """
     end_with(int(sys.argv[1]))
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 as in a run without workers, where Beam's step says what matters
     try:
-        setup: Setup = pickle.load(sys.stdin.buffer)
+        while not isinstance(message := pickle.load(sys.stdin.buffer), Setup):
+            if isinstance(message, Loading):
+                _load(message)
+            else:
+                _choose_engine(*message)
     except EOFError:
         return  # nothing is to be done
+    _serve_all(message)
+
+
+def _load(loading: Loading) -> None:
+    """Loads the tokenizer that will be needed, while the run is still looked at; what is wrong shows when it is."""
+    with suppress(Exception):
+        tokenizer = load_for_run(loading.folder, loading.config)
+        if loading.config.tokenizer_engine != "tokenizers":
+            FastEngine(tokenizer.content)
+
+
+def _choose_engine(resolved: ResolvedRun, end: int) -> None:
+    """Answers with the engine of a run. A process beside this one encodes, for engines start threads as they do."""
+    if is_forked := _may_fork():
+        server = os.getpid()
+        if chooser := os.fork():
+            os.waitpid(chooser, 0)
+            return
+        end_with(server)
+    try:
+        answer = Answer(with_engine(resolved).engine, {})
+    except BaseException as error:
+        answer = Answer(None, {}, _portable(error))
+    connection = Connection(os.dup(end))
+    connection.send_bytes(pickle.dumps(answer))
+    connection.close()
+    if is_forked:
+        os._exit(0)
+
+
+def _may_fork() -> bool:
+    return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
+
+
+def _serve_all(setup: Setup) -> None:
     try:
         handle = _handler(Chain(setup.resolved, load_copy(setup.resolved)), setup.resolved)
     except BaseException as error:
@@ -93,19 +157,16 @@ def main() -> None:
         sys.exit(1)
     if len(setup.ends) == 1:
         serve(Connection(setup.ends[0]), handle)
-    elif sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1:
+    elif _may_fork():
         gc.freeze()  # a collection would write to the pages that all of them share
         workers = [_fork(end, setup.ends, handle) for end in setup.ends]
-        _close(setup.ends)
-        os._exit(_wait(workers))
     else:  # a library has threads, which a fork loses
         servers = [start(sys.path, [end, setup.spill]) for end in setup.ends]
         for server, end in zip(servers, setup.ends, strict=True):
-            assert server.stdin is not None
-            server.stdin.write(pickle.dumps(setup._replace(ends=[end])))
-            server.stdin.close()
-        _close(setup.ends)
-        os._exit(_wait([server.pid for server in servers]))
+            tell(server, setup._replace(ends=[end]))
+        workers = [server.pid for server in servers]
+    _close(setup.ends)
+    os._exit(_wait(workers))
 
 
 def _fork(end: int, ends: Sequence[int], handle: Handle) -> int:
