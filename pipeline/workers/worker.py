@@ -17,6 +17,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from oddsmill.pipeline import progress
 from oddsmill.pipeline.chain import Chain, load_copy, write_shard_of
 from oddsmill.pipeline.config import DatasetSettings
@@ -120,6 +122,7 @@ def main() -> None:
 
 def _load(loading: Loading) -> None:
     """Loads the tokenizer that will be needed, while the run is still looked at; what is wrong shows when it is."""
+    pa.array([0])  # imports pandas where there is one, for all workers at once
     with suppress(Exception):
         tokenizer = load_for_run(loading.folder, loading.config)
         if loading.config.tokenizer_engine != "tokenizers":
