@@ -62,13 +62,17 @@ class Row:
         if isinstance(names, list):
             return self.text(field)
         if names is None:
-            names = next((name for name in (field, *instead) if name in self.values), field)
+            is_there = not instead or field in self.values
+            names = field if is_there else next((name for name in instead if name in self.values), field)
         return self._get(names)
 
     def free(self, names: Sequence[str]) -> tuple[str, ...]:
         """Returns those of some columns that are there, and that stand for no field by the settings."""
+        there = tuple(name for name in names if name in self.values)
+        if not there:
+            return there
         taken = {each for of in self.names.values() for each in ([of] if isinstance(of, str) else of)}
-        return tuple(name for name in names if name in self.values and name not in taken)
+        return tuple(name for name in there if name not in taken)
 
     def column(self, name: str) -> Any:
         """Returns what the source's column or path holds; null where it is not there."""

@@ -207,9 +207,11 @@ def read_content(content: Any) -> str:
 
 
 def _plain(value: Any) -> Message | None:
-    """Reads a message of role and content alone, which most are; None of any other."""
+    """Reads a message of a known role and a text alone, which most are; None of any other."""
     if isinstance(value, dict) and len(value) == 2:
-        role, content = value.get("role"), value.get("content")
+        of_role, of_content = ("role", "content") if "role" in value else ("from", "value")
+        name, content = value.get(of_role), value.get(of_content)
+        role = _ROLE_OF.get(name) if type(name) is str else None
         if role in ROLES and isinstance(content, str):
             return {"role": role, "content": content}
     return None

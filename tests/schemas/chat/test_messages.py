@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -82,3 +84,34 @@ def test_ids_of_calls_make_no_other_turn():
     calls = [[{"id": number, "function": {"name": "f", "arguments": {"x": 1}}}] for number in (1, 2)]
     first, second = ({"role": "assistant", "content": None, "tool_calls": call} for call in calls)
     assert are_same_turns([first], [second])
+
+
+def test_a_message_of_role_and_text_alone_is_read_as_any_other():
+    """Such a message is read on a way of its own."""
+
+    def read(reader: Callable[[Any], Any], message: Any) -> Any:
+        try:
+            return reader(message)
+        except Dropped as dropped:
+            return str(dropped)
+
+    names = (
+        "user",
+        "human",
+        "gpt",
+        "Human",
+        " user",
+        "ipython",
+        "function_call",
+        "developer",
+        "nobody",
+        "",
+        None,
+        1,
+        ["user"],
+    )
+    contents = ("x", "", " x ", None, ["x"], [{"type": "text", "text": "x"}], {"text": "x"}, 1, "\ud800")
+    for keys in (("role", "content"), ("from", "value"), ("role", "value"), ("from", "content"), ("role", "from")):
+        for message in (dict(zip(keys, values, strict=True)) for values in product(names, contents)):
+            expected = read(lambda value: [read_message(value)], message)
+            assert read(lambda value: read_turns("chosen", [value]), message) == expected
