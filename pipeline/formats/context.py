@@ -1,6 +1,5 @@
 """The columns that are part of a prompt wherever its format has it, found in a row and added to its pairs."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -49,7 +48,7 @@ def add_context(pair: Pair, context: Context) -> Pair:
         return pair._replace(prompt=check_encodable("system", prompt))
     turns, chosen, rejected = pair.messages()
     turns = chat_context.turns_with_context(turns, context)
-    return chat_pair(turns, chosen, rejected, json.loads(pair.variables))
+    return chat_pair(turns, chosen, rejected, pair.row_variables())
 
 
 def as_chat(pair: Pair, context: Context | None, row: Row) -> Pair:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.formats.pairs import Pair, PreferencePair
+from oddsmill.pipeline.formats.pairs import Pair, PreferencePair, is_plain
 from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.manifest import Split
 
@@ -88,7 +88,8 @@ def fingerprint(row: bytes) -> int:
 
 def _texts(pair: Pair) -> list[bytes]:
     """Returns the texts that a pair is hashed by, the prompt's first, each as `_sized` returns it."""
-    return [_sized(text.encode()) for text in (pair if isinstance(pair, PreferencePair) else map(_in_key_order, pair))]
+    is_in_order = isinstance(pair, PreferencePair) or pair.is_plain
+    return [_sized(text.encode()) for text in (pair if is_in_order else map(_in_key_order, pair))]
 
 
 def _ids(prompt: bytes, *others: bytes) -> tuple[bytes, bytes]:
@@ -104,16 +105,11 @@ def _ids(prompt: bytes, *others: bytes) -> tuple[bytes, bytes]:
 def _in_key_order(text: str) -> str:
     """Returns JSON text of messages, or of variables, with all keys in order: role, content, then by name."""
     value = json.loads(text)
-    if isinstance(value, list) and all(map(_is_plain, value)):
+    if isinstance(value, list) and all(map(is_plain, value)):
         return text
     if isinstance(value, list):
         value = [{key: message[key] for key in _FIRST_KEYS if key in message} | _in_order(message) for message in value]
     return json.dumps(_in_order(value) if isinstance(value, dict) else value, ensure_ascii=False)
-
-
-def _is_plain(message: dict[str, Any]) -> bool:
-    """Tells whether a message, as most do, says its role and then a text."""
-    return tuple(message) == _FIRST_KEYS and type(message["content"]) is type(message["role"]) is str
 
 
 def _in_order(value: Any) -> Any:

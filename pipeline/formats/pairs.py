@@ -73,23 +73,40 @@ class PreferencePair(NamedTuple):
     rejected: str
 
 
-class ChatPair(NamedTuple):
+class _ChatTexts(NamedTuple):
+    prompt: str
+    chosen: str
+    rejected: str
+    variables: str = "{}"
+
+
+class ChatPair(_ChatTexts):
     """A pair of dialogues, to be rendered by a chat template.
 
     Attributes:
       prompt: the messages that both sides share, as JSON text: texts hash and travel alike in all formats.
       chosen, rejected: the messages that follow.
       variables: what else the row gives to the template (`tools`, …), a JSON object.
+      is_plain: the row gives no variables, and `chat_pair` saw that its messages have a role and a text alone, in this
+        order.
     """
 
-    prompt: str
-    chosen: str
-    rejected: str
-    variables: str = "{}"
+    is_plain = False
+    _messages: tuple[list[Message], list[Message], list[Message]] | None = None
 
     def messages(self) -> tuple[list[Message], list[Message], list[Message]]:
-        """Returns the messages of prompt, chosen and rejected."""
-        return json.loads(self.prompt), json.loads(self.chosen), json.loads(self.rejected)
+        """Returns the messages of prompt, chosen and rejected, which nobody may change."""
+        if self._messages is None:
+            self._messages = json.loads(self.prompt), json.loads(self.chosen), json.loads(self.rejected)
+        return self._messages
+
+    def row_variables(self) -> dict[str, Any]:
+        """Returns what else the row gives to the template."""
+        found: dict[str, Any] = {} if self.variables == "{}" else json.loads(self.variables)
+        return found
+
+    def __getstate__(self) -> None:
+        """The texts alone travel between processes."""
 
 
 Pair = PreferencePair | ChatPair
@@ -98,20 +115,29 @@ Pair = PreferencePair | ChatPair
 def chat_pair(
     prompt: list[Message], chosen: list[Message], rejected: list[Message], variables: dict[str, Any] | None = None
 ) -> ChatPair:
-    """Builds the pair of these messages.
+    """Builds the pair of these messages, which may not be changed afterwards.
 
     Raises:
       Dropped: a text that cannot be encoded, or a value that JSON does not have.
     """
+    parts = prompt, chosen, rejected
     try:
-        texts = [_to_json(part) for part in (prompt, chosen, rejected, variables or {})]
-        for text in texts:
+        texts = [_to_json(part) for part in parts]
+        pair = ChatPair(texts[0], texts[1], texts[2], _to_json(variables) if variables else "{}")
+        for text in pair:
             text.encode()
     except UnicodeEncodeError:
         raise Dropped(DropReason.UNREADABLE, "a lone surrogate in a message") from None
     except (TypeError, ValueError) as error:
         raise Dropped(DropReason.WRONG_TYPE, f"a message holds what is not JSON: {error}") from None
-    return ChatPair(*texts)
+    if not variables and all(is_plain(message) for part in parts for message in part):
+        pair.is_plain, pair._messages = True, parts  # such messages are what their JSON text says
+    return pair
+
+
+def is_plain(message: Message) -> bool:
+    """Says whether a message has a role and a text alone, in this order."""
+    return tuple(message) == ("role", "content") and type(message["content"]) is type(message["role"]) is str
 
 
 class PairIds(NamedTuple):

@@ -1,6 +1,5 @@
 """Rendering messages to texts: the template writes the prompt, and an answer is the text that follows it."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import reduce
@@ -98,7 +97,7 @@ def note_left_out(
     Raises:
       Dropped: a text, and `require_rendered` is on.
     """
-    row_variables = json.loads(pair.variables)
+    row_variables = pair.row_variables()
     left_out = find_left_out(*messages, config.chat_template_kwargs | row_variables, rendered.texts)
     notes = rendered.notes
     if any(name not in ("tools", "documents") and not template.mentions(name) for name in row_variables):
@@ -106,6 +105,8 @@ def note_left_out(
     if left_out and config.require_rendered:
         more = f" and {len(left_out) - 1} more" if left_out[1:] else ""
         raise Dropped(DropReason.NOT_RENDERED, f"the chat template does not write the {left_out[0]}{more}")
+    if not left_out and notes is rendered.notes:
+        return rendered
     return rendered._replace(notes=reduce(or_, (part.note for part in left_out), notes), left_out=tuple(left_out))
 
 
@@ -206,7 +207,7 @@ def check_rendering(
 
 def template_options(pair: ChatPair, config: DatasetSettings) -> dict[str, Any]:
     """Returns what `ChatTemplate.render` takes beside the messages; the row's variables win."""
-    return {"date": config.chat_date, "variables": config.chat_template_kwargs | json.loads(pair.variables)}
+    return {"date": config.chat_date, "variables": config.chat_template_kwargs | pair.row_variables()}
 
 
 def needed(template: ChatTemplate | None) -> ChatTemplate:

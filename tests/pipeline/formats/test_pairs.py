@@ -1,8 +1,12 @@
+import copy
+import pickle
 from array import array
+from typing import Any
 
 import pytest
 
-from oddsmill.pipeline.formats.pairs import NOTHING, Notes, PairIds, chat_pair
+from oddsmill.pipeline.formats import keys
+from oddsmill.pipeline.formats.pairs import NOTHING, ChatPair, Notes, PairIds, chat_pair
 from oddsmill.schemas.drops import Dropped, DropReason
 
 USER, ANSWER = {"role": "user", "content": "2 + 2? é"}, {"role": "assistant", "content": "4"}
@@ -14,6 +18,29 @@ def test_a_dialogue_comes_back_as_it_went_in():
     assert (prompt, chosen, rejected) == ([USER], [ANSWER], [{"role": "assistant", "content": "5"}])
     assert "é" in pair.prompt
     assert chat_pair([USER], [ANSWER], [ANSWER]).variables == "{}"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        USER,
+        {"role": "user", "content": ' \n "\u2028\0'},
+        {"content": "4", "role": "user"},
+        {"role": "user", "content": None},
+        {"role": "user", "name": "Bob"},
+        USER | {"z": {"b": (1, 2.0), "a": float("inf")}, "c": 1},
+        USER | {3: {True: "a key of JSON is a text"}},
+    ],
+)
+@pytest.mark.parametrize("variables", [None, {"b": 1, "a": {"d": 1, "c": (2,)}}])
+def test_a_pair_that_knows_its_messages_is_the_one_that_reads_them(first: dict[Any, Any], variables: dict | None):
+    pair = chat_pair([first, USER], [ANSWER], [first], variables)
+    read = ChatPair(*pair)
+    assert repr(pair.messages()) == repr(read.messages())
+    assert repr(pair.row_variables()) == repr(read.row_variables())
+    assert (keys.pair_id(pair), keys.prompt_id(pair)) == (keys.pair_id(read), keys.prompt_id(read))
+    travelled = pickle.loads(pickle.dumps(pair))
+    assert travelled == pair == copy.copy(pair) and travelled.messages() == pair.messages()
 
 
 @pytest.mark.parametrize(
