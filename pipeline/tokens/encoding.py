@@ -1,5 +1,6 @@
 """Encoding the texts of pairs: prompt, prompt + chosen and prompt + rejected, many pairs at once."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -7,7 +8,7 @@ from typing import NamedTuple
 
 from oddsmill.pipeline.formats.pairs import Ids, Pair, PairIds, PreferencePair
 from oddsmill.pipeline.tokens.rendering import Rendered
-from oddsmill.pipeline.tokens.safe_cut import cuts_are_safe, last_safe_cut
+from oddsmill.pipeline.tokens.safe_cut import cuts_are_safe, last_safe_cut, safe_pieces
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 
 Sides = tuple[Ids, Ids, Ids]
@@ -71,6 +72,33 @@ def common_length(first: Ids, second: Ids) -> int:
         else:
             limit = middle - 1
     return size
+
+
+def token_starts(text: str, tokenizer: Tokenizer) -> "Sequence[int] | TokenStarts":
+    """Returns the character at which each token of a text begins, ascending."""
+    return TokenStarts(text, tokenizer) if _cuts_are_safe(tokenizer) else tokenizer.token_starts(text)
+
+
+class TokenStarts:
+    """The character at which each token of a text begins, for those few that are looked up.
+
+    To tell where tokens lie takes an encoding that is many times slower than one of ids alone. So the text is cut
+    into pieces (pipeline/tokens/safe_cut.py), their tokens are counted, and only the piece that holds a token is
+    encoded in the slow way.
+    """
+
+    def __init__(self, text: str, tokenizer: Tokenizer, *, size: int = 256):
+        self._tokenizer, self._pieces = tokenizer, safe_pieces(text, size)
+        self._counts = tokenizer.encode_flat(self._pieces).offsets
+
+    def __len__(self) -> int:
+        return self._counts[-1]
+
+    def __getitem__(self, index: int) -> int:
+        piece = bisect_right(self._counts, index) - 1
+        first = max(0, piece - 1)  # the piece before goes with it: the first token of a text may lose its white space
+        starts = self._tokenizer.token_starts("".join(self._pieces[first : piece + 1]))
+        return sum(map(len, self._pieces[:first])) + starts[index - self._counts[first]]
 
 
 @lru_cache(maxsize=4)

@@ -4,12 +4,13 @@ A dialogue first loses whole turns, then text inside a turn, and never a token o
 tokens; then the answers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.dialogues import SYSTEM_ROLES
 from oddsmill.pipeline.formats.pairs import Ids, Message, Notes, PairIds
 from oddsmill.pipeline.tokens.answer_turns import cut_unscored
+from oddsmill.pipeline.tokens.encoding import TokenStarts
 from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.record import Truncated
 
@@ -20,7 +21,7 @@ def shorten_dialogue(
     prompt: list[Message],
     ids: PairIds,
     encode: Encode,
-    token_starts: Callable[[str], list[int]],
+    token_starts: Callable[[str], Sequence[int] | TokenStarts],
     config: DatasetSettings,
 ) -> PairIds:
     """Makes the prompt of a dialogue fit beside its answers, where it is too long and `overlong` is not `drop`.
@@ -38,12 +39,17 @@ def shorten_dialogue(
     Raises:
       Dropped: no such cut makes it fit.
     """
-    if len(ids.prompt) <= _prompt_limit(ids, config) or config.overlong == "drop":
+    if prompt_fits(ids, config) or config.overlong == "drop":
         return ids
     prompt, ids = _drop_turns(prompt, ids, encode, config)
-    if len(ids.prompt) > _prompt_limit(ids, config):
+    if not prompt_fits(ids, config):
         ids = _cut_longest_text(prompt, ids, encode, token_starts, config)
     return ids._replace(truncated=Truncated.PROMPT)
+
+
+def prompt_fits(ids: PairIds, config: DatasetSettings) -> bool:
+    """Says whether the prompt is no longer than what its answers, and its floor, leave it."""
+    return len(ids.prompt) <= _prompt_limit(ids, config)
 
 
 def fit(ids: PairIds, config: DatasetSettings, *, bos_id: int | None) -> PairIds:
@@ -126,7 +132,7 @@ def _drop_turns(
         except Dropped:  # the template does not take a dialogue that begins here
             low = middle + 1
             continue
-        fits = len(candidate.prompt) <= _prompt_limit(candidate, config)
+        fits = prompt_fits(candidate, config)
         if fits or len(candidate.prompt) < len(ids.prompt):
             prompt, ids = shorter[middle], candidate._replace(notes=candidate.notes | Notes.TURNS_DROPPED)
         low, high = (low, middle - 1) if fits else (middle + 1, high)
@@ -145,7 +151,7 @@ def _cut_longest_text(
     prompt: list[Message],
     ids: PairIds,
     encode: Encode,
-    token_starts: Callable[[str], list[int]],
+    token_starts: Callable[[str], Sequence[int] | TokenStarts],
     config: DatasetSettings,
 ) -> PairIds:
     """Takes tokens from the longest text of a turn, neither the system's nor an opened one, until the prompt fits."""
@@ -161,7 +167,7 @@ def _cut_longest_text(
         size -= len(ids.prompt) - _prompt_limit(ids, config)
         part = ""
         if size > 0:
-            part = text[starts[-size] :] if config.truncation_side == "keep_end" else text[: starts[size]]
+            part = text[starts[len(starts) - size] :] if config.truncation_side == "keep_end" else text[: starts[size]]
         if not part.strip():
             raise Dropped(
                 DropReason.PROMPT_TOO_LONG,
@@ -169,7 +175,7 @@ def _cut_longest_text(
                 f"in the turn of the {message['role']} does not make it fit",
             )
         ids = encode([*prompt[:longest], message | {"content": part}, *prompt[longest + 1 :]])
-        if len(ids.prompt) <= _prompt_limit(ids, config):
+        if prompt_fits(ids, config):
             return ids._replace(notes=ids.notes | notes)
 
 

@@ -6,13 +6,22 @@ once at the head of a text, where the tokenizer adds it; EOS once at the end of 
 """
 
 from array import array
+from functools import partial
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import ChatPair, Ids, Message, Notes, PairIds
 from oddsmill.pipeline.tokens.answer_turns import token_ends, unscored_spans
 from oddsmill.pipeline.tokens.differences import are_written_alike
-from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep, Sides, common_length, encode_sides
-from oddsmill.pipeline.tokens.length_rules import fit, shorten_dialogue
+from oddsmill.pipeline.tokens.encoding import (
+    Encoded,
+    Explanation,
+    LengthStep,
+    Sides,
+    common_length,
+    encode_sides,
+    token_starts,
+)
+from oddsmill.pipeline.tokens.length_rules import fit, prompt_fits, shorten_dialogue
 from oddsmill.pipeline.tokens.rendering import Rendered, needed, render_messages, template_options
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped, DropReason, dropping_errors
@@ -123,6 +132,8 @@ def explain_lengths(before: PairIds, after: PairIds, config: DatasetSettings) ->
 
 
 def _shorten(pair: ChatPair, ids: PairIds, tokenizer: Tokenizer, config: DatasetSettings) -> PairIds:
+    if prompt_fits(ids, config):
+        return ids
     prompt, chosen, rejected = pair.messages()
     template, options = needed(tokenizer.chat_template), template_options(pair, config)
 
@@ -130,7 +141,7 @@ def _shorten(pair: ChatPair, ids: PairIds, tokenizer: Tokenizer, config: Dataset
         rendered = render_messages(messages, chosen, rejected, template, options, score_all=config.scores_all_turns)
         return _split(next(encode_sides([rendered.texts], tokenizer)), rendered, tokenizer, is_chat=True)
 
-    return shorten_dialogue(prompt, ids, encode, tokenizer.token_starts, config)
+    return shorten_dialogue(prompt, ids, encode, partial(token_starts, tokenizer=tokenizer), config)
 
 
 def _split(encoded: Sides, rendered: Rendered, tokenizer: Tokenizer, *, is_chat: bool) -> PairIds:

@@ -2,11 +2,15 @@ from array import array
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.formats.pairs import PairIds
+from oddsmill.pipeline.tokens import length_rules
 from oddsmill.pipeline.tokens.length_rules import fit
 from oddsmill.schemas.drops import Dropped
+from oddsmill.schemas.errors import Refused
 
 B, E = 1, 2  # BOS, EOS
 
@@ -106,3 +110,40 @@ def test_a_pair_longer_than_a_row_is_dropped():
     assert cut(10, 80, 10, **LIMITS, row_length=100) == (10, 80, 10, [])
     with pytest.raises(Dropped, match="pair_too_long: 101 tokens, a row has 100"):
         cut(10, 80, 11, **LIMITS, row_length=100)
+
+
+LENGTHS = st.integers(1, 12)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    lengths=st.tuples(LENGTHS, LENGTHS, LENGTHS),
+    limits=st.fixed_dictionaries(
+        {"max_length": st.integers(2, 24)},
+        optional={
+            "max_prompt_length": LENGTHS,
+            "max_completion_length": LENGTHS,
+            "row_length": st.integers(0, 12),  # more than max_length
+            "overlong": st.just("drop"),
+        },
+    ),
+)
+def test_a_pair_that_is_told_to_fit_is_one_that_the_rules_leave_whole(lengths: tuple[int, int, int], limits: dict):
+    """One comparison tells most pairs; the rules are made to look at these too."""
+
+    def outcome() -> tuple | str:
+        try:
+            return cut(*lengths, **limits)
+        except Dropped as dropped:
+            return str(dropped)
+
+    if "row_length" in limits:
+        limits["row_length"] += limits["max_length"]
+    try:
+        config(**limits)
+    except Refused:  # a floor above max_length
+        return
+    found = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(length_rules, "_fits", lambda *_: False)
+        assert outcome() == found
