@@ -14,7 +14,8 @@ import numpy as np
 from oddsmill.schemas.engines.flat import FlatIds
 
 _LENGTH = 40  # the bits of the sum of bytes, below those of their number
-_WRONG = 1 << 60  # no text has it
+_WRONG = (1 << 50) + 1  # of an id that there is not: a token of a kilobyte
+_ADLER = 65521  # the modulus of Adler-32, whose lower half is 1 + the sum of the bytes
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 # The characters that stand for bytes in a byte-level vocabulary, as GPT-2 numbers them: character -> byte.
@@ -48,14 +49,14 @@ def _token_bytes(token: str, is_byte_level: bool) -> bytes:
     return token.replace("▁", " ").encode()
 
 
-def sum_of_bytes(content: bytes) -> int:
-    """Returns the byte sum of UTF-8 text."""
-    return (len(content) << _LENGTH) + int(np.frombuffer(content, np.uint8).sum(dtype=np.int64))
+def sum_agrees(content: bytes, adler32: int, ids: Sequence[int], sums: np.ndarray) -> bool:
+    """Tells whether UTF-8 text has the byte sum of the tokens with these ids, an array of int32.
 
-
-def sum_of_ids(ids: Sequence[int], sums: np.ndarray) -> int:
-    """Returns the byte sum of the tokens with these ids, an array of int32."""
-    return int(sums.take(np.asarray(ids), mode="clip").sum())
+    Args:
+      adler32: the checksum of the text.
+    """
+    length, total = divmod(int(sums.take(np.asarray(ids), mode="clip").sum()), 1 << _LENGTH)
+    return length == len(content) and (total + 1) % _ADLER == adler32 & 0xFFFF
 
 
 def sum_differs(texts: Sequence[str], flat: FlatIds, sums: np.ndarray, prefix: str) -> list[int]:
@@ -64,9 +65,15 @@ def sum_differs(texts: Sequence[str], flat: FlatIds, sums: np.ndarray, prefix: s
     Args:
       prefix: what the tokenizer writes before each text that is not empty, as SentencePiece's a space.
     """
-    return [
-        number
-        for number, text in enumerate(texts)
-        if sum_of_bytes((prefix * bool(text) + text).encode())
-        != sum_of_ids(flat.ids[flat.offsets[number] : flat.offsets[number + 1]], sums)
-    ]
+    contents = [(prefix + text if text else "").encode() for text in texts]
+    of_bytes = np.frombuffer(b"".join(contents), np.uint8).astype(np.int64) + (1 << _LENGTH)
+    of_texts = _sums_between(of_bytes, np.cumsum([0, *map(len, contents)]))
+    of_ids = _sums_between(sums.take(np.asarray(flat.ids), mode="clip"), np.asarray(flat.offsets))
+    numbers: list[int] = np.flatnonzero(of_texts != of_ids).tolist()
+    return numbers
+
+
+def _sums_between(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Returns the sums of `values[offsets[i]:offsets[i + 1]]`, int64."""
+    before = np.concatenate([[0], np.cumsum(values)])[offsets]
+    return np.diff(before)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from oddsmill.schemas.engines.byte_sums import sum_differs, sum_of_bytes, sum_of_ids
+from oddsmill.schemas.engines.byte_sums import sum_agrees, sum_differs
 from oddsmill.schemas.engines.flat import FlatIds, flatten
 from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.text.printable import printable_json
@@ -71,14 +71,14 @@ class CheckedEngine:
     def _suspects(self, texts: Sequence[str], flat: FlatIds) -> Sequence[int]:
         """Returns the numbers of the texts that both encode."""
         prefix = self._prefix or ""
-        content = (prefix.join(["", *filter(None, texts)]) if prefix else "".join(texts)).encode()
-        if zlib.adler32(content) % self._share == 0:
+        content = b"".join([(prefix + text if text else "").encode() for text in texts])
+        if (checksum := zlib.adler32(content)) % self._share == 0:
             return range(len(texts))
         suspects: list[int] = []
         if self._is_first:
             self._is_first = False
             suspects += range(min(len(texts), _TEXTS_OF_FIRST))
-        if self._prefix is not None and sum_of_bytes(content) != sum_of_ids(flat.ids, self._engine.sums):
+        if self._prefix is not None and not sum_agrees(content, checksum, flat.ids, self._engine.sums):
             suspects += sum_differs(texts, flat, self._engine.sums, prefix)
         return suspects
 

@@ -1,12 +1,14 @@
 import json
 import random
+import zlib
+from bisect import bisect
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from oddsmill.schemas.chat.tokenizer import Tokenizer
-from oddsmill.schemas.engines.byte_sums import sum_differs, sum_of_bytes, sum_of_ids, sums_of_tokens
+from oddsmill.schemas.engines.byte_sums import sum_agrees, sum_differs, sums_of_tokens
 from oddsmill.schemas.engines.flat import FlatIds, flatten
 from tests.schemas.engines.sample_tokenizers import SENTENCES, write_tokenizer
 
@@ -22,18 +24,24 @@ def test_the_bytes_of_the_tokens_are_those_of_the_text(kind: str, prefix: str, t
     texts = [*SENTENCES[:3], "", "\x00\x7f\x80 \U0010ffff", "a " * 50]
     flat = tokenizer.encode_flat(texts)
     assert sum_differs(texts, flat, sums, prefix) == []
-    assert sum_of_ids(flat.ids, sums) == sum_of_bytes("".join(prefix * bool(text) + text for text in texts).encode())
+    content = "".join(prefix * bool(text) + text for text in texts).encode()
+    assert sum_agrees(content, zlib.adler32(content), flat.ids, sums)
 
 
 def test_a_wrong_id_is_seen(tmp_path: Path):
     tokenizer, sums = loaded("gpt2", tmp_path)
     flat = tokenizer.encode_flat(SENTENCES)
-    draw, missed = random.Random(1), 0
+    content = "".join(SENTENCES).encode()
+    draw, missed, checksum = random.Random(1), 0, zlib.adler32(content)
     for _ in range(2000):
         ids = flat.ids[:]
         place = draw.randrange(len(ids))
         ids[place] = draw.choice([each for each in (draw.randrange(900), 900, -1, 10**6) if each != ids[place]])
-        missed += not sum_differs(SENTENCES, FlatIds(ids, flat.offsets), sums, "")
+        found = sum_differs(SENTENCES, FlatIds(ids, flat.offsets), sums, "")
+        assert found in ([], [bisect(flat.offsets, place) - 1]) and bool(found) != sum_agrees(
+            content, checksum, ids, sums
+        )
+        missed += not found
     assert missed <= 10  # tokens of the same bytes in another order
 
 

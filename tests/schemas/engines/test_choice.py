@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,27 +32,47 @@ def test_fastokens_encodes_what_it_takes_and_the_line_says_why_not(kind: str, tm
     assert choose_engine(tokenizer, "tokenizers", SAMPLE) == TOKENIZERS
 
 
-def agree(kind: str, folder: Path, count: int, seed: int) -> None:
+OF_MODELS = ("llama-3", "minimind-chatml", "phi-3-mini", "phi-3-vision-bos", "qwen2")
+
+
+@pytest.fixture
+def load(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], Tokenizer]:
+    """Loads a tokenizer of a kind, or of a model, with fastokens."""
+
+    def call(name: str) -> Tokenizer:
+        is_small = name in KINDS
+        folder = (
+            write_tokenizer(name, tmp_path)
+            if is_small
+            else request.getfixturevalue("shared") / "data/tokenizers" / name
+        )
+        tokenizer = Tokenizer(folder)
+        tokenizer.use_engine(choose_engine(tokenizer, "fastokens", SAMPLE))
+        return tokenizer
+
+    return call
+
+
+def assert_agree(tokenizer: Tokenizer, count: int, seed: int) -> None:
     """Both engines give the same ids for difficult texts, a thousand at a time."""
-    tokenizer = Tokenizer(write_tokenizer(kind, folder))
-    tokenizer.use_engine(choose_engine(tokenizer, "fastokens", SAMPLE))
     assert tokenizer.engine is not None
     for part in range(0, count, 1000):
-        texts = difficult_texts(min(1000, count - part), seed=seed + part, added_tokens=tokenizer.added_tokens)
+        texts = difficult_texts(1000, seed=seed + part, added_tokens=tokenizer.added_tokens[:50])
         flat = tokenizer.engine._engine.encode_flat(texts)
         for number, ids in enumerate(tokenizer.encode_batch(texts)):
             assert flat.of(number) == ids, texts[number]
 
 
-@pytest.mark.parametrize("kind", TAKEN)
-def test_both_engines_give_the_same_ids(kind: str, tmp_path: Path):
-    agree(kind, tmp_path, 20_000 // len(TAKEN) + 1, seed=0)
+# 20,000 texts in `make test`, a million in `make test-slow`.
+@pytest.mark.parametrize("name", [*TAKEN, "minimind-chatml", "phi-3-mini"])
+def test_both_engines_give_the_same_ids(load: Callable[[str], Tokenizer], name: str):
+    assert_agree(load(name), 2_000 if name in TAKEN else 3_000, seed=0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", TAKEN)
-def test_both_engines_give_the_same_ids_for_a_million_texts(kind: str, tmp_path: Path):
-    agree(kind, tmp_path, 600_000 // len(TAKEN), seed=1_000_000)
+@pytest.mark.parametrize("name", [*TAKEN, *OF_MODELS])
+def test_both_engines_give_the_same_ids_for_a_million_texts(load: Callable[[str], Tokenizer], name: str):
+    assert_agree(load(name), 84_000, seed=1_000_000)
 
 
 def test_an_engine_that_errs_on_a_text_of_the_run_alone_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
