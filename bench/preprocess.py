@@ -120,7 +120,7 @@ class Measured:
         folder.mkdir()
         for name, lines in ((ROWS, rows), (FEW_ROWS, rows[:100]), (MAPPED_ROWS, mapped), (TEXTS, texts)):
             write_jsonl(folder / name, lines)
-        self.found: dict[str, list[dict[str, float]]] = defaultdict(list)
+        self.found: dict[str, list[preprocess_sides.Measured]] = defaultdict(list)
 
     def run(self, side: str, before: str | None) -> None:
         command = [sys.executable, "-P", preprocess_sides.__file__, side, str(self._folder), str(self.tokenizer)]
@@ -167,7 +167,7 @@ def measure(arguments: argparse.Namespace) -> list[Measured]:
 
 
 def say_rates(page: Page, cases: list[Measured]) -> None:
-    page.head("data", "tokenizer", "pairs", "ours, pairs/s", "encode_batch_fast", "map of rows", "ours / encode_batch_fast", "ours / map", "CPU us a pair", "before, pairs/s", "ours / before")  # fmt: skip  # noqa: E501
+    page.head("data", "tokenizer", "engine", "pairs", "ours, pairs/s", "encode_batch_fast", "map of rows", "ours / encode_batch_fast", "ours / map", "CPU us a pair", "before, pairs/s", "ours / before")  # fmt: skip  # noqa: E501
     for case in cases:
         ours = case.rate(OURS)
         mapped = case.rate(MAP) if MAP in case.found else None
@@ -175,6 +175,7 @@ def say_rates(page: Page, cases: list[Measured]) -> None:
         page.row(
             case.case.name,
             case.tokenizer.name,
+            case.found[OURS][0]["engine"],
             f"{case.pairs[OURS]:,}",
             f"{ours:,.0f}",
             f"{case.limit():,.0f}",

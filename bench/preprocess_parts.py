@@ -1,10 +1,10 @@
 """Where does a second of preprocessing go, before and after?
 
 Runs the whole of `preprocess` under py-spy (`pip install py-spy`), which samples the stacks of all its processes,
-and sums the samples by part. Encoding runs on one thread, so that no thread of the tokenizer's is missed. Prints a
-Markdown table of CPU microseconds a pair, of this code and of another checkout's.
+and sums the samples by part. Encoding runs on one thread, so that no thread of the tokenizer's is missed. Prints
+Markdown tables of this code and of another checkout's.
 
-    python -m bench.preprocess_parts [--rows 16000] [--data HH …] [--before CHECKOUT]
+    python -m bench.preprocess_parts [--rows 32000] [--data HH …] [--before CHECKOUT]
 """
 
 import argparse
@@ -26,13 +26,13 @@ from bench.preprocess_sides import ROWS
 from bench.result_page import Page
 
 SAMPLES_A_SECOND = 200
-DATA = {"HH": (hh_rows, 1.0), "long answers": (rows_of_long_answers, 0.4), "long prompts": (rows_of_long_prompts, 0.4)}
+DATA = {"HH": (hh_rows, 1.0), "long answers": (rows_of_long_answers, 0.2), "long prompts": (rows_of_long_prompts, 0.15)}
 # The parts, and what is in a stack of theirs, in which a frame is "Class.function (file:line)": a sample belongs to the
 # first part that fits.
 PARTS = {
     "imports": r"\(<frozen importlib",
-    "start of the run": r"\b(resolve_run|load_tokenizer|summarize_tokenizer|copy_tokenizer)\b",
-    "encode": r"\bTokenizer\.encode\w* \(|\(oddsmill/schemas/chat/(encoder|encoding|engine)",
+    "start of the run": r"\b(resolve_run|load_tokenizer|load_copy|\w+_engine|summarize_tokenizer|copy_tokenizer)\b",
+    "encode": r"\bTokenizer\.encode\w* \(|\(oddsmill/schemas/engines/",
     "render": r"\(oddsmill/(schemas/chat/|pipeline/tokens/(rendering|left_out))",
     "fingerprint": r"\b_?fingerprint\w* \(",
     "blocks": r"\b(encode_placed_pairs|write_block|read_block|open_blocks) \(",
@@ -47,6 +47,7 @@ PARTS = {
     "Beam": r"\(apache_beam/",
 }
 OTHER = "other"
+OF_A_RUN = ("imports", "start of the run", "Beam")  # they hardly grow with the rows
 _WAITS = re.compile(
     r"(^|;)(Thread\.run \(threading|Condition\.wait \(threading|_worker \(concurrent/futures/thread|process \d)[^;]*$"
 )
@@ -94,27 +95,34 @@ def main(arguments: argparse.Namespace) -> None:
     codes = {"now": str(Path(__file__).parents[1])}
     if arguments.before:
         codes = {"before": arguments.before} | codes
-    page.say("CPU microseconds a pair, by samples of the stacks of all processes; qwen2.\n")
     columns: dict[str, dict[str, float]] = {}
+    counts: dict[str, int] = {}
     for name in arguments.data or DATA:
         rows, share = DATA[name]
         count = round(arguments.rows * share)
         with tempfile.TemporaryDirectory() as folder:
             write_jsonl(Path(folder, ROWS), vary(rows(), count))
             for which, code in codes.items():
-                seconds = profile(Path(folder), TOKENIZERS / "qwen2", code)
-                columns[f"{name}, {which}"] = {part: 1e6 * value / count for part, value in seconds.items()}
+                columns[f"{name}, {which}"] = profile(Path(folder), TOKENIZERS / "qwen2", code)
+                counts[f"{name}, {which}"] = count
+    page.say("CPU microseconds a pair, by samples of the stacks of all processes; qwen2.\n")
     page.head("part", *columns)
-    for part in [*PARTS, OTHER]:
-        page.row(part, *(f"{column.get(part, 0):.1f}" for column in columns.values()))
-    page.row("all", *(f"{sum(column.values()):.0f}" for column in columns.values()))
+    parts = [part for part in [*PARTS, OTHER] if part not in OF_A_RUN]
+    for part in parts:
+        page.row(part, *(f"{1e6 * each.get(part, 0) / counts[name]:.1f}" for name, each in columns.items()))
+    sums = {name: sum(each.get(part, 0) for part in parts) for name, each in columns.items()}
+    page.row("**all**", *(f"**{1e6 * value / counts[name]:.0f}**" for name, value in sums.items()))
+    page.say("\nCPU seconds a run, which hardly grow with the rows:\n")
+    page.head("part", *columns)
+    for part in OF_A_RUN:
+        page.row(part, *(f"{each.get(part, 0):.2f}" for each in columns.values()))
     if arguments.file:
         page.file()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=16_000, help="rows of HH; there are fewer of the longer ones")
+    parser.add_argument("--rows", type=int, default=32_000, help="rows of HH; there are fewer of the longer ones")
     parser.add_argument("--data", nargs="+", choices=DATA, help="all where it is left out")
     parser.add_argument("--before", help="another checkout, whose pipeline is measured too")
     parser.add_argument("--file", action="store_true", help="file the page in bench/results, too")

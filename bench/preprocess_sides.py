@@ -21,7 +21,7 @@ from typing import Any
 CORES = os.cpu_count() or 1
 BATCH = 768
 ROWS, FEW_ROWS, MAPPED_ROWS, TEXTS = "rows.jsonl", "few_rows.jsonl", "mapped_rows.jsonl", "texts.jsonl"
-Measured = dict[str, float]
+Measured = dict[str, Any]
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -30,7 +30,7 @@ def read_lines(path: Path) -> list[Any]:
 
 
 def timed(action: Callable[[], object]) -> Measured:
-    """Runs something; returns its seconds, and the CPU seconds of this process and of its children meanwhile."""
+    """Runs something; returns its `seconds`, and the CPU seconds `main_cpu` of this process and `children_cpu`."""
     own = time.process_time()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
@@ -49,7 +49,9 @@ def ours(folder: Path, tokenizer: str, rows: str = ROWS, **settings: Any) -> Mea
     with tempfile.TemporaryDirectory(dir=folder) as output:
         source = SourceConfig(path=str(folder / rows))
         config = PreprocessConfig(source=source, tokenizer=tokenizer, output=f"{output}/dataset", **settings)
-        return timed(lambda: preprocess(config))
+        measured = timed(lambda: preprocess(config))
+        manifest = json.loads(Path(config.output, "manifest.json").read_text(encoding="utf-8"))
+        return measured | {"engine": manifest.get("tokenizer_engine", "tokenizers")}
 
 
 def encode_in_threads(folder: Path, tokenizer: str) -> Measured:

@@ -16,9 +16,9 @@ from oddsmill.schemas.console import log
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial" / "first_model.md"
 HOW_IT_IS_BUILT = ROOT / "docs" / "explanation" / "how_it_is_built.md"
-# The same page in seconds: what a run prints has the same words after 4 steps as after 300.
+# The same page in seconds: what a run prints has the same words after 2 steps as after 300.
 FEWER_STEPS = [
-    ("max_steps=300", "max_steps=4"),
+    ("max_steps=300", "max_steps=2"),
     ("warmup_steps=20", "warmup_steps=1"),
     ("eval_steps=100", "eval_steps=2"),
 ]
@@ -72,7 +72,7 @@ def test_the_commands_of_the_page_print_what_it_says(
                 stages.add(tuple(words[1:3]))
             else:
                 subprocess.run(words, check=True)
-        # What training computes after 4 steps is not what it computes after 300.
+        # What training computes after 2 steps is not what it computes after 300.
         numbers = "oddsmill train" not in script
         if "generate" in script:
             expected = [line.split('"answer"')[0] + "…" for line in expected]
