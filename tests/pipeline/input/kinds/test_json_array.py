@@ -1,5 +1,6 @@
 import io
 import json
+from itertools import product
 from typing import Any
 
 import pytest
@@ -31,6 +32,12 @@ def test_chunks_of_any_size_give_the_elements(
     text = " " + json.dumps(values, ensure_ascii=ascii_only, indent=indent) + "\n"
     found = list(iterate_array(io.BytesIO(text.encode()), chunk_bytes=chunk_bytes))
     assert [json.loads(element) for element in found] == values
+
+
+def test_a_string_ends_at_the_first_quote_that_is_no_part_of_it():
+    strings = ["".join(each) for size in range(7) for each in product('\\"a', repeat=size)]
+    found = iterate_array(io.BytesIO(json.dumps(strings).encode()))
+    assert [json.loads(element) for element in found] == strings
 
 
 def test_a_broken_element_spoils_itself_only():
