@@ -21,8 +21,8 @@ MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 BOS_BEFORE_TEXTS = "BOS before texts"  # the name of this difference in messages
 SHARD_NAME = r"(train|eval)-(\d{5,7})-of-(\d{5,7})\.arrayrecord"
-# The field of the file that no byte of it can be altered beside. It covers `tokenizer_engine`, which the fingerprint, of
-# the same name in run.json, does not.
+# The field of the file that no byte of it can be altered beside. It covers `tokenizer_engine`, which the fingerprint,
+# under the same name in run.json, does not.
 OWN_DIGEST = "manifest_sha256"
 _ADVICE = "run the preprocessing again"
 Split = Literal["train", "eval"]
