@@ -50,7 +50,7 @@ def encode_sides(pairs: Sequence[PreferencePair], tokenizer: Tokenizer) -> Itera
     """
     texts = []
     for prompt, chosen, rejected in pairs:
-        cut = last_safe_cut(prompt) if _cuts_are_safe(tokenizer) else 0
+        cut = cut_of(prompt, tokenizer)
         tail = prompt[cut:]
         texts += [prompt[:cut], tail, tail + chosen, tail + rejected]
     # Pairs share prompts, and prompts ("\n\nAssistant:") their tails: each text is encoded once.
@@ -60,6 +60,11 @@ def encode_sides(pairs: Sequence[PreferencePair], tokenizer: Tokenizer) -> Itera
     encoded = map(ids_of.__getitem__, texts)
     for head, *tails in zip(encoded, encoded, encoded, encoded, strict=True):
         yield head + tails[0], head + tails[1], head + tails[2]
+
+
+def cut_of(prompt: str, tokenizer: Tokenizer) -> int:
+    """Returns how many characters of a prompt are encoded by themselves; 0 where the tokenizer does not allow it."""
+    return last_safe_cut(prompt) if _cuts_are_safe(tokenizer) else 0
 
 
 def common_length(first: Ids, second: Ids) -> int:

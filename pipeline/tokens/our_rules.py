@@ -18,6 +18,7 @@ from oddsmill.pipeline.tokens.encoding import (
     LengthStep,
     Sides,
     common_length,
+    cut_of,
     encode_sides,
     token_starts,
 )
@@ -158,9 +159,9 @@ def _with_unscored(ids: PairIds, rendered: Rendered, tokenizer: Tokenizer) -> Pa
       Dropped: all tokens of an answer.
     """
     prompt, *answers = rendered.texts
-    spans = []
+    tail, spans = prompt[cut_of(prompt, tokenizer) :], []
     for answer, of_answer, own in zip(answers, (ids.chosen, ids.rejected), rendered.own, strict=True):
-        ends = token_ends(prompt + answer, len(prompt), of_answer, tokenizer)
+        ends = token_ends(tail + answer, len(tail), of_answer, tokenizer)
         spans.append(unscored_spans(of_answer, ends, own, tokenizer))
     return ids._replace(unscored_chosen=spans[0], unscored_rejected=spans[1])
 
