@@ -134,7 +134,8 @@ def _choose_engine(resolved: ResolvedRun, end: int) -> None:
     if is_forked := _may_fork():
         server = os.getpid()
         if chooser := os.fork():
-            os.waitpid(chooser, 0)
+            if code := _wait([chooser]):
+                os._exit(code)  # it was killed, and whoever asked waits for its answer
             return
         end_with(server)
     try:
