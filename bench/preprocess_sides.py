@@ -148,6 +148,7 @@ class Renderer:
 SIDES: dict[str, Callable[[Path, str], Measured]] = {
     "ours": ours,
     "ours, 100 rows": partial(ours, rows=FEW_ROWS),
+    "ours, 100 rows, as many": partial(ours, rows=FEW_ROWS, tokenizer_engine="fastokens", dataset_num_proc=CORES),
     "ours, tokenizer_engine=tokenizers": partial(ours, tokenizer_engine="tokenizers"),
     "before": ours,
     "encode_batch_fast in threads": encode_in_threads,
