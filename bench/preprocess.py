@@ -199,8 +199,8 @@ def main(arguments: argparse.Namespace) -> None:
     for case in cases:
         if START in case.found:
             page.say(
-                f"\nA run of 100 rows takes {case.seconds(FEW):.1f} s. With the engine and the processes of a large run "
-                f"it is {case.seconds(START):.1f} s, which are in all figures of ours above."
+                f"\nA run of 100 rows takes {case.seconds(FEW):.1f} s. With engine and processes of a large run it "
+                f"is {case.seconds(START):.1f} s, which are in all figures of ours above."
             )
         if OLD_ENGINE in case.found:
             ratio = case.rate(OURS) / case.rate(OLD_ENGINE)
