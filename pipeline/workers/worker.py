@@ -31,7 +31,6 @@ from oddsmill.schemas.engines.fast import FastEngine
 from oddsmill.schemas.process.children import end_with
 
 _THREADS = ("RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_PIPE_BYTES = 1 << 20  # so that whoever tells a server something does not wait until it listens
 Handle = Callable[[str, tuple[Any, ...]], Any]
 # The first message is the path of the modules, without which no other can be read.
 COMMAND = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from {0} import main; main()"
@@ -83,7 +82,7 @@ def start(path: Sequence[str], descriptors: Sequence[int]) -> "subprocess.Popen[
     command = [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
     server = subprocess.Popen(
         [*command, "-c", COMMAND.format(__name__), str(os.getpid())],
-        stdin=subprocess.PIPE, pass_fds=descriptors, env=environment, pipesize=_PIPE_BYTES,
+        stdin=subprocess.PIPE, pass_fds=descriptors, env=environment,
     )  # fmt: skip
     tell(server, list(path))
     return server
