@@ -41,14 +41,14 @@ def case(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_step_does_not_depend_on_its_micro_batches(name):
-    """Weights and metrics of a step in one piece, in two and in six."""
+    """Weights and metrics of a step in one piece and in six; of one loss in two as well, which is the same program."""
     objective, params, batch = case(name)
     optimizer = optax.sgd(1.0)
     state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}
     options = {"objective": objective, "optimizer": optimizer}
     (whole, metrics), *parts = (
         jax.jit(train_step, static_argnames=(*options, "micro_batches"))(state, batch, **options, micro_batches=count)
-        for count in (1, 2, 6)
+        for count in ((1, 2, 6) if name == next(iter(LOSSES)) else (1, 6))
     )
     assert largest_difference(whole["params"], params) > 1e-3  # it has moved
     for state_of_parts, metrics_of_parts in parts:
