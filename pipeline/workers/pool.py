@@ -52,6 +52,7 @@ class WorkerPool:
         self._sockets = [ours for ours, _ in pairs]
         self._workers = [Connection(os.dup(ours.fileno())) for ours in self._sockets]
         self._notes: dict[Connection, deque[Any]] = {worker: deque() for worker in self._workers}
+        self._serves = False
         self.key = id(self)
 
     @property
@@ -76,6 +77,7 @@ class WorkerPool:
         Raises:
           RunFailed: they are lost.
         """
+        self._serves = True
         self._tell(Setup(resolved, self._ends, self.spill))
 
     def _tell(self, message: Any) -> None:
@@ -121,6 +123,8 @@ class WorkerPool:
 
     def close(self) -> None:
         """Ends the processes, whatever they are doing; returns when they have ended, and can write nothing more."""
+        if not self._serves:
+            self.kill()  # it loads something, or waits for a message
         for own in self._sockets:
             with suppress(OSError):
                 own.shutdown(socket.SHUT_WR)  # each ends at once
@@ -152,21 +156,22 @@ class WorkerPool:
                 answer: Answer = pickle.loads(worker.recv_bytes())
             except (OSError, EOFError) as error:
                 raise self._lost() from error
+            note = self._notes[worker].popleft()
             progress.count(**answer.counts)
             if answer.error is not None:
                 raise answer.error
-            yield self._notes[worker].popleft(), answer.result
+            yield note, answer.result
 
     def _lost(self) -> BaseException:
         """Returns what the workers were lost for: what a server says that could not start them, or how one ended."""
-        with suppress(OSError, EOFError):
-            answer: Answer = pickle.loads(self._workers[0].recv_bytes())
-            if answer.error is not None:
-                return answer.error
-        with suppress(subprocess.TimeoutExpired):
-            self._server.wait(_PATIENCE_S)
+        with suppress(OSError, EOFError, IndexError):
+            if self._workers[0].poll():  # one that still works sends nothing now
+                answer: Answer = pickle.loads(self._workers[0].recv_bytes())
+                if answer.error is not None:
+                    return answer.error
+        self.close()
         code = self._server.returncode
-        number = -code if code is not None and code < 0 else (code or 0) - 128
+        number = -code if code < 0 else code - 128
         try:
             how = f"ended by {signal.Signals(number).name}"
         except ValueError:
@@ -199,7 +204,10 @@ def pool_of(key: int) -> WorkerPool:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Lets a process that the body starts never see the signals that end a command: a terminal sends them to all."""
+    """Keeps the signals that end a command from a process that the body starts, until it ignores them itself.
+
+    A terminal sends them to all.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield

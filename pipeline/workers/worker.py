@@ -6,6 +6,7 @@ They ignore the signals that end a command: the process that has started them en
 import gc
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from oddsmill.pipeline.tokens.tokenizer import load_for_run
 from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.engines.fast import FastEngine
 from oddsmill.schemas.process.children import end_with
+from oddsmill.schemas.process.signals import ENDING
 
 _THREADS = ("RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 Handle = Callable[[str, tuple[Any, ...]], Any]
@@ -81,7 +83,7 @@ def start(path: Sequence[str], descriptors: Sequence[int]) -> "subprocess.Popen[
     environment |= dict.fromkeys(_THREADS, "1")
     command = [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
     server = subprocess.Popen(
-        [*command, "-c", COMMAND.format(__name__), str(os.getpid())],
+        [*command, "-P", "-c", COMMAND.format(__name__), str(os.getpid())],
         stdin=subprocess.PIPE, pass_fds=descriptors, env=environment,
     )  # fmt: skip
     tell(server, list(path))
@@ -107,6 +109,11 @@ def main() -> None:
     Its exit code is that of the first worker that did not end well.
     """
     end_with(int(sys.argv[1]))
+    for number in ENDING:
+        signal.signal(number, lambda *_: None)  # what a user's function starts does not inherit a handler
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a worker ends without a flush
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 as in a run without workers, where Beam's step says what matters
     try:
         while not isinstance(message := pickle.load(sys.stdin.buffer), Setup):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,27 @@ SETTINGS = {"num_shards": 3, "eval_share": 0.2, "dedup": "exact"}
 SCRIPT = """
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, preprocess
 
-def pair(row):
-    return row
-
 preprocess(PreprocessConfig(
-    source=SourceConfig(path="rows.jsonl"), tokenizer={tokenizer!r}, output="out", max_length=64, dataset_num_proc=2,
+    source=SourceConfig(path="rows.jsonl", format="own:pair"),
+    tokenizer={tokenizer!r}, output="out", max_length=64, dataset_num_proc=2,
 ))
 print("done")
+"""
+OWN_FORMAT = """
+import signal, subprocess
+
+def pair(row):
+    if row["prompt"] == "tell":
+        print("blocked:", signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        print("sleep ended by", subprocess.run(["timeout", "-s", "INT", "0.1", "sleep", "9"]).returncode)
+    return row
 """
 
 
 def pair_or_end(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Is a format of rows that kills a worker at one of them, and that drops others."""
-    if row["prompt"] == "kill" and os.environ["LAUNCHER"] != str(os.getpid()):
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Is a format of rows that ends a worker at one of them, and that drops others."""
+    if row["prompt"] in ("kill", "leave") and os.environ["LAUNCHER"] != str(os.getpid()):
+        os.kill(os.getpid(), signal.SIGKILL) if row["prompt"] == "kill" else os._exit(0)
     return None if row["prompt"] == "drop" else row
 
 
@@ -65,12 +73,14 @@ def test_every_byte_is_that_of_one_process(
         os.waitpid(-1, os.WNOHANG)  # no process is left
 
 
-def test_a_killed_worker_ends_the_run_by_one_message(
-    run: Callable, write_rows: Callable, rows: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.parametrize(("what", "how"), [("kill", "ended by SIGKILL"), ("leave", "exit code 0")])
+def test_a_lost_worker_ends_the_run_by_one_message(
+    what: str, how: str, run: Callable, write_rows: Callable, rows: list[Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
     monkeypatch.setenv("LAUNCHER", str(os.getpid()))
-    path = write_rows("rows.jsonl", [*rows, rows[0] | {"prompt": "kill"}])
-    with pytest.raises(RunFailed, match=r"^a worker process was lost \(ended by SIGKILL\)\. Was it killed for want of"):
+    path = write_rows("rows.jsonl", [*rows, rows[0] | {"prompt": what}])
+    with pytest.raises(RunFailed, match=rf"^a worker process was lost \({how}\)\. Was it killed for want of"):
         run("out", path, source={"format": f"{__name__}:pair_or_end"}, dataset_num_proc=2)
     assert not list((tmp_path / "out").iterdir())
 
@@ -87,6 +97,13 @@ def test_what_cannot_be_loaded_is_refused_here(
             pool.ask_each("finish")
 
 
+def test_a_pool_that_got_no_run_ends_at_once():
+    started = time.monotonic()
+    with pytest.raises(Refused), started_pool(2):
+        raise Refused("the rows cannot be read")
+    assert time.monotonic() - started < 5
+
+
 def test_one_process_is_this_one():
     with started_pool(1) as pool:
         assert pool is None
@@ -94,10 +111,12 @@ def test_one_process_is_this_one():
 
 @pytest.mark.slow
 def test_a_script_needs_no_guard_and_runs_once(write_rows: Callable, rows: list[Any], tokenizer_folder: Path, tmp_path):
-    write_rows("rows.jsonl", rows)
+    write_rows("rows.jsonl", [*rows, rows[0] | {"prompt": "tell"}])
+    (tmp_path / "own.py").write_text(OWN_FORMAT)
     (tmp_path / "script.py").write_text(SCRIPT.format(tokenizer=str(tokenizer_folder)))
     ended = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
+    # The signals that a worker ignores end what a user's function starts; what it prints is not lost.
+    assert (ended.returncode, ended.stdout) == (0, "blocked: set()\nsleep ended by 124\ndone\n"), ended.stderr
