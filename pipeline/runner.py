@@ -5,6 +5,7 @@ Beam takes 2.5 s to import, so it is imported here and not before.
 
 import contextlib
 import difflib
+import functools
 import io
 import os
 import shutil
@@ -70,6 +71,17 @@ def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "b
         raise Refused(f"Beam: {one_line(error)}") from error
 
 
+@contextlib.contextmanager
+def temporary_removed(p: "beam.Pipeline") -> Iterator[None]:
+    """Removes the temporary folder of a pipeline in the end. Beam itself does so only where the pipeline runs."""
+    remove = functools.partial(shutil.rmtree, p.local_tempdir, ignore_errors=True)
+    with on_end(remove):
+        try:
+            yield
+        finally:
+            remove()
+
+
 def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None = None) -> None:
     """Runs the graph of a resolved run to its end on a pipeline of `make_pipeline`.
 
@@ -93,7 +105,6 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None
                     console.enter_context(progress.shown())
                 else:
                     console.enter_context(lost_workers_told())
-                console.enter_context(on_end(lambda: shutil.rmtree(p.local_tempdir)))
                 console.enter_context(on_end(kill_descendants))  # workers may be processes
                 console.enter_context(_quiet())
             if pool:

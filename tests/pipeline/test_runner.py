@@ -12,7 +12,7 @@ import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, runner
 from oddsmill.pipeline.input.parts import Input
-from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph
+from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph, temporary_removed
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.process.threads import NoThreads
 
@@ -118,3 +118,10 @@ def test_a_run_that_cannot_have_its_threads_ends_before_it_reads(
         with pytest.raises(RunFailed, match=f"^preprocessing takes {count}$"):
             run("out", write_rows("rows.jsonl", triples(9)), beam=options)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_beams_temporary_folder_does_not_outlive_a_run_that_never_ran():
+    p = make_pipeline(config(), [])
+    with temporary_removed(p):
+        assert Path(p.local_tempdir).is_dir()
+    assert not Path(p.local_tempdir).exists()
