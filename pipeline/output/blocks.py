@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -99,8 +100,7 @@ def open_blocks(schema: pa.Schema, blocks: Iterable[bytes]) -> Iterator[Items]:
         is_bytes = pa.types.is_large_binary(column.type)
         columns[column.name] = [np.zeros((0, 2), np.int64) if is_bytes else np.zeros(0, column.type.to_pandas_dtype())]
     with tempfile.TemporaryFile(prefix="oddsmill-") as file:
-        for block in blocks:
-            batch: Any = pa.ipc.open_stream(block).read_next_batch()
+        for batch in chain.from_iterable(map(pa.ipc.open_stream, blocks)):  # a table in chunks has several
             for name, column in zip(schema.names, batch.columns, strict=True):
                 columns[name].append(
                     _append(file, column) if pa.types.is_large_binary(column.type) else column.to_numpy()

@@ -50,12 +50,12 @@ def check_memory(batch: pa.RecordBatch) -> None:
     Raises:
       pa.ArrowInvalid: One does.
     """
-    for column in batch.columns:
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             column.validate(full=True)
         except pa.ArrowInvalid as error:
             if "UTF8" not in str(error):
-                raise
+                raise pa.ArrowInvalid(f"column {name!r}: {error}") from error
             column.view(_with_bytes(column.type)).validate(full=True)
 
 
@@ -73,6 +73,8 @@ def _with_bytes(kind: pa.DataType) -> pa.DataType:
     for check, of_bytes in _BYTES_OF_TEXTS:
         if check(kind):
             return of_bytes
+    if isinstance(kind, pa.BaseExtensionType):
+        return _with_bytes(kind.storage_type)
     if types.is_dictionary(kind):
         return pa.dictionary(kind.index_type, _with_bytes(kind.value_type), kind.ordered)
     if types.is_struct(kind):

@@ -31,6 +31,13 @@ def test_a_block_may_be_a_part_of_a_table_and_holds_no_more():
         assert [items.payload("text", index) for index in range(len(items))] == [line[2] for line in lines[100:102]]
 
 
+def test_a_table_in_chunks_is_one_block():
+    parts = [pa.table(list(zip(*lines, strict=True)), SCHEMA) for lines in ([(1, 2, b"a", b"")], [(3, 4, b"b", b"c")])]
+    with open_blocks(SCHEMA, [encode_block(pa.concat_tables(parts))]) as items:
+        assert items.columns["id"].tolist() == [2, 4]
+        assert [items.payload("text", index) for index in range(2)] == [b"a", b"b"]
+
+
 def test_no_block_gives_no_item():
     with open_blocks(SCHEMA, []) as items:
         assert len(items) == 0 and items.columns["rank"].tolist() == []
