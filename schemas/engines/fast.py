@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import fastokens
 
 # tokenizers gives a pattern ten million steps at one place of a text and fails then; fastokens has other limits. A text
-# so long never needs that many for a pattern without nested repeats, whose steps grow with the length.
+# so long never needs that many for a pattern without repeats or choices in repeats, whose steps grow with the length.
 LONGEST_TEXT = 1_000_000
 _NOT_OF_IDS = ("truncation", "padding", "post_processor", "decoder")
 _OFF = ("", "off", "false", "f", "no", "n", "0")  # as tokenizers reads TOKENIZERS_PARALLELISM
@@ -78,7 +78,7 @@ def _load(content: bytes) -> _Loaded:
         raise Unusable("is not installed")
     settings = json.loads(content)
     for pattern in _patterns([settings.get("normalizer"), settings.get("pre_tokenizer")]):
-        if has_nested_repeats(pattern):
+        if steps_may_explode(pattern):
             raise Unusable(f"may need other steps than tokenizers for the pattern {pattern!r}")
     _share_threads()
     import fastokens
@@ -109,13 +109,18 @@ def _patterns(settings: Any) -> Iterator[str]:
             yield from _patterns(each)
 
 
-def has_nested_repeats(pattern: str) -> bool:
-    """Tells whether a group that repeats holds a part that repeats, such as `(a+)+`: steps may grow exponentially."""
+def steps_may_explode(pattern: str) -> bool:
+    """Tells whether a group that repeats holds a part that repeats, or a choice: steps may grow exponentially.
+
+    `(a+)+c` and `(a|b|ab)*c` are such patterns.
+    """
     open_groups, closed = [False], False
     for atom in _ATOMS.findall(pattern):
         if atom in ("*", "+") or (atom[0] == "{" and atom[-2:] == ",}"):
             if closed:
                 return True
+            open_groups[-1] = True
+        elif atom == "|":
             open_groups[-1] = True
         closed = False
         if atom[0] == "(":

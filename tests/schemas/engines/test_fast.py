@@ -6,11 +6,11 @@ import pytest
 
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.engines import fast
-from oddsmill.schemas.engines.fast import FastEngine, Unusable, has_nested_repeats
+from oddsmill.schemas.engines.fast import FastEngine, Unusable, steps_may_explode
 
 
 @pytest.mark.parametrize(
-    ("pattern", "is_nested"),
+    ("pattern", "may_explode"),
     [
         (r"(a+)+c", True),
         (r"(?:a+b?)*", True),
@@ -20,13 +20,15 @@ from oddsmill.schemas.engines.fast import FastEngine, Unusable, has_nested_repea
         (r"(?:\r?\n)+", False),
         (r"[(a+)]+", False),
         (r"\(a+\)+", False),
-        (r"(a|b)+", False),
+        (r"(?:a|b|ab)*c", True),
+        (r"((a|b)c)+", True),
+        (r"(?:[a|b]c)+\|", False),
         (r"(a+)b+", False),
         (r"(?i:'s|'t)?\p{L}+|\s+(?!\S)", False),
     ],
 )
-def test_patterns_with_repeats_in_repeats_are_told(pattern: str, is_nested: bool):
-    assert has_nested_repeats(pattern) == is_nested
+def test_patterns_with_repeats_or_choices_in_repeats_are_told(pattern: str, may_explode: bool):
+    assert steps_may_explode(pattern) == may_explode
 
 
 def altered(folder: Path, **settings: object) -> bytes:
