@@ -35,7 +35,14 @@ from oddsmill.schemas.process.signals import ENDING
 _THREADS = ("RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 Handle = Callable[[str, tuple[Any, ...]], Any]
 # The first message is the path of the modules, without which no other can be read.
-COMMAND = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from {0} import main; main()"
+# There is none where the process that has started this one was ended meanwhile.
+COMMAND = """\
+import pickle, sys
+if sys.stdin.buffer.peek(1):
+    sys.path[:] = pickle.load(sys.stdin.buffer)
+    from {0} import main
+    main()
+"""
 
 
 class Setup(NamedTuple):

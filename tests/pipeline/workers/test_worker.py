@@ -1,9 +1,11 @@
 """What a worker sends: errors with their traceback, also those that cannot be pickled; and its descriptors."""
 
 import os
+import subprocess
+import sys
 import threading
 
-from oddsmill.pipeline.workers.worker import _portable, _wait
+from oddsmill.pipeline.workers.worker import COMMAND, _portable, _wait
 from oddsmill.schemas.errors import Refused
 
 
@@ -30,3 +32,9 @@ def test_the_exit_code_says_how_the_first_worker_ended_that_did_not_end_well():
     assert _wait([child(0), child(0)]) == 0
     assert _wait([child(3)]) == 3
     assert _wait([child(-9)]) == 137
+
+
+def test_a_server_whose_launcher_has_ended_says_nothing():
+    command = [sys.executable, "-c", COMMAND.format("nothing"), "1"]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
