@@ -4,6 +4,7 @@ import copy
 import json
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from oddsmill.pipeline.formats.pairs import PreferencePair
@@ -53,7 +54,8 @@ def draw_row(rng: random.Random, layout: str, *, sound: bool) -> DrawnRow:
             row[rng.choice(("note", "meta", "Zusatz"))] = rng.choice(SOUND_TEXTS)
         return DrawnRow(row, pair)
     for _ in range(rng.choice((1, 1, 2, 5))):
-        row = rng.choice(ALTERATIONS)(rng, row)
+        with suppress(RecursionError):  # Python copies no value that is nested so deep
+            row = rng.choice(ALTERATIONS)(rng, row)
     return DrawnRow(row)
 
 
