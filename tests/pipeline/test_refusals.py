@@ -28,6 +28,7 @@ BAD = {
     "source.vote_values": ["1", '{"0": "third"}', '{"0": "first"}'],
     "tokenizer": ["", "nowhere", "tests"],
     "tokenizer_revision": ["main"],
+    "tokenizer_engine": ["", "fast", "null"],
     "chat_template": ["", "nowhere.jinja", "{{ messages }}"],
     "chat_template_kwargs": ["1", "[1]", '{"enable_thinking": true}'],
     "chat": ["maybe", ""],
@@ -50,6 +51,7 @@ BAD = {
     "dedup": ["fuzzy", ""],
     "num_shards": ["0", "-1", "1.5"],
     "max_drop_share": ["-0.1", "1.1", "nan", "x"],
+    "dataset_num_proc": ["0", "-1", "1.5", "x"],
     "overwrite": ["maybe"],
     "beam_options": ["3", '{"no_such_option": 1}', '{"runner": "NoSuchRunner"}', '{"direct_num_workers": "x"}'],
 }

@@ -9,6 +9,7 @@ from oddsmill.pipeline.output.manifest import make_manifest
 from oddsmill.pipeline.output.seen import Seen
 from oddsmill.pipeline.output.shards import ShardReport
 from oddsmill.pipeline.output.tally import Tally
+from oddsmill.schemas.engines.choice import TOKENIZERS
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.manifest import Manifest, Shard, TokenizerSummary
 from oddsmill.schemas.record import Pair, make_row
@@ -34,7 +35,7 @@ def make(
     )
     resolved: Any = SimpleNamespace(
         config=config, output="out", num_shards={"train": 2, "eval": 1}, tool_version="test", settings={},
-        tokenizer=TOKENIZER, libraries={},
+        tokenizer=TOKENIZER, libraries={}, engine=TOKENIZERS,
     )  # fmt: skip
     seen = Seen({0: rows}, 255, {0: extra_pairs}, {"system": 3})
     return make_manifest(resolved, seen, reports, [FileAccount("a", rows, extra_pairs, drops or {})])
