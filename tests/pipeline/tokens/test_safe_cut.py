@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
@@ -74,7 +74,7 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=20)
 
 
-@settings(max_examples=1500, deadline=None)
+@pytest.mark.properties
 @given(prompt=TEXTS, chosen=TEXTS, rejected=TEXTS)
 def test_on_any_text_the_ids_are_those_of_the_definition(prompt, chosen, rejected):
     pair = PreferencePair(prompt, chosen, rejected)
@@ -82,11 +82,11 @@ def test_on_any_text_the_ids_are_those_of_the_definition(prompt, chosen, rejecte
     assert next(iter(encode_sides([pair], tiny()))) == whole(pair, tiny())
 
 
+@pytest.mark.properties
 @pytest.mark.parametrize("name", ["llama-3", "qwen2"])
 def test_on_any_text_the_patterns_of_llama_and_qwen_hold_too(shared, name):
     tokenizer = load_tokenizer(folder_of(shared, name))
 
-    @settings(max_examples=1500, deadline=None)
     @given(prompt=TEXTS, chosen=TEXTS, rejected=TEXTS)
     def same(prompt, chosen, rejected):
         pair = PreferencePair(prompt, chosen, rejected)
