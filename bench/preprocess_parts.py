@@ -1,4 +1,4 @@
-"""Where does a second of preprocessing go, before and after?
+"""How long does each part of preprocessing take, before and after?
 
 Runs the whole of `preprocess` under py-spy (`pip install py-spy`), which samples the stacks of all its processes,
 and sums the samples by part. Encoding runs on one thread, so that no thread of the tokenizer's is missed. Prints

@@ -35,7 +35,7 @@ PREDICTED = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Measured:
-    """What a run took.
+    """The time and the memory that a run took.
 
     Attributes:
       rows: those of the input.

@@ -23,7 +23,7 @@ def test_items_come_back_in_the_order_of_the_blocks_whatever_their_bytes():
 
 
 def test_a_block_may_be_a_part_of_a_table_and_holds_no_more():
-    """As those of a shard are."""
+    """The blocks of a shard are parts of a table."""
     lines = [(number, number, bytes([number]) * number, b"") for number in range(256)]
     part = encode_block(pa.table(list(zip(*lines, strict=True)), SCHEMA).slice(100, 2))
     assert len(part) == len(block(*lines[100:102]))

@@ -1,4 +1,4 @@
-"""What a worker sends: errors with their traceback, also those that cannot be pickled; and its descriptors."""
+"""Workers send errors with their traceback, also those that cannot be pickled, and use their own descriptors alone."""
 
 import os
 import subprocess
