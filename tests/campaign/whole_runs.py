@@ -85,7 +85,9 @@ def try_run(case: Case, home: Path, tokenizer: str) -> None:
         # How a file of odd rows is read is told by its own rows: in other files they may tell otherwise.
         source = manifest.settings["source"]
         if other.settings["source"] == source and not isinstance(source, list):
-            case.expect(other == manifest, f"the same rows give the same manifest: {_differences(manifest, other)}")
+            # Its digest leaves out the engine: which is worth loading depends on the size of the files.
+            same = other.sha256 == manifest.sha256
+            case.expect(same, f"the same rows give the same manifest: {_differences(manifest, other)}")
             case.saw("runs over the same rows in other files")
     _change(rng, home / "in")
     try:
