@@ -63,6 +63,8 @@ def sum_samples(lines: Iterable[str]) -> Counter[str]:
     samples = Counter[str]()
     for line in lines:
         stack, _, count = line.rpartition(" ")
+        if not count.isdigit():  # a command with line feeds in it takes several lines
+            continue
         before_run = "<module> (bench/preprocess_sides" in stack and ";timed (" not in stack
         if not before_run and not _WAITS.search(stack):
             samples[part_of(stack)] += int(count)

@@ -24,3 +24,8 @@ WORKER = 'process 8:"python";serve (oddsmill/pipeline/workers/worker.py:9);Chain
 )
 def test_a_sample_belongs_to_its_part(stack: str, part: str | None):
     assert sum_samples([f"{stack} 3"]) == ({part: 3} if part else {})
+
+
+def test_a_command_of_several_lines_is_no_sample():
+    lines = f'process 8:"python -c if True:\n  import x";{WORKER};add (oddsmill/pipeline/tokens/x.py:1) 3'.splitlines()
+    assert sum_samples(lines) == {"ids": 3}
