@@ -120,7 +120,8 @@ def test_a_link_that_leads_out_of_a_folder_is_no_file_of_it(tmp_path):
             check_own(home / name, home)
 
 
-def test_what_is_unfinished_is_removed_when_a_signal_ends_the_command(tmp_path):
+def test_what_is_unfinished_is_removed_when_a_signal_ends_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "_cleanups", [])  # other tests of this process have left folders for its whole life
     (tmp_path / "file").write_text("before")
     with publish_file(tmp_path / "file") as file, publish_folder(tmp_path / "folder") as folder:
         file.write("after")
