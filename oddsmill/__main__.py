@@ -7,7 +7,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from oddsmill.schemas.errors import Refused, run_command
-from oddsmill.schemas.process.signals import start_watching
+from oddsmill.schemas.process.ending import run_process
 
 USAGE = """\
 usage: oddsmill STAGE VERB …
@@ -20,10 +20,10 @@ oddsmill STAGE --help lists the verbs of a stage."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns its exit code. Only the stage that is asked for is imported."""
-    if arguments is None:  # the process is this command's, and its signals too until all of it is over
-        start_watching()
+    if arguments is None:  # the process is this command's
         guard_imports_of_children()
-    stage, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+        return run_process(lambda: main(sys.argv[1:]))
+    stage, *rest = arguments or [""]
     if stage in ("", "-h", "--help", "help"):
         print(USAGE)
         return 0 if stage else 2

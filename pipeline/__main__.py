@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from oddsmill.schemas.command_line.reading import read_command_line
 from oddsmill.schemas.errors import Refused, run_command
-from oddsmill.schemas.process.signals import start_watching
+from oddsmill.schemas.process.ending import run_process
 
 USAGE = """\
 usage: oddsmill pipeline VERB …
@@ -98,5 +98,4 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 if __name__ == "__main__":
-    start_watching()
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_process(lambda: main(sys.argv[1:])))

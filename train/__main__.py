@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from oddsmill.schemas.command_line.reading import read_command_line
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import Refused, run_command
-from oddsmill.schemas.process.signals import start_watching
+from oddsmill.schemas.process.ending import run_process
 
 _USAGE = """usage: oddsmill train VERB [--config FILE.yaml] [--key=value ...]
 
@@ -133,5 +133,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    start_watching()
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_process(lambda: main(sys.argv[1:])))

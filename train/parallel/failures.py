@@ -5,6 +5,7 @@ a message (`gather_bytes` looks), a device (its error is explained by what stand
 returns, such as a barrier of a library: then a thread that watches the service ends the process.
 """
 
+import atexit
 import json
 import os
 import sys
@@ -176,7 +177,11 @@ def _leave(code: int) -> NoReturn:
 def watch_others() -> None:
     """Starts the thread that ends this process where another fails and the main thread does not find out."""
     if is_joined():
-        threading.Thread(target=_watch, name="watch other processes", daemon=True).start()
+        watching = threading.Thread(target=_watch, name="watch other processes", daemon=True)
+        watching.start()
+        # Python aborts where a thread comes back from the service's C++ while the interpreter is taken apart.
+        atexit.register(watching.join, _LOOKS_EVERY_S)
+        atexit.register(_noticed.set)  # what is registered last is called first
 
 
 def _watch() -> None:

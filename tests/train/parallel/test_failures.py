@@ -180,3 +180,18 @@ def test_the_watch_ends_a_process_whose_main_thread_waits_in_a_library(monkeypat
     assert capsys.readouterr().err == "refused: process 1 refused: no model \\x1b[2J\n"
     failures._noticed.set()  # the main thread ends by itself
     assert joined.run(failures._watch, int)[0] is None
+
+
+def test_the_watch_has_ended_before_the_interpreter_does(monkeypatch):
+    at_exit = []
+    monkeypatch.setattr(failures.atexit, "register", lambda *call: at_exit.insert(0, call))
+    monkeypatch.setattr(failures, "_LOOKS_EVERY_S", 60)
+
+    def process():
+        failures.watch_others()
+        (watching,) = (thread for thread in threading.enumerate() if thread.name == "watch other processes")
+        for call, *arguments in at_exit:
+            call(*arguments)
+        return watching.is_alive()
+
+    assert Joined(monkeypatch, 1).run(process) == [False]
