@@ -4,7 +4,7 @@ Measures in turn, each in a process of its own, on the same strings and with all
 default settings; nothing but `tokenizers.encode_batch_fast` (in threads and in processes, of which the faster counts);
 and `datasets.map` with the per-row rule of TRL. Prints Markdown, medians of the rounds.
 
-    python -m bench.preprocess [--rows 64000] [--rounds 3] [--data HH …] [--before CHECKOUT] [--file]
+    python -m bench.preprocess [--rows 160800] [--rounds 3] [--data HH …] [--before CHECKOUT] [--file]
 """
 
 import argparse
@@ -39,6 +39,7 @@ OURS, BEFORE, MAP, OLD_ENGINE = "ours", "before", "map", "ours, tokenizer_engine
 FEW, START = "ours, 100 rows", "ours, 100 rows, as many"
 ENCODERS = ("encode_batch_fast in threads", "encode_batch_fast in processes")
 UNIGRAM = "unigram"
+LONGER = 0.15  # long texts have as many tokens in fewer rows
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,22 @@ class Case:
     copies: bool = False
     sides: tuple[str, ...] = (MAP,)
 
+    def draw(self, count: int) -> list[Any]:
+        """Returns the rows that are run where `count` of HH are."""
+        rows = (repeat if self.copies else vary)(self.rows(), round(count * self.share))
+        return [as_messages(row) for row in rows] if self.chat else list(rows)
+
 
 CASES = (
     Case("HH", hh_rows, sides=(MAP, FEW, START)),
-    Case("long answers", rows_of_long_answers, share=0.375, few=16),
-    Case("long prompts", rows_of_long_prompts, share=0.375, few=24),
+    Case("long answers", rows_of_long_answers, share=LONGER, few=16),
+    Case("long prompts", rows_of_long_prompts, share=LONGER, few=24),
     Case("chat", hh_rows, chat=True),
-    Case("chat, long answers", rows_of_long_answers, share=0.375, few=16, chat=True, sides=()),
+    Case("chat, long answers", rows_of_long_answers, share=LONGER, few=16, chat=True, sides=()),
     Case("chat, llama-3", hh_rows, tokenizer="llama-3", chat=True, sides=()),
     Case("HH, phi-3-mini", hh_rows, tokenizer="phi-3-mini", sides=()),
     Case("HH, copies", hh_rows, copies=True, sides=()),
-    Case("HH, Unigram", hh_rows, tokenizer=UNIGRAM, share=0.25, few=4, sides=(OLD_ENGINE,)),
+    Case("HH, Unigram", hh_rows, tokenizer=UNIGRAM, share=0.1, few=4, sides=(OLD_ENGINE,)),
 )
 
 
@@ -111,9 +117,7 @@ class Measured:
         self.case, self._folder = case, folder
         self.sides = (OURS, *ENCODERS, *sides)
         self.tokenizer = folder.parent / UNIGRAM if case.tokenizer == UNIGRAM else TOKENIZERS / case.tokenizer
-        rows: list[Any] = (repeat if case.copies else vary)(case.rows(), round(count * case.share))
-        if case.chat:
-            rows = [as_messages(row) for row in rows]
+        rows = case.draw(count)
         few, mapped = rows[:: case.few], rows[:: 3 * case.few]
         self.pairs = defaultdict(
             lambda: len(rows), {FEW: 100, START: 100, MAP: len(mapped)} | dict.fromkeys(ENCODERS, len(few))
@@ -211,7 +215,12 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=64_000, help="rows of HH; there are fewer of the longer ones")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=160_800,
+        help="rows of HH, as many as HH-RLHF has; there are fewer of the longer ones",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured, in turn")
     parser.add_argument("--data", nargs="+", choices=[case.name for case in CASES], help="all where it is left out")
     parser.add_argument("--before", help="another checkout, whose pipeline is measured too")

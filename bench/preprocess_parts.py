@@ -20,13 +20,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench import preprocess_sides
-from bench.many_rows import vary
-from bench.preference_texts import TOKENIZERS, hh_rows, rows_of_long_answers, rows_of_long_prompts, write_jsonl
+from bench.preference_texts import TOKENIZERS, write_jsonl
+from bench.preprocess import chosen_cases
 from bench.preprocess_sides import ROWS
 from bench.result_page import Page
 
 SAMPLES_A_SECOND = 200
-DATA = {"HH": (hh_rows, 1.0), "long answers": (rows_of_long_answers, 0.2), "long prompts": (rows_of_long_prompts, 0.15)}
+DATA = ("HH", "long answers", "long prompts", "chat")
 # The parts, and what is in a stack of theirs, in which a frame is "Class.function (file:line)": a sample belongs to the
 # first part that fits.
 PARTS = {
@@ -99,14 +99,13 @@ def main(arguments: argparse.Namespace) -> None:
         codes = {"before": arguments.before} | codes
     columns: dict[str, dict[str, float]] = {}
     counts: dict[str, int] = {}
-    for name in arguments.data or DATA:
-        rows, share = DATA[name]
-        count = round(arguments.rows * share)
+    for case in chosen_cases(arguments.data or DATA):
         with tempfile.TemporaryDirectory() as folder:
-            write_jsonl(Path(folder, ROWS), vary(rows(), count))
+            rows = case.draw(arguments.rows)
+            write_jsonl(Path(folder, ROWS), rows)
             for which, code in codes.items():
-                columns[f"{name}, {which}"] = profile(Path(folder), TOKENIZERS / "qwen2", code)
-                counts[f"{name}, {which}"] = count
+                columns[f"{case.name}, {which}"] = profile(Path(folder), TOKENIZERS / case.tokenizer, code)
+                counts[f"{case.name}, {which}"] = len(rows)
     page.say("CPU microseconds a pair, by samples of the stacks of all processes; qwen2.\n")
     page.head("part", *columns)
     parts = [part for part in [*PARTS, OTHER] if part not in OF_A_RUN]
