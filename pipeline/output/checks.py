@@ -116,18 +116,17 @@ def _eos_inside(
         if starts_turns:
             begins_turn |= tokens[np.minimum(following, bound)] == tokenizer.turn_start_id
         inside &= ~(begins_turn & (following < ends.ravel()[sides]))
-        inside &= ~_is_unscored(row)[places]
+        inside &= ~_are_unscored(row, places)
     found = np.zeros(len(ends), bool)
     found[sides[inside] // 3] = True
     return found
 
 
-def _is_unscored(row: Row) -> np.ndarray:
-    """Returns [slots] bool: the tokens that no loss counts."""
-    edges = np.zeros(len(row.tokens) + 1, np.int64)
-    edges[row.unscored[:, 0]] += 1
-    edges[row.unscored[:, 1]] -= 1  # where one run ends another may begin
-    return np.cumsum(edges)[:-1] > 0
+def _are_unscored(row: Row, places: np.ndarray) -> np.ndarray:
+    """Returns [m] bool: the tokens at `places` that no loss counts."""
+    run = np.searchsorted(row.unscored[:, 0], places, side="right") - 1  # the last that begins up to there
+    ends = np.append(row.unscored[:, 1], 0)  # of none: 0
+    return places < ends[run]
 
 
 def describe(counts: dict[str, int], pairs: int, tokenizer: TokenizerSummary) -> list[str]:

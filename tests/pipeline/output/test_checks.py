@@ -80,6 +80,25 @@ def test_a_tokenizer_without_bos_or_with_one_that_is_eos_is_not_suspected():
     assert count(([EOS, 9], [9, EOS], [8, EOS]), tokenizer=summary(bos_id=EOS))["bos_not_once"] == 0
 
 
+@pytest.mark.parametrize(
+    ("unscored", "inside"),
+    [
+        ((), 1),
+        (((2, 3),), 0),
+        (((1, 4),), 0),
+        (((0, 1), (2, 4)), 0),
+        (((3, 4),), 0),  # another turn begins behind it
+        (((0, 2),), 1),
+        (((0, 1), (4, 5)), 1),
+    ],
+)
+def test_eos_is_looked_for_among_the_tokens_that_a_loss_counts(unscored: tuple, inside: int):
+    plain = Pair(prompt=[BOS], chosen=[9, EOS], rejected=[8, EOS], id=1)
+    pair = replace(plain, chosen=[9, 9, EOS, 9, 9, EOS], unscored_chosen=unscored)
+    row = make_row([plain, pair, plain], row_length=64, pad_id=0, vocab_size=50)
+    assert count_stored(row, summary())["eos_inside_answer"] == inside
+
+
 def test_random_rows_are_counted_as_pair_by_pair():
     rng = np.random.default_rng(0)
     for _ in range(200):
