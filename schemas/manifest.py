@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from oddsmill.schemas.errors import Refused
-from oddsmill.schemas.record import MAX_ROW_LENGTH, MAX_TOKEN_ID, PLAIN_VERSION, SCHEMA_VERSIONS
+from oddsmill.schemas.record import MAX_ROW_LENGTH, MAX_TOKEN_ID
+from oddsmill.schemas.stored.record_stream import PLAIN_VERSION, SCHEMA_VERSIONS
 from oddsmill.schemas.typed_json import Count, Digest, Form, Malformed, Range, as_type, parse_json, read_bounded, shown
 
 MANIFEST_NAME = "manifest.json"

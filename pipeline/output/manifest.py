@@ -12,7 +12,7 @@ from oddsmill.pipeline.output.tally import Tally
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.manifest import Ledger, Manifest, SplitSummary
-from oddsmill.schemas.record import PLAIN_VERSION, UNSCORED_VERSION
+from oddsmill.schemas.stored.record_stream import PLAIN_VERSION, UNSCORED_VERSION
 
 
 def make_manifest(

@@ -1,7 +1,7 @@
 """Laying pairs into rows, many rows at a time: a pass over hundreds of them costs less than a pass over each."""
 
-from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -21,34 +21,6 @@ class Rows(NamedTuple):
 
     joined: Row
     counts: np.ndarray
-
-    def padded(self, *, row_length: int, pad_id: int) -> Iterator[Row]:
-        """Yields each of the rows by itself.
-
-        Raises:
-          ValueError: the pairs of a row do not fit it.
-        """
-        joined, pairs = self.joined, np.append(0, np.cumsum(self.counts))
-        starts = np.append(0, joined.ends()[:, 2])[pairs]
-        sizes = np.diff(starts)
-        if sizes.max(initial=0) > row_length:
-            raise ValueError(f"{sizes.max()} tokens do not fit a row of {row_length}")
-        tokens = np.full((len(sizes), row_length), pad_id, joined.tokens.dtype)
-        tokens[np.arange(row_length) < sizes[:, None]] = joined.tokens
-        runs = np.searchsorted(joined.unscored[:, 0], starts)
-        bounds = zip(pairwise(pairs.tolist()), pairwise(runs.tolist()), strict=True)
-        for number, ((begin, end), (first_run, end_run)) in enumerate(bounds):
-            yield Row(
-                tokens=tokens[number],
-                prompt_lengths=joined.prompt_lengths[begin:end],
-                chosen_lengths=joined.chosen_lengths[begin:end],
-                rejected_lengths=joined.rejected_lengths[begin:end],
-                pair_ids=joined.pair_ids[begin:end],
-                truncated=joined.truncated[begin:end],
-                unscored=joined.unscored[first_run:end_run] - np.int32(starts[number])
-                if end_run > first_run
-                else NO_SPANS,
-            )
 
 
 def lay_rows(rows: Sequence[Sequence[int]], pairs: Items, *, vocab_size: int) -> Rows:

@@ -26,7 +26,7 @@ from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.locks.lock import Lock
 from oddsmill.schemas.manifest import Shard, Split, TokenizerSummary, file_sha256
 from oddsmill.schemas.provenance import provenance_path, write_provenance
-from oddsmill.schemas.record import encode_row
+from oddsmill.schemas.record import encode_rows
 
 # One record a group: the trainer reads records at random. Levels above 3 only cost time.
 WRITER_OPTIONS = "group_size:1,zstd:3"
@@ -93,8 +93,8 @@ def write_shard(
                 for begin in range(0, len(rows), at_a_time):
                     few = lay_rows(rows[begin : begin + at_a_time], pairs, vocab_size=tokenizer.vocab_size)
                     tally.add(few.joined, few.counts, tokenizer)
-                    for row in few.padded(row_length=config.slots, pad_id=tokenizer.pad_id):
-                        writer.write(encode_row(row))
+                    for record in encode_rows(*few, row_length=config.slots, pad_id=tokenizer.pad_id):
+                        writer.write(record)
                     progress.count(rows_written=len(few.counts))
             shard, options = _inspect(path, name=name, records=len(rows))
         sources = provenance_path("", name)

@@ -71,23 +71,6 @@ def test_a_row_comes_back_from_its_record(pairs: list[Pair], vocab_size: int):
         assert getattr(back, name).dtype == values.dtype
 
 
-@pytest.mark.properties
-@given(st.lists(pairs, min_size=1, max_size=5), st.sampled_from([1000, 70_000]), st.integers(0, 9))
-def test_a_record_is_the_stream_that_arrow_writes(pairs: list[Pair], vocab_size: int, padding: int):
-    row = make(*pairs, row_length=sum(map(len, pairs)) + padding, vocab_size=vocab_size)
-    version = 2 if len(row.unscored) else 1
-    lists = {name: values.ravel() for name, values in vars(row).items() if name != "unscored" or version == 2}
-    tokens = pa.FixedSizeListArray.from_arrays(pa.array(lists.pop("tokens")), len(row.tokens))
-    columns = {"tokens": tokens}
-    for name, values in lists.items():
-        columns[name] = pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), pa.array(values))
-    sink = pa.BufferOutputStream()
-    table = pa.table(columns).replace_schema_metadata({"oddsmill.schema_version": str(version)})
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    assert encode_row(row) == sink.getvalue().to_pybytes()
-
-
 def test_unscored_tokens_stand_as_drawn():
     """The tool's turn of an answer: `22 23` of the first chosen, `31` of the second rejected."""
     first = dataclasses.replace(PAIR, chosen=[20, 22, 23, 21], unscored_chosen=((1, 3),))

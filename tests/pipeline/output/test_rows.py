@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oddsmill.pipeline.output.blocks import Items, encode_block, open_blocks
 from oddsmill.pipeline.output.placing import PLACED_PAIRS
 from oddsmill.pipeline.output.rows import lay_rows
-from oddsmill.schemas.record import Pair, Row, Truncated, encode_row, make_row
+from oddsmill.schemas.record import Pair, Truncated, encode_row, encode_rows, make_row
 
 VOCAB, LENGTH, PAD = 300, 40, 7
 side = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6)
@@ -72,10 +72,6 @@ def stored(pairs: list[Pair]) -> Iterator[Items]:
         yield items
 
 
-def columns_of(row: Row) -> dict[str, list[int]]:
-    return {name: values.tolist() for name, values in vars(row).items()}
-
-
 @given(pairs_of_rows(), st.randoms())
 def test_many_rows_at_a_time_are_those_of_each_by_itself(rows: list[list[Pair]], random: Random):
     """Wherever their pairs lie among the stored ones."""
@@ -86,9 +82,7 @@ def test_many_rows_at_a_time_are_those_of_each_by_itself(rows: list[list[Pair]],
     bounds = np.cumsum([0, *map(len, rows)]).tolist()
     with stored([pairs[places.index(number)] for number in range(len(pairs))]) as items:
         laid = lay_rows([places[begin:end] for begin, end in pairwise(bounds)], items, vocab_size=VOCAB)
-    found = list(laid.padded(row_length=LENGTH, pad_id=PAD))
-    assert [columns_of(row) for row in found] == [columns_of(row) for row in plain]
-    assert [encode_row(row) for row in found] == [encode_row(row) for row in plain]
+    assert list(encode_rows(*laid, row_length=LENGTH, pad_id=PAD)) == [encode_row(row) for row in plain]
     assert laid.counts.tolist() == [len(row) for row in rows]
     assert laid.joined.tokens.tolist() == [token for row in plain for token in row.tokens[: row.num_tokens].tolist()]
 
@@ -96,7 +90,7 @@ def test_many_rows_at_a_time_are_those_of_each_by_itself(rows: list[list[Pair]],
 def test_pairs_that_do_not_fit_their_row_are_an_error():
     pairs = [Pair(prompt=[1], chosen=[2], rejected=[3], id=0)] * 2
     with stored(pairs) as items, pytest.raises(ValueError, match="6 tokens do not fit a row of 5"):
-        list(lay_rows([[0, 1]], items, vocab_size=VOCAB).padded(row_length=5, pad_id=PAD))
+        list(encode_rows(*lay_rows([[0, 1]], items, vocab_size=VOCAB), row_length=5, pad_id=PAD))
 
 
 def test_a_token_outside_the_vocabulary_is_an_error():
