@@ -3,7 +3,6 @@
 Both read tokenizer.json. Truncation, padding and added special tokens have no part in our ids, so it is loaded without.
 """
 
-import json
 import os
 import re
 from array import array
@@ -76,7 +75,12 @@ def _load(content: bytes) -> _Loaded:
     """Loads a tokenizer once a process: that takes a second."""
     if find_spec("fastokens") is None:
         raise Unusable("is not installed")
-    settings = json.loads(content)
+    import orjson
+
+    try:
+        settings = orjson.loads(content)
+    except ValueError as error:
+        raise Unusable(f"does not take this tokenizer ({one_line(error)})") from error
     for pattern in _patterns([settings.get("normalizer"), settings.get("pre_tokenizer")]):
         if steps_may_explode(pattern):
             raise Unusable(f"may need other steps than tokenizers for the pattern {pattern!r}")
@@ -84,7 +88,7 @@ def _load(content: bytes) -> _Loaded:
     import fastokens
 
     try:
-        core = fastokens.Tokenizer.from_json_str(json.dumps(settings | dict.fromkeys(_NOT_OF_IDS)))
+        core = fastokens.Tokenizer.from_json_str(orjson.dumps(settings | dict.fromkeys(_NOT_OF_IDS)).decode())
     except Exception as error:
         raise Unusable(f"does not take this tokenizer ({one_line(error)})") from error
     return _Loaded(core, sums_of_tokens(settings))
