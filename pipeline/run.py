@@ -63,7 +63,8 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
         pools: list[WorkerPool | None] = []
 
         def start_pool(inputs: list[Input], tokenizer: Path) -> None:
-            pool = stack.enter_context(started_pool(count_workers(config, inputs, p)))
+            count, needed = count_workers(config, inputs, p), config.dataset_num_proc is not None
+            pool = stack.enter_context(started_pool(count, needed=needed))
             if pool is not None:
                 pool.prepare(tokenizer, config)
             pools.append(pool)

@@ -19,13 +19,14 @@ from oddsmill.pipeline.input.parts import Input
 from oddsmill.pipeline.lost_workers import lost_workers_told
 from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
-from oddsmill.pipeline.workers.cores import usable_cores
+from oddsmill.pipeline.workers.cores import connectable_processes, usable_cores
 from oddsmill.pipeline.workers.pool import WorkerPool
-from oddsmill.schemas.console import held_back
+from oddsmill.schemas.console import held_back, log
 from oddsmill.schemas.errors import Refused, RunFailed, find_ending, one_line, require
 from oddsmill.schemas.process.children import kill_descendants
 from oddsmill.schemas.process.signals import on_end
-from oddsmill.schemas.process.threads import READER_THREADS, check_threads, shortage_of_threads
+from oddsmill.schemas.process.threads import READER_THREADS, NoThreads, check_threads, shortage_of_threads
+from oddsmill.schemas.stores import scheme_of
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -86,7 +87,8 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None
     """Runs the graph of a resolved run to its end on a pipeline of `make_pipeline`.
 
     Args:
-      pool: worker processes that were started for it; they have ended when this returns.
+      pool: worker processes that were started for it; they have ended when this returns. They become fewer where
+        threads are short and no number of them was given.
 
     Raises:
       Refused: A worker refused something; the message is the worker's.
@@ -97,7 +99,7 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None
     embedded, spill = type(p.runner).__name__ == EMBEDDED_RUNNER, None
     try:
         if embedded:
-            check_threads(_threads_of(p) + (_threads_of_pool(pool, resolved) if pool else 0), "preprocessing")
+            pool = _within_threads(p, resolved, pool)
         with contextlib.ExitStack() as console:
             if embedded:  # other runners show their own
                 if _in_threads(p):
@@ -136,11 +138,31 @@ def count_workers(config: DatasetSettings, inputs: Sequence[Input], p: "beam.Pip
         problem = _other_workers(p)
     if any((source.format or "").startswith("__main__:") for source in config.sources):
         problem = "no other process finds the functions of __main__"
+    if config.output is not None and _is_of_this_process(config.output):
+        problem = f"no other process finds --output={config.output}"
     if problem is not None:
         require(given in (None, 1), "dataset_num_proc", given, f"{problem}; leave it out")
         return 1
-    size = sum(each.text_bytes for each in inputs)
-    return given or max(1, min(usable_cores(), size // _BYTES_OF_PROCESS))
+    wanted = given or max(1, min(usable_cores(), sum(each.text_bytes for each in inputs) // _BYTES_OF_PROCESS))
+    allowed = connectable_processes()
+    require(
+        given is None or given <= allowed,
+        "dataset_num_proc",
+        given,
+        f"the limit on open files allows {allowed}; raise it (ulimit -n), or give fewer",
+    )
+    if wanted > allowed:
+        log.info(f"processes  {allowed} of {wanted}: the limit on open files allows no more; raise it (ulimit -n)")
+    return min(wanted, allowed)
+
+
+def _is_of_this_process(path: str) -> bool:
+    """Tells whether no other process finds a path: it is in memory, or in a store that this program has added."""
+    if (scheme := scheme_of(path)) is None:
+        return False
+    from fsspec.registry import known_implementations, registry
+
+    return scheme == "memory" or (scheme in registry and scheme not in known_implementations)
 
 
 def _other_workers(p: "beam.Pipeline") -> str | None:
@@ -166,10 +188,33 @@ def _threads_of(p: "beam.Pipeline") -> int:
     return _THREADS * (workers + 1)
 
 
-def _threads_of_pool(pool: WorkerPool, resolved: ResolvedRun) -> int:
-    """Returns about how many threads the processes of ours take: each some, and a reader for each shard at a time."""
+def _within_threads(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None) -> WorkerPool | None:
+    """Returns the pool, of as many processes as there are threads for.
+
+    Raises:
+      NoThreads: there are too few for this process, or for the number of processes that was given.
+    """
+    own = _threads_of(p)
+    try:
+        check_threads(own + (_threads_of_pool(pool.count, resolved) if pool else 0), "preprocessing")
+        return pool
+    except NoThreads as error:
+        fitting = [n for n in range(1, pool.count if pool else 1) if own + _threads_of_pool(n, resolved) <= error.found]
+        if pool is None or resolved.config.dataset_num_proc is not None or error.found < own:
+            raise
+        count = max(fitting, default=1)
+        log.info(f"processes  {count} of {pool.count}: {error.strerror}")
+        if count > 1:
+            pool.keep(count)
+            return pool
+        pool.close()
+        return None
+
+
+def _threads_of_pool(count: int, resolved: ResolvedRun) -> int:
+    """Returns about how many threads so many processes take: each some, and a reader for each shard at a time."""
     shards = sum(resolved.num_shards.values())
-    return _THREADS_OF_PROCESS * pool.count + READER_THREADS * min(pool.count, shards)
+    return _THREADS_OF_PROCESS * count + READER_THREADS * min(count, shards)
 
 
 def _in_threads(p: "beam.Pipeline") -> bool:

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the run failed, 2 the settings or the input were refused, 
 by signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 141 the reader of the output left), as shells have it.
 """
 
+import errno
 import re
 import signal
 import sys
@@ -118,5 +119,6 @@ def _ending(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno is not None:
         if isinstance(error, BrokenPipeError) and error.filename == streams.OUTPUT:
             return 128 + signal.SIGPIPE, ""  # head or less has seen enough
-        return 1, f"failed: {error.filename or type(error).__name__}: {error.strerror}"
+        advice = "; raise the limit (ulimit -n)" if error.errno == errno.EMFILE else ""
+        return 1, f"failed: {error.filename or type(error).__name__}: {error.strerror}{advice}"
     raise error

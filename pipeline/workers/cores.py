@@ -1,11 +1,13 @@
-"""The cores that this process may use, which a container often limits."""
+"""The cores that this process may use, which a container often limits, and how many processes it may talk to."""
 
 import math
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 
 _QUOTAS = Path("/sys/fs/cgroup")
+_FILES, _FILES_OF_PROCESS = 64, 2  # that a run has open; those of each process are the two ends of a connection
 
 
 def usable_cores(quotas: Path = _QUOTAS) -> int:
@@ -22,3 +24,9 @@ def usable_cores(quotas: Path = _QUOTAS) -> int:
             if (share := int(words[0]) / int(period)) > 0:
                 cores = min(cores, math.ceil(share))
     return max(1, cores)
+
+
+def connectable_processes() -> int:
+    """Returns to how many processes this one may have connections, by its limit on open files (ulimit -n)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if limit == resource.RLIM_INFINITY else max(1, (limit - _FILES) // _FILES_OF_PROCESS)

@@ -19,7 +19,8 @@ from oddsmill.pipeline import progress
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
-from oddsmill.pipeline.workers.worker import Answer, Loading, Setup, start, tell
+from oddsmill.pipeline.workers.worker import Answer, Loading, Setup, not_started, start, tell
+from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.process.signals import ENDING, on_end
 
@@ -38,7 +39,11 @@ class WorkerPool:
     """
 
     def __init__(self, count: int, spill: int):
-        """Starts `count` processes, which wait for `begin`."""
+        """Starts `count` processes, which wait for `begin`.
+
+        Raises:
+          OSError: they cannot be started.
+        """
         pairs = [socket.socketpair() for _ in range(count)]
         for ours, theirs in pairs:
             for end in (ours, theirs):
@@ -70,6 +75,13 @@ class WorkerPool:
         self._notes[self._workers[0]].append(None)
         ((_, engine),) = self._receive()
         return dataclasses.replace(resolved, engine=engine, sample=[])
+
+    def keep(self, count: int) -> None:
+        """Lets there be fewer processes, before `begin`."""
+        for own, worker in zip(self._sockets[count:], self._workers[count:], strict=True):
+            own.close()
+            worker.close()
+        self._sockets, self._workers, self._ends = self._sockets[:count], self._workers[:count], self._ends[:count]
 
     def begin(self, resolved: ResolvedRun) -> None:
         """Tells the processes what run it is. Its output folder holds the tokenizer.
@@ -164,11 +176,12 @@ class WorkerPool:
 
     def _lost(self) -> BaseException:
         """Returns what the workers were lost for: what a server says that could not start them, or how one ended."""
-        with suppress(OSError, EOFError, IndexError):
-            if self._workers[0].poll():  # one that still works sends nothing now
-                answer: Answer = pickle.loads(self._workers[0].recv_bytes())
-                if answer.error is not None:
-                    return answer.error
+        for worker in self._workers:
+            with suppress(OSError, EOFError):
+                if worker.poll():  # one that still works sends nothing now
+                    answer: Answer = pickle.loads(worker.recv_bytes())
+                    if answer.error is not None:
+                        return answer.error
         self.close()
         code = self._server.returncode
         number = -code if code < 0 else code - 128
@@ -183,13 +196,28 @@ class WorkerPool:
 
 
 @contextmanager
-def started_pool(count: int) -> Iterator[WorkerPool | None]:
-    """Starts workers and ends them after the body; of fewer than two there is no use, and None is yielded."""
+def started_pool(count: int, *, needed: bool = True) -> Iterator[WorkerPool | None]:
+    """Starts workers and ends them after the body; of fewer than two there is no use, and None is yielded.
+
+    Args:
+      needed: otherwise None is yielded where they cannot be started, and a line says so.
+
+    Raises:
+      RunFailed: they are needed, and cannot be started.
+    """
     if count < 2:
         yield None
         return
     with ExitStack() as stack:
-        pool = WorkerPool(count, stack.enter_context(open_spill()))
+        spill = stack.enter_context(open_spill())
+        try:
+            pool = WorkerPool(count, spill)
+        except OSError as error:
+            if needed:
+                raise not_started(error) from error
+            log.info(f"processes  this one alone: no other can be started ({error.strerror})")
+            yield None
+            return
         _open[pool.key] = pool
         stack.callback(_open.pop, pool.key)
         stack.callback(pool.close)

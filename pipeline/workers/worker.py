@@ -16,7 +16,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
 
@@ -29,8 +29,10 @@ from oddsmill.pipeline.resolved_run import ResolvedRun, with_engine
 from oddsmill.pipeline.tokens.tokenizer import load_for_run
 from oddsmill.schemas.drops import Origin
 from oddsmill.schemas.engines.fast import FastEngine
+from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.process.children import end_with
 from oddsmill.schemas.process.signals import ENDING
+from oddsmill.schemas.process.streams import console_may_be_lost
 
 _THREADS = ("RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 Handle = Callable[[str, tuple[Any, ...]], Any]
@@ -122,15 +124,16 @@ def main() -> None:
     if sys.stdout is not None:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a worker ends without a flush
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 as in a run without workers, where Beam's step says what matters
-    try:
-        while not isinstance(message := pickle.load(sys.stdin.buffer), Setup):
-            if isinstance(message, Loading):
-                _load(message)
-            else:
-                _choose_engine(*message)
-    except EOFError:
-        return  # nothing is to be done
-    _serve_all(message)
+    with console_may_be_lost():  # or rows would be dropped by a function that prints
+        try:
+            while not isinstance(message := pickle.load(sys.stdin.buffer), Setup):
+                if isinstance(message, Loading):
+                    _load(message)
+                else:
+                    _choose_engine(*message)
+        except EOFError:
+            return  # nothing is to be done
+        _serve_all(message)
 
 
 def _load(loading: Loading) -> None:
@@ -163,27 +166,46 @@ def _choose_engine(resolved: ResolvedRun, end: int) -> None:
 
 
 def _may_fork() -> bool:
-    return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
+    try:
+        return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
+    except OSError:  # nothing is mounted there
+        return False
 
 
 def _serve_all(setup: Setup) -> None:
     try:
         handle = _handler(Chain(setup.resolved, load_copy(setup.resolved)), setup.resolved)
     except BaseException as error:
-        Connection(setup.ends[0]).send_bytes(pickle.dumps(Answer(None, {}, _portable(error))))
-        sys.exit(1)
-    if len(setup.ends) == 1:
-        serve(Connection(setup.ends[0]), handle)
-    elif _may_fork():
-        gc.freeze()  # a collection would write to the pages that all of them share
-        workers = [_fork(end, setup.ends, handle) for end in setup.ends]
-    else:  # a library has threads, which a fork loses
-        servers = [start(sys.path, [end, setup.spill]) for end in setup.ends]
-        for server, end in zip(servers, setup.ends, strict=True):
-            tell(server, setup._replace(ends=[end]))
-        workers = [server.pid for server in servers]
+        _fail(Connection(setup.ends[-1]), error)
+    try:
+        if len(setup.ends) == 1:
+            serve(Connection(setup.ends[0]), handle)
+        elif _may_fork():
+            gc.freeze()  # a collection would write to the pages that all of them share
+            workers = [_fork(end, setup.ends, handle) for end in setup.ends]
+        else:  # a library has threads, which a fork loses
+            servers = [start(sys.path, [end, setup.spill]) for end in setup.ends]
+            for server, end in zip(servers, setup.ends, strict=True):
+                tell(server, setup._replace(ends=[end]))
+            workers = [server.pid for server in servers]
+    except OSError as error:
+        _fail(Connection(setup.ends[-1]), not_started(error))  # no worker has this connection yet
     _close(setup.ends)
     os._exit(_wait(workers))
+
+
+def _fail(connection: Connection, error: BaseException) -> NoReturn:
+    """Answers whatever is asked with an error, and ends this process with its workers."""
+    connection.send_bytes(pickle.dumps(Answer(None, {}, _portable(error))))
+    os._exit(1)
+
+
+def not_started(error: OSError) -> RunFailed:
+    """Returns the failure of a run whose workers cannot be started."""
+    return RunFailed(
+        f"worker processes cannot be started ({error.strerror}); raise the limit (ulimit -u, or the container's limit "
+        "of processes), or give fewer (--dataset_num_proc)"
+    )
 
 
 def _fork(end: int, ends: Sequence[int], handle: Handle) -> int:
@@ -219,7 +241,10 @@ def serve(connection: Connection, handle: Handle) -> None:
     A job is read while another is done, so that whoever sends one waits for none.
     """
     jobs: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, jobs), daemon=True).start()
+    try:
+        threading.Thread(target=_receive, args=(connection, jobs), daemon=True).start()
+    except RuntimeError as error:  # there are no more threads
+        _fail(connection, error)
     while True:
         kind, *arguments = jobs.get()
         try:

@@ -10,10 +10,15 @@ _REFUSED_BY_PYTHON = "can't start new thread"
 
 
 class NoThreads(OSError):
-    """The system starts no more threads for this user or this container."""
+    """The system starts no more threads for this user or this container.
 
-    def __init__(self, message: str):
+    Attributes:
+      found: How many could be started at a time.
+    """
+
+    def __init__(self, message: str, found: int = 0):
         super().__init__(errno.EAGAIN, message)
+        self.found = found
 
 
 def check_threads(count: int, what: str) -> None:
@@ -35,7 +40,8 @@ def check_threads(count: int, what: str) -> None:
     except RuntimeError:
         raise NoThreads(
             f"{what} takes about {count} threads, and only {len(started)} can be started here; raise the limit "
-            "(ulimit -u, or the container's limit of processes), or end other programs"
+            "(ulimit -u, or the container's limit of processes), or end other programs",
+            len(started),
         ) from None
     finally:
         over.set()

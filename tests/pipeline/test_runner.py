@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import apache_beam as beam
 import pytest
@@ -15,6 +16,8 @@ from oddsmill.pipeline.input.parts import Input
 from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph, temporary_removed
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.process.threads import NoThreads
+from tests import disk_store  # noqa: F401 - serves store://
+from tests.pipeline.conftest import messages
 
 
 def config(**beam_options: Any) -> PreprocessConfig:
@@ -81,20 +84,21 @@ def test_a_worker_refuses_in_one_message_and_other_errors_keep_their_traceback(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sources", "problem"),
+    ("arguments", "changes", "problem"),
     [
-        (["--direct_num_workers=2"], "triple", "--direct_num_workers asks for Beam's workers"),
-        (["--direct_running_mode=multi_processing"], "triple", "--direct_running_mode=multi_processing has workers of"),
-        (["--runner=PortableRunner", "--job_endpoint=embed"], "triple", "--runner=PortableRunner has workers of its"),
-        ([], "__main__:pair", "no other process finds the functions of __main__"),
+        (["--direct_num_workers=2"], {}, "--direct_num_workers asks for Beam's workers"),
+        (["--direct_running_mode=multi_processing"], {}, "--direct_running_mode=multi_processing has workers of"),
+        (["--runner=PortableRunner", "--job_endpoint=embed"], {}, "--runner=PortableRunner has workers of its"),
+        ([], {"source": SourceConfig(path="x", format="__main__:pair")}, "no other process finds the functions of __m"),
+        ([], {"output": "memory://out"}, "no other process finds --output=memory://out"),
+        ([], {"output": "store://tmp/out"}, "no other process finds --output=store://tmp/out"),
     ],
 )
 def test_processes_of_ours_are_refused_where_they_could_have_no_effect(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], sources: str, problem: str
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], changes: dict[str, Any], problem: str
 ):
     def settings(count: int | None) -> PreprocessConfig:
-        source = SourceConfig(path="x", format=sources)
-        return dataclasses.replace(config(), dataset_num_proc=count, source=source)
+        return dataclasses.replace(config(), dataset_num_proc=count, **changes)
 
     inputs = [Input(path="x", files=["x"], text_bytes=1 << 40)]
     monkeypatch.setattr(runner, "usable_cores", lambda: 5)
@@ -102,9 +106,52 @@ def test_processes_of_ours_are_refused_where_they_could_have_no_effect(
     with pytest.raises(Refused, match=f"^--dataset_num_proc=2: {problem}"):
         count_workers(settings(2), inputs, p)
     assert count_workers(settings(None), inputs, p) == count_workers(settings(1), inputs, p) == 1
-    if sources == "triple":
-        assert [count_workers(settings(None), each) for each in (inputs, [])] == [5, 1]
-        assert count_workers(settings(3), []) == 3
+
+
+def test_there_is_a_process_for_each_core_as_far_as_limits_allow(monkeypatch: pytest.MonkeyPatch):
+    inputs = [Input(path="x", files=["x"], text_bytes=1 << 40)]
+    monkeypatch.setattr(runner, "usable_cores", lambda: 5)
+    many = dataclasses.replace(config(), dataset_num_proc=7)
+    assert [count_workers(config(), inputs), count_workers(config(), []), count_workers(many, [])] == [5, 1, 7]
+    monkeypatch.setattr(runner, "connectable_processes", lambda: 3)
+    with messages() as lines:
+        assert count_workers(config(), inputs) == 3
+    assert lines == ["processes  3 of 5: the limit on open files allows no more; raise it (ulimit -n)"]
+    with pytest.raises(Refused, match=r"^--dataset_num_proc=7: the limit on open files allows 3; raise it"):
+        count_workers(many, inputs)
+
+
+@pytest.mark.parametrize(
+    ("found", "given", "left", "lines"),
+    [
+        (500, None, 3, []),
+        (240, None, 2, ["processes  2 of 3: want 296"]),
+        (150, None, None, ["processes  1 of 3: want 296"]),
+        (79, None, "want 296", []),
+        (240, 3, "want 296", []),
+    ],
+)
+def test_there_are_fewer_processes_where_threads_are_short(
+    found: int, given: int | None, left: int | str | None, lines: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    def check(count: int, what: str) -> None:
+        if count > found:
+            raise NoThreads(f"want {count}", found)
+
+    pool = Mock(count=3)
+    pool.keep.side_effect = lambda count: setattr(pool, "count", count)
+    resolved = Mock(config=dataclasses.replace(config(), dataset_num_proc=given), num_shards={"train": 9})
+    monkeypatch.setattr(runner, "check_threads", check)
+    p = make_pipeline(config(), [])
+    with messages() as told:
+        if isinstance(left, str):
+            with pytest.raises(NoThreads, match=left):
+                runner._within_threads(p, resolved, pool)
+        else:
+            assert runner._within_threads(p, resolved, pool) is (pool if left else None)
+            assert pool.count == (left or 3)
+            assert pool.close.called is not bool(left)
+    assert told == lines
 
 
 def test_a_run_that_cannot_have_its_threads_ends_before_it_reads(

@@ -1,11 +1,13 @@
 """Runs that are spread over processes of ours: the bytes of one process, and one message where one is lost."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.resolved_run import resolve_run
 from oddsmill.pipeline.workers.pool import started_pool
 from oddsmill.schemas.errors import Refused, RunFailed
+from tests.pipeline.conftest import messages
+from tests.pipeline.input.files import KINDS
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = {"num_shards": 3, "eval_share": 0.2, "dedup": "exact"}
@@ -42,6 +46,7 @@ def pair_or_end(row: dict[str, Any]) -> dict[str, Any] | None:
     """Is a format of rows that ends a worker at one of them, and that drops others."""
     if row["prompt"] in ("kill", "leave") and os.environ["LAUNCHER"] != str(os.getpid()):
         os.kill(os.getpid(), signal.SIGKILL) if row["prompt"] == "kill" else os._exit(0)
+    print("a row", flush=True)
     return None if row["prompt"] == "drop" else row
 
 
@@ -60,13 +65,33 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_every_byte_is_that_of_one_process(
-    run: Callable, write_rows: Callable, rows: list[Any], monkeypatch: pytest.MonkeyPatch
-):
+@contextmanager
+def nobody_reads_the_output() -> Iterator[None]:
+    """Lets the standard output of processes that the body starts be a pipe whose reader has left."""
+    before, (reader, writer) = os.dup(1), os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    os.close(writer)
+    try:
+        yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+
+
+def test_every_byte_is_that_of_one_process_of_files_of_every_kind(
+    run: Callable, write_rows: Callable, rows: list[Any], triples: Callable, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
     monkeypatch.setenv("LAUNCHER", "")
-    path, source = write_rows("rows.jsonl", rows), {"format": f"{__name__}:pair_or_end"}
-    alone = run("alone", path, source=source, dataset_num_proc=1, **SETTINGS)
-    spread = run("spread", path, source=source, dataset_num_proc=3, **SETTINGS)
+    path = write_rows("rows.jsonl", rows)
+    (tmp_path / "kinds").mkdir()
+    for number, (name, content) in enumerate(KINDS.items()):
+        (tmp_path / "kinds" / name).write_bytes(content(triples(1200)[15 * number :][:30]))
+    sources = [{"path": str(path), "format": f"{__name__}:pair_or_end"}, {"path": str(tmp_path / "kinds" / "*")}]
+    alone = run("alone", source=sources, dataset_num_proc=1, **SETTINGS)
+    with nobody_reads_the_output():
+        spread = run("spread", source=sources, dataset_num_proc=3, **SETTINGS)
     assert {reject["reason"] for reject in alone.rejects} == {"user_function", "missing_field", "duplicate"}
     assert files(spread.folder) == files(alone.folder)
     with pytest.raises(ChildProcessError):
@@ -102,6 +127,18 @@ def test_a_pool_that_got_no_run_ends_at_once():
     with pytest.raises(Refused), started_pool(2):
         raise Refused("the rows cannot be read")
     assert time.monotonic() - started < 5
+
+
+def test_where_no_process_can_be_started_there_is_one_message_or_this_process(monkeypatch: pytest.MonkeyPatch):
+    def short(*_: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, "no process")
+
+    monkeypatch.setattr("oddsmill.pipeline.workers.pool.start", short)
+    with pytest.raises(RunFailed, match=r"^worker processes cannot be started \(no process\); raise"), started_pool(2):
+        pass
+    with messages() as lines, started_pool(2, needed=False) as pool:
+        assert pool is None
+    assert lines == ["processes  this one alone: no other can be started (no process)"]
 
 
 def test_one_process_is_this_one():

@@ -1,10 +1,18 @@
 """Workers send errors with their traceback, also those that cannot be pickled, and use their own descriptors alone."""
 
 import os
+import pickle
+import socket
 import subprocess
 import sys
 import threading
+from multiprocessing.connection import Connection
+from typing import Any
+from unittest.mock import Mock
 
+import pytest
+
+from oddsmill.pipeline.workers import worker
 from oddsmill.pipeline.workers.worker import COMMAND, _portable, _wait
 from oddsmill.schemas.errors import Refused
 
@@ -23,6 +31,27 @@ def test_an_error_is_sent_with_its_traceback():
     other = raised(ValueError(threading.Lock()))
     assert type(other) is RuntimeError
     assert str(other).startswith("ValueError: <unlocked _thread.lock")
+
+
+@pytest.mark.parametrize(
+    ("short", "problem"),
+    [("os.fork", "worker processes cannot be started (no more)"), ("threading.Thread.start", "no more")],
+)
+def test_a_shortage_in_the_server_or_a_worker_is_the_answer_to_what_is_asked(
+    short: str, problem: str, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: Any) -> None:
+        raise BlockingIOError(11, "no more") if short == "os.fork" else RuntimeError("no more")
+
+    pairs = [socket.socketpair() for _ in range(1 + (short == "os.fork"))]
+    monkeypatch.setattr(short, refuse)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    for name in ("load_copy", "Chain", "_may_fork", "gc"):
+        monkeypatch.setattr(worker, name, Mock())
+    with pytest.raises(SystemExit, match="1"):
+        worker._serve_all(worker.Setup(Mock(), [theirs.detach() for _, theirs in pairs], 0))
+    answer: worker.Answer = pickle.loads(Connection(pairs[-1][0].detach()).recv_bytes())
+    assert str(answer.error).startswith(problem)
 
 
 def test_the_exit_code_says_how_the_first_worker_ended_that_did_not_end_well():
