@@ -72,6 +72,15 @@ def charge(cost: int) -> None:
         raise TooCostly(f"it writes or copies more than {_BUDGET:,} characters")
 
 
+def longest_content(copies: int) -> int:
+    """Returns the characters that each of the messages' contents may have, so that no bound is reached.
+
+    Args:
+      copies: how often a content was written or copied, at most; the other costs have been charged.
+    """
+    return (_LIGHT - (_BUDGET - _meter.left)) // max(copies, 1)
+
+
 def check_clock() -> None:
     """Ends a rendering that takes too long.
 

@@ -32,15 +32,20 @@ _OF_TEXTS = frozenset(name for name in dir(str) if not name.startswith("_")) - {
 _OF_OBJECTS = frozenset(dir(dict))
 
 
-def compile_template(text: str) -> jinja2.Template:
+def compile_template(text: str, kind: "type[SandboxEnvironment] | None" = None) -> jinja2.Template:
     """Compiles the text of a chat template.
+
+    Args:
+      kind: the environment that it runs in, where it is another than the sandbox itself.
 
     Raises:
       Refused: it does not compile.
     """
     if len(text) > MAX_TEMPLATE:
         raise Refused(f"the chat template has {len(text):,} characters, more than {MAX_TEMPLATE:,}")
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    environment = (kind or SandboxEnvironment)(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
     try:
         with metered(None):  # parts that never change are computed now
             return environment.from_string(text)
@@ -56,7 +61,7 @@ class _Template(jinja2.Template):
             return super().render(*args, **variables)
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+class SandboxEnvironment(ImmutableSandboxedEnvironment):
     """Looks at everything that could cost much before it is done: see metering.py."""
 
     template_class = _Template

@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddsmill.schemas.chat.metering import TooCostly
+from oddsmill.schemas.chat.outline import Outline, Outlines, check
 from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG
 from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.files import check_own
@@ -52,6 +53,8 @@ class ChatTemplate:
         self._templates = {"default": templates} if isinstance(templates, str) else dict(templates)
         self._special_tokens = dict(special_tokens)
         self._compiled: dict[str, jinja2.Template] = {}
+        self._tracing: dict[str, jinja2.Template] = {}
+        self._outlines = Outlines()
         text = templates if isinstance(templates, str) else json.dumps(dict(templates), sort_keys=True)
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
         self._words = frozenset(re.findall(r"\w+", " ".join(self._templates.values())))
@@ -86,36 +89,52 @@ class ChatTemplate:
           TemplateFailed: the template raises.
           Refused: it does not compile, or needs a date and there is none.
         """
-        variables = {"tools": None, "documents": None} | self._special_tokens | dict(variables or {})
-        template = self._select(with_tools=variables["tools"] is not None)
+        if not as_given and not self._takes_developers(messages):
+            messages = [m | {"role": "system"} if m.get("role") == "developer" else m for m in messages]
+        plain = _read_plain(messages)
+        shape = plain and (plain.roles, generation_prompt, date, repr(variables))
+        text = self._outlines.render(shape, plain.contents) if plain else None
+        if text is not None and not self._outlines.is_due():
+            return text
+        seen: dict[str, Any] = {"tools": None, "documents": None, "strftime_now": _clock(date)}
+        seen |= self._special_tokens | dict(variables or {})
 
         def write(messages: list[Message], **other: Any) -> str:
-            try:
-                return template.render(
-                    messages=[_with_reasoning(message) for message in messages],
-                    add_generation_prompt=generation_prompt,
-                    **{"strftime_now": _clock(date)} | variables | other,
-                )
-            except Refused:
-                raise
-            except TooCostly as error:
-                raise TemplateFailed(f"the chat template would cost too much: {error}") from error
-            except Exception as error:  # a template is a program of its author's, and may raise anything
-                raise TemplateFailed(one_line(error)) from error
+            return self._write(messages, generation_prompt, seen | other)
 
-        if as_given:
-            return write(messages)
-        if any(message.get("role") == "developer" for message in messages) and not self._writes_developer:
-            messages = [m | {"role": "system"} if m.get("role") == "developer" else m for m in messages]
-        has_calls = any("tool_calls" in message for message in messages)
+        expected = write(messages) if as_given else _write_in_some_form(messages, seen["tools"], write)
+        if text is not None:
+            check(text, expected)
+        elif plain:
+            self._outlines.learn(shape, plain.contents, expected, lambda: self._trace(plain, generation_prompt, seen))
+        return expected
+
+    def _write(self, messages: list[Message], generation_prompt: bool, variables: Mapping[str, Any]) -> str:
+        """Renders a dialogue as it is.
+
+        Raises:
+          TemplateFailed, Refused: as `render`.
+        """
+        template = self._select(with_tools=variables["tools"] is not None)
+        messages = [_with_reasoning(message) for message in messages]
         try:
-            return _write_calls(messages, write) if has_calls else write(messages)
-        except TemplateFailed:
-            tools = variables["tools"]
-            wrapped = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools or []]
-            if not tools or wrapped == tools:
-                raise
-            return _write_calls(messages, partial(write, tools=wrapped))
+            return template.render(messages=messages, add_generation_prompt=generation_prompt, **variables)
+        except Refused:
+            raise
+        except TooCostly as error:
+            raise TemplateFailed(f"the chat template would cost too much: {error}") from error
+        except Exception as error:  # a template is a program of its author's, and may raise anything
+            raise TemplateFailed(one_line(error)) from error
+
+    def _trace(
+        self, dialogue: "_PlainDialogue", generation_prompt: bool, variables: Mapping[str, Any]
+    ) -> Outline | None:
+        from oddsmill.schemas.chat.tracing import compile_tracing, trace
+
+        name = self._name(with_tools=variables["tools"] is not None)
+        if name not in self._tracing:
+            self._tracing[name] = compile_tracing(self._templates[name])
+        return trace(self._tracing[name], *dialogue, {"add_generation_prompt": generation_prompt, **variables})
 
     def render_open(self, messages: list[Message], **options: Any) -> str:
         """Renders a dialogue up to the end of its last message's content (transformers' `continue_final_message`).
@@ -134,6 +153,10 @@ class ChatTemplate:
             return text[:at]
         return text[:at].rstrip()  # the template trims the content
 
+    def _takes_developers(self, messages: list[Message]) -> bool:
+        """Says whether the messages hold no turn of the developer that the template leaves out."""
+        return all(message.get("role") != "developer" for message in messages) or self._writes_developer
+
     @cached_property
     def _writes_developer(self) -> bool:
         """True where the template writes a turn of the developer."""
@@ -142,8 +165,11 @@ class ChatTemplate:
             return "a wish" in self.render(turns, date="2000-01-01", as_given=True)
         return False
 
+    def _name(self, *, with_tools: bool) -> str:
+        return "tool_use" if with_tools and "tool_use" in self._templates else "default"
+
     def _select(self, *, with_tools: bool) -> "jinja2.Template":
-        name = "tool_use" if with_tools and "tool_use" in self._templates else "default"
+        name = self._name(with_tools=with_tools)
         if name not in self._templates:
             names = ", ".join(sorted(self._templates))
             raise Refused(
@@ -154,6 +180,21 @@ class ChatTemplate:
 
             self._compiled[name] = compile_template(self._templates[name])
         return self._compiled[name]
+
+
+class _PlainDialogue(NamedTuple):
+    """A dialogue whose messages have a role and a text alone."""
+
+    roles: tuple[str, ...]
+    contents: list[str]
+
+
+def _read_plain(messages: list[Message]) -> _PlainDialogue | None:
+    """Returns a dialogue as roles and contents; None where its messages hold anything else, or in another order."""
+    if {*map(tuple, messages)} != {("role", "content")}:
+        return None
+    roles, contents = tuple([m["role"] for m in messages]), [m["content"] for m in messages]
+    return _PlainDialogue(roles, contents) if {*map(type, roles), *map(type, contents)} == {str} else None
 
 
 @dataclass(frozen=True)
@@ -232,6 +273,22 @@ def _clock(date: str | None) -> Callable[[str], str]:
         return datetime.datetime.fromisoformat(date).strftime(form)
 
     return strftime_now
+
+
+def _write_in_some_form(messages: list[Message], tools: list[dict[str, Any]] | None, write: Callable[..., str]) -> str:
+    """Writes a dialogue in the first form of its calls and tools that the template can write.
+
+    Raises:
+      TemplateFailed: it can write none; the message is that of the first.
+    """
+    has_calls = any("tool_calls" in message for message in messages)
+    try:
+        return _write_calls(messages, write) if has_calls else write(messages)
+    except TemplateFailed:
+        wrapped = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools or []]
+        if not tools or wrapped == tools:
+            raise
+        return _write_calls(messages, partial(write, tools=wrapped))
 
 
 def _write_calls(messages: list[Message], write: Callable[[list[Message]], str]) -> str:

@@ -1,10 +1,18 @@
+import itertools
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from oddsmill.schemas.chat.outline import Outlines
+from oddsmill.schemas.chat.sandbox import compile_template
 from oddsmill.schemas.chat.template import ChatTemplate, TemplateFailed, read_templates
-from oddsmill.schemas.errors import Refused
+from oddsmill.schemas.errors import Refused, RunFailed
 
 USER = {"role": "user", "content": "q"}
 CHATML = (
@@ -141,3 +149,116 @@ def test_the_name_of_a_template_names_no_file_elsewhere(tmp_path: Path, name: st
     assert read_templates(tmp_path, {"chat_template": sound}) == {"default": "a", "tool_use.v2-x": "b"}
     with pytest.raises(Refused, match="is no name for a chat template"):
         read_templates(tmp_path, {"chat_template": [*sound, {"name": name, "template": "c"}]})
+
+
+# Each in the way of a known family's.
+FAMILIES = {
+    "trims": "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+    "has the system in the first turn": """{% if messages[0]['role'] == 'system' %}
+{% set system, messages = messages[0]['content'] + '\n\n', messages[1:] %}{% else %}{% set system = '' %}{% endif %}
+{{ bos_token }}{% for m in messages %}
+{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}
+{% if m['role'] == 'user' %}{{ '[INST] ' + ((system if loop.first else '') + m['content']).strip() + ' [/INST]' }}
+{% else %}{{ ' ' + m['content'].strip() + eos_token }}{% endif %}{% endfor %}""",
+    "reasons": """{% set ns = namespace(last=-1) %}{% for m in messages %}
+{% if m.role == 'user' and m.content is string and not m.content.startswith('<result>') %}
+{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}
+{% set content = m.content if m.content is string else '' %}
+{% if m.role == 'assistant' and '</think>' in content %}
+{% set thought, content = content.split('</think>')[0].split('<think>')[-1], content.split('</think>')[-1] %}
+{% if loop.index0 > ns.last %}{% set content = '<think>' + thought + '</think>' + content.lstrip('\n') %}{% endif %}
+{% endif %}{{ '<|' + m.role + '|>' + content + '<|end|>\n' }}{% endfor %}
+{% if add_generation_prompt %}<|assistant|>{% endif %}""",
+    "has a macro": """{% macro text(m) %}{% if m.content is string %}{{ m.content }}{% else %}
+{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{% endmacro %}{% for m in messages %}
+{% if m.role == 'assistant' %}{% generation %}{{ text(m) | trim }}{% endgeneration %}
+{% else %}{{ m.role ~ ': ' ~ text(m) }}{% endif %}{% endfor %}""",
+    "counts": "{% for m in messages %}{{ m.content | length }}{{ m.content }}{% endfor %}",
+}
+CONTENT = st.text(alphabet=st.sampled_from("ab é\n<"), max_size=6) | st.sampled_from(
+    ["<think>a</think>\nb", "</think>", "<result>x", " ", ""]
+)
+DIALOGUE = st.builds(
+    lambda system, contents: [
+        *([{"role": "system", "content": system}] if system is not None else []),
+        *({"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)),
+    ],
+    st.none() | CONTENT,
+    st.lists(CONTENT, min_size=1, max_size=4),
+)
+
+
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+class Families:
+    """Templates that are compiled once, each without an outline when a test begins."""
+
+    def __init__(self, texts: dict[str, str]):
+        self._templates = {name: (ChatTemplate(text, SPECIAL), compile_template(text)) for name, text in texts.items()}
+
+    def check(self, dialogues: list[Any]) -> set[str]:
+        """Compares with Jinja alone; returns the names of the templates of which outlines served."""
+        served = set()
+        for name, (template, alone) in self._templates.items():
+            template._outlines = outlines = Outlines()
+            for messages, generation_prompt in itertools.product(dialogues, (False, True)):
+                variables = SPECIAL | {"add_generation_prompt": generation_prompt}
+                expected = found = None
+                with suppress(jinja2.TemplateError):
+                    expected = alone.render(messages=messages, tools=None, **variables)
+                with suppress(TemplateFailed):
+                    found = template.render(messages, generation_prompt=generation_prompt)
+                assert found == expected, name
+            served |= {name} if any(shape.outlines for shape in outlines._shapes.values()) else set()
+        return served
+
+
+OF_FAMILIES = Families(FAMILIES)
+
+
+@settings(max_examples=40, deadline=None)
+@given(dialogues=st.lists(DIALOGUE, min_size=2, max_size=8))
+def test_a_dialogue_is_rendered_as_by_jinja_whatever_came_before(dialogues: list[Any]):
+    served = OF_FAMILIES.check([*dialogues, [USER], [{"role": "user", "content": "<result>"}]])
+    assert served == FAMILIES.keys() - {"counts"}
+
+
+def test_dialogues_of_real_tokenizers_are_rendered_as_by_jinja(shared: Path):
+    folders = sorted((shared / "data/tokenizers").iterdir())
+    configs = {folder.name: json.loads((folder / "tokenizer_config.json").read_text()) for folder in folders}
+    families = Families({name: config["chat_template"] for name, config in configs.items()})
+    contents = ["a", "<think>b</think>\n\nc", " d\n", "<tool_response>e</tool_response>", "\n"]
+    dialogues = [
+        [{"role": role, "content": content} for role, content in zip(roles.split(), some, strict=False)]
+        for roles in ("user assistant", "system user assistant user assistant", "user assistant user tool")
+        for some in itertools.permutations(contents)
+    ]
+    assert families.check(dialogues) == configs.keys()
+
+
+def test_an_outline_serves_what_else_is_rendered_of_a_dialogue(monkeypatch: pytest.MonkeyPatch):
+    template = ChatTemplate("{{ kind }}" + CHATML, {"eos_token": "</s>"})
+    dialogues = [[{"role": "user", "content": text}] for text in ("a", "b")]
+    for messages in dialogues:
+        assert template.render(messages, variables={"kind": 1}) == f"1<|user|>{messages[0]['content']}</s>\n"
+    monkeypatch.setattr(ChatTemplate, "_write", lambda *_: "by Jinja")
+    assert template.render(dialogues[1], variables={"kind": 1}) == "1<|user|>b</s>\n"
+    for other in (
+        {"variables": {"kind": True}},
+        {"variables": {"kind": 1}, "date": "2026-01-31"},
+        {"variables": {"kind": 1}, "generation_prompt": True},
+    ):
+        assert template.render(dialogues[1], **other) == "by Jinja"
+    assert template.render([dialogues[1][0] | {"name": "n"}], variables={"kind": 1}) == "by Jinja"
+    assert template.render([{"content": "b", "role": "user"}], variables={"kind": 1}) == "by Jinja"
+
+
+def test_a_wrong_outline_ends_the_run(monkeypatch: pytest.MonkeyPatch):
+    template = ChatTemplate(CHATML, {"eos_token": "</s>"})
+    template.render([USER])
+    monkeypatch.setattr("oddsmill.schemas.chat.outline.Outline.render", lambda *_: "wrong")
+    assert {template.render([USER]) for _ in range(999)} == {"wrong"}
+    with pytest.raises(RunFailed, match="please report this with the template"):
+        template.render([USER])

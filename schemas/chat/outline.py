@@ -1,0 +1,146 @@
+"""Outlines of a chat template's renderings: what it writes around the texts of a dialogue, to be filled with others.
+
+    roles      user, assistant
+    rendered   <|user|>Hi?<|end|><|assistant|>Hello.<|end|>
+    outline    <|user|>~~~<|end|><|assistant|>~~~~~~<|end|>
+
+An outline is found by tracing (schemas/chat/tracing.py): the template runs once on texts that it can write and trim,
+and whose content it must ask for. What it asks, with the answer, is a guard: of texts that give the same answers it
+makes the same outline, whatever else stands in them. So most dialogues are rendered in a hundredth of Jinja's time.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple
+
+from oddsmill.schemas.errors import RunFailed
+
+_MOST_OF_SHAPE = 4  # outlines of a shape of dialogues, and dialogues of it that gave none
+_MOST_SHAPES = 4096
+_MOST_FAILURES = 64  # of a template, after which it is not traced any more
+RENDERINGS_A_CHECK = 1000
+
+
+class Slot(NamedTuple):
+    """A place in a text where the content of a message stands.
+
+    Attributes:
+      message: its number in the dialogue.
+      strips: the methods of `str`, each with its argument, that take characters off the ends of the content first.
+    """
+
+    message: int
+    strips: tuple[tuple[str, str | None], ...] = ()
+
+    def of(self, contents: Sequence[str]) -> str:
+        """Returns what stands here for the contents of a dialogue."""
+        text = contents[self.message]
+        for name, characters in self.strips:
+            text = getattr(text, name)(characters)
+        return text
+
+
+Parts = tuple[str | Slot, ...]
+
+
+def fill(parts: Iterable[str | Slot], contents: Sequence[str]) -> str:
+    """Returns the text that parts make with the contents of a dialogue."""
+    return "".join([part if isinstance(part, str) else part.of(contents) for part in parts])
+
+
+class Guard(NamedTuple):
+    """A question that the template asked about texts, and the answer that it got."""
+
+    question: Callable[..., bool]
+    texts: tuple[Parts, ...]
+    answer: bool
+
+    def holds(self, contents: Sequence[str]) -> bool:
+        """Says whether the answer is the same for the contents of a dialogue."""
+        return self.question(*(fill(parts, contents) for parts in self.texts)) is self.answer
+
+
+class Outline:
+    """A rendering, in which contents may stand in the place of others."""
+
+    def __init__(self, parts: Parts, guards: Iterable[Guard], longest: int):
+        """Takes what tracing found.
+
+        Args:
+          longest: the characters of a content up to which no bound of the sandbox is near.
+        """
+        self._guards, self._longest = tuple(dict.fromkeys(guards)), longest
+        self._texts = [part if isinstance(part, str) else "" for part in parts]
+        self._slots = [(place, part) for place, part in enumerate(parts) if isinstance(part, Slot)]
+
+    def render(self, contents: Sequence[str]) -> str | None:
+        """Returns the rendering of a dialogue with these contents; None where the template must be asked."""
+        for guard in self._guards:
+            if not guard.holds(contents):
+                return None
+        if max(map(len, contents), default=0) > self._longest:
+            return None
+        texts = self._texts.copy()
+        for place, slot in self._slots:
+            texts[place] = slot.of(contents) if slot.strips else contents[slot.message]
+        return "".join(texts)
+
+
+class _Shape:
+    """The outlines of dialogues that are alike in all but their contents."""
+
+    def __init__(self) -> None:
+        self.outlines: list[Outline] = []
+        self.failures = 0
+
+
+class Outlines:
+    """The outlines of a template that are known, by the shape of the dialogue."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[Hashable, _Shape] = {}
+        self._failures = self._renderings = 0
+
+    def render(self, shape: Hashable, contents: Sequence[str]) -> str | None:
+        """Returns the rendering of a dialogue; None where no outline of its shape serves it."""
+        known = self._shapes.get(shape)
+        for outline in known.outlines if known else ():
+            if (text := outline.render(contents)) is not None:
+                return text
+        return None
+
+    def is_due(self) -> bool:
+        """Says whether the next rendering is compared with the template's own: one in a thousand is."""
+        self._renderings += 1
+        return self._renderings % RENDERINGS_A_CHECK == 0
+
+    def learn(self, shape: Hashable, contents: Sequence[str], text: str, trace: Callable[[], Outline | None]) -> None:
+        """Adds the outline of a rendering, where there are few of its shape and tracing finds it.
+
+        Args:
+          text: what the template itself wrote.
+          trace: finds the outline.
+        """
+        if self._failures >= _MOST_FAILURES or (shape not in self._shapes and len(self._shapes) >= _MOST_SHAPES):
+            return
+        known = self._shapes.setdefault(shape, _Shape())
+        if len(known.outlines) + known.failures >= _MOST_OF_SHAPE:
+            return
+        outline = trace()
+        if outline is None or outline.render(contents) != text:
+            known.failures += 1
+            self._failures += 1
+        else:
+            known.outlines.append(outline)
+
+
+def check(text: str, expected: str) -> None:
+    """Compares a rendering by an outline with the template's own.
+
+    Raises:
+      RunFailed: they differ.
+    """
+    if text != expected:
+        raise RunFailed(
+            f"an outline of the chat template gives {text[:200]!r}…, and the template {expected[:200]!r}…: please "
+            "report this with the template"
+        )
