@@ -1,13 +1,14 @@
-"""Blocks: compressed items for the shuffle, opened again as an index in memory and a file of bytes.
+"""Blocks: compressed items for the shuffle, opened again as an index in memory and files of bytes.
 
 The shuffle is the one place where all of a dataset is at a time, so blocks are compressed. The worker that
-sorts what it was given holds the index alone: the bytes of the items lie in a temporary file.
+sorts what it was given holds the index alone: the bytes of the items lie in temporary files, of which the system keeps
+in memory what it has room for.
 """
 
-import os
+import mmap
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
@@ -33,56 +34,62 @@ def encode_block(items: pa.Table) -> bytes:
 
 
 class Items:
-    """The items of opened blocks: their integers in memory, their bytes in a file.
+    """The items of opened blocks: their integers in memory, their bytes in files that are mapped.
 
     Attributes:
       columns: [n] each, the columns of integers by name.
     """
 
-    def __init__(self, columns: dict[str, np.ndarray], places: dict[str, np.ndarray], descriptor: int):
+    def __init__(self, columns: dict[str, np.ndarray], stored: dict[str, pa.LargeBinaryArray], places: np.ndarray):
         """Takes over what has been read of the blocks.
 
         Args:
-          places: of the columns of bytes: where those of each item begin in the file, and how many they are, [n, 2].
+          stored: the columns of bytes, as the blocks have them.
+          places: [n], where the bytes of each item stand in these.
         """
-        self.columns, self._places, self._descriptor = columns, places, descriptor
+        self.columns, self._stored, self._places = columns, stored, places
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        return len(self._places)
 
     def take(self, indices: np.ndarray) -> "Items":
         """Returns some of the items, in the order of `indices`."""
-        columns, places = (
-            {name: values[indices] for name, values in each.items()} for each in (self.columns, self._places)
-        )
-        return Items(columns, places, self._descriptor)
+        columns = {name: values[indices] for name, values in self.columns.items()}
+        return Items(columns, self._stored, self._places[indices])
 
     def payload(self, name: str, index: int) -> bytes:
         """Reads the bytes of one item in a column."""
-        start, size = self._places[name][index].tolist()
-        return os.pread(self._descriptor, size, start)
+        payload: bytes = self._stored[name][int(self._places[index])].as_py()
+        return payload
 
-    def join(self, name: str, indices: np.ndarray) -> bytes:
+    def join(self, name: str, indices: np.ndarray) -> memoryview:
         """Reads the bytes of some items in a column, one after another."""
-        read, descriptor = os.pread, self._descriptor
-        return b"".join([read(descriptor, size, start) for start, size in self._places[name][indices].tolist()])
+        taken = self._stored[name].take(pa.array(self._places[indices]))
+        bounds = _bounds(taken)
+        return memoryview(taken.buffers()[2] or b"")[bounds[0] : bounds[-1]]
 
-    def sizes(self, name: str) -> np.ndarray:
-        """Returns how many bytes each item has in a column, [n] int64."""
-        return self._places[name][:, 1]
+    def sizes(self, name: str, indices: np.ndarray) -> np.ndarray:
+        """Returns how many bytes each of some items has in a column, [n] int64."""
+        bounds, places = _bounds(self._stored[name]), self._places[indices]
+        return bounds[places + 1] - bounds[places]
+
+
+def _bounds(column: pa.LargeBinaryArray) -> np.ndarray:
+    """Returns where the bytes of each item begin among those of a column, and where the last end, [n + 1] int64."""
+    offsets = column.buffers()[1]
+    bounds: np.ndarray = np.frombuffer(offsets, np.int64, len(column) + 1) if offsets else np.zeros(1, np.int64)
+    return bounds
 
 
 def _append(file: Any, column: pa.LargeBinaryArray) -> np.ndarray:
-    """Writes a column of bytes; returns where those of each item begin in the file, and how many they are, [n, 2]."""
-    _, offsets, payload = column.buffers()
-    bounds = np.frombuffer(offsets, np.int64, len(column) + 1)
-    places = np.stack([file.tell() + bounds[:-1], np.diff(bounds)], axis=1)
+    """Writes a column of bytes; returns how many each item has, [n] int64."""
+    bounds = _bounds(column)
     try:
-        file.write(memoryview(payload) if payload else b"")
+        file.write(memoryview(column.buffers()[2] or b"")[bounds[0] : bounds[-1]])
         file.flush()
     except OSError as error:
         raise refuse_temporary(error) from error
-    return places
+    return np.diff(bounds)
 
 
 @contextmanager
@@ -95,16 +102,29 @@ def open_blocks(schema: pa.Schema, blocks: Iterable[bytes]) -> Iterator[Items]:
     Raises:
       Refused: the temporary file has no room.
     """
-    columns: dict[str, list[np.ndarray]] = {}
-    for column in schema:
-        is_bytes = pa.types.is_large_binary(column.type)
-        columns[column.name] = [np.zeros((0, 2), np.int64) if is_bytes else np.zeros(0, column.type.to_pandas_dtype())]
-    with tempfile.TemporaryFile(prefix="oddsmill-") as file:
+    parts: dict[str, list[np.ndarray]] = {column.name: [] for column in schema}
+    with ExitStack() as opened:
+        files = {
+            column.name: opened.enter_context(tempfile.TemporaryFile(prefix="oddsmill-"))
+            for column in schema
+            if pa.types.is_large_binary(column.type)
+        }
         for batch in chain.from_iterable(map(pa.ipc.open_stream, blocks)):  # a table in chunks has several
             for name, column in zip(schema.names, batch.columns, strict=True):
-                columns[name].append(
-                    _append(file, column) if pa.types.is_large_binary(column.type) else column.to_numpy()
-                )
-        joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-        places = {column.name: joined.pop(column.name) for column in schema if pa.types.is_large_binary(column.type)}
-        yield Items(joined, places, file.fileno())
+                parts[name].append(_append(files[name], column) if name in files else column.to_numpy())
+        columns = {
+            column.name: np.concatenate([np.zeros(0, column.type.to_pandas_dtype()), *parts[column.name]])
+            for column in schema
+            if column.name not in files
+        }
+        stored = {name: _mapped(file, parts[name]) for name, file in files.items()}
+        yield Items(columns, stored, np.arange(len(next(iter(columns.values())))))
+
+
+def _mapped(file: Any, sizes: Sequence[np.ndarray]) -> pa.LargeBinaryArray:
+    """Returns a column of bytes that lie in a file one after another, so many of each item."""
+    bounds = np.append(0, np.cumsum(np.concatenate([np.zeros(0, np.int64), *sizes])))
+    # One call of Arrow's copies many items, where each would take a call of the system.
+    payload = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if bounds[-1] else b""
+    buffers = [None, pa.py_buffer(bounds), pa.py_buffer(payload)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(bounds) - 1, buffers)

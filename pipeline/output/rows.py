@@ -49,6 +49,6 @@ def lay_rows(rows: Sequence[Sequence[int]], pairs: Items, *, vocab_size: int) ->
 
 def _unscored(pairs: Items, members: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Returns the runs of unscored tokens of pairs that begin at `starts`, [m, 2] int32."""
-    runs = pairs.sizes("unscored")[members] // NO_SPANS.itemsize // 2
+    runs = pairs.sizes("unscored", members) // NO_SPANS.itemsize // 2
     stored = np.frombuffer(pairs.join("unscored", members[runs > 0]), np.int32).reshape(-1, 2)
     return stored + np.repeat(starts, runs)[:, None].astype(np.int32)
