@@ -18,7 +18,7 @@ from oddsmill.pipeline.output.accounts import FileAccount, describe_accounts, ta
 from oddsmill.pipeline.output.run_record import FILES, read_run, seal
 from oddsmill.pipeline.output.seen import describe_not_read
 from oddsmill.pipeline.resolved_run import ResolvedRun, differences, flat, resolve_run, with_engine
-from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph, temporary_removed
+from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph, temporary_for
 from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_for_run
 from oddsmill.pipeline.workers.pool import WorkerPool, started_pool
 from oddsmill.schemas.console import log
@@ -76,7 +76,7 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
         if (finished := _finished(resolved)) is not None:
             return finished
         p = p or make_pipeline(config, beam_arguments)
-        stack.enter_context(temporary_removed(p))
+        stack.enter_context(temporary_for(p))
         if not pools:
             start_pool(resolved.inputs, Path(resolved.tokenizer_folder))
         pool = pools[0]

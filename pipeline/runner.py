@@ -5,10 +5,8 @@ Beam takes 2.5 s to import, so it is imported here and not before.
 
 import contextlib
 import difflib
-import functools
 import io
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +23,7 @@ from oddsmill.schemas.console import held_back, log
 from oddsmill.schemas.errors import Refused, RunFailed, find_ending, one_line, require
 from oddsmill.schemas.process.children import kill_descendants
 from oddsmill.schemas.process.signals import on_end
+from oddsmill.schemas.process.temporary import temporary_folder
 from oddsmill.schemas.process.threads import READER_THREADS, NoThreads, check_threads, shortage_of_threads
 from oddsmill.schemas.stores import scheme_of
 
@@ -67,20 +66,18 @@ def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "b
         # A call to the tokenizer spreads its texts over the cores.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
-        return beam.Pipeline(runner=runner, options=PipelineOptions(flags))
+        p = beam.Pipeline(runner=runner, options=PipelineOptions(flags))
     except (ValueError, ImportError, AttributeError) as error:
         raise Refused(f"Beam: {one_line(error)}") from error
+    os.rmdir(p.local_tempdir)  # see `temporary_for`
+    return p
 
 
 @contextlib.contextmanager
-def temporary_removed(p: "beam.Pipeline") -> Iterator[None]:
-    """Removes the temporary folder of a pipeline in the end. Beam itself does so only where the pipeline runs."""
-    remove = functools.partial(shutil.rmtree, p.local_tempdir, ignore_errors=True)
-    with on_end(remove):
-        try:
-            yield
-        finally:
-            remove()
+def temporary_for(p: "beam.Pipeline") -> Iterator[None]:
+    """Gives a pipeline a temporary folder of ours: Beam's own outlives a run that is killed, and one that never ran."""
+    with temporary_folder() as p.local_tempdir:
+        yield
 
 
 def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None = None) -> None:

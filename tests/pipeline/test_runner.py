@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig, runner
 from oddsmill.pipeline.input.parts import Input
-from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph, temporary_removed
+from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph, temporary_for
 from oddsmill.schemas.errors import Refused, RunFailed
 from oddsmill.schemas.process.threads import NoThreads
 from tests import disk_store  # noqa: F401 - serves store://
@@ -167,8 +169,14 @@ def test_a_run_that_cannot_have_its_threads_ends_before_it_reads(
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_beams_temporary_folder_does_not_outlive_a_run_that_never_ran():
+def test_beams_temporary_folder_is_one_of_ours_which_the_next_command_removes_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     p = make_pipeline(config(), [])
-    with temporary_removed(p):
-        assert Path(p.local_tempdir).is_dir()
-    assert not Path(p.local_tempdir).exists()
+    assert not os.listdir(tmp_path)
+    with temporary_for(p):
+        (name,) = os.listdir(tmp_path)
+        assert p.local_tempdir == str(tmp_path / name)
+        assert name.startswith("oddsmill-folder-")
+    assert not os.listdir(tmp_path)
