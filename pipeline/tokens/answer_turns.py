@@ -11,10 +11,11 @@ between, turns of others and headers, the model reads and does not write.
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import accumulate, pairwise, takewhile
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 from oddsmill.pipeline.formats.pairs import Ids, Message
+from oddsmill.pipeline.tokens.differences import common_length
 from oddsmill.schemas.chat.template import TemplateFailed
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped, DropReason
@@ -88,15 +89,6 @@ def unscored_spans(ids: Sequence[int], ends: Sequence[int], own: Sequence[OwnTex
     return spans
 
 
-def token_ends(text: str, begin: int, ids: Ids, tokenizer: Tokenizer) -> list[int]:
-    """Returns where the last tokens of a text, which are `ids`, end: in characters counted from `begin`."""
-    encoding = tokenizer.core.encode(text, add_special_tokens=False)
-    assert encoding.ids[-len(ids) :] == ids.tolist(), "the text has other tokens by itself"
-    # Offsets leave out white space, and of the tokens of one character each has the whole.
-    ends = accumulate((end for _, end in encoding.offsets), max)
-    return [end - begin for end in list(ends)[-len(ids) :]]
-
-
 def cut_unscored(answer: Ids, spans: Spans) -> tuple[Ids, Spans]:
     """Fits the spans to an answer that was cut, and leaves out unscored tokens at its end, which nothing follows.
 
@@ -111,9 +103,10 @@ def cut_unscored(answer: Ids, spans: Spans) -> tuple[Ids, Spans]:
 
 def _begin_of(turns: list[Message], index: int, text: str, render: Render) -> int:
     """Finds where the text of a turn begins: after the generation prompt, or where another answer would part."""
-    before, header = _tried(render, turns[:index], True), _tried(render, turns[:index], False)
+    before = _tried(render, turns[:index], True)
     if before is not None and text.startswith(before):
         return len(before)
+    header = _tried(render, turns[:index], False)
     alike, _, differing = _compare(text, _with_stand_in(turns, index, render))
     is_in_turn = header is not None and text.startswith(header) and alike >= len(header)
     if not is_in_turn and differing != _STAND_IN:
@@ -146,8 +139,8 @@ def _with_stand_in(turns: list[Message], index: int, render: Render) -> str:
 
 def _compare(text: str, other: str) -> tuple[int, int, str]:
     """Returns where a text begins and ends to differ from another, and what the other has there."""
-    alike = _alike(text, other)
-    at_end = min(_alike(text[::-1], other[::-1]), min(len(text), len(other)) - alike)
+    alike = common_length(text, other)
+    at_end = min(common_length(text[::-1], other[::-1]), min(len(text), len(other)) - alike)
     return alike, len(text) - at_end, other[alike : len(other) - at_end]
 
 
@@ -158,13 +151,10 @@ def _tried(render: Render, turns: list[Message], generation_prompt: bool) -> str
     return None
 
 
-def _alike(first: str, second: str) -> int:
-    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(first, second, strict=False)))
-
-
 def _after_end_of_turn(ids: Sequence[int], size: int, tokenizer: Tokenizer) -> int:
     """Returns the number of a turn's tokens where its text has `size`: the token that ends it may follow."""
-    if any(token in tokenizer.answer_ends for token in _without_space(ids[:size], tokenizer)[-1:]):
+    last = next((token for token in reversed(ids[:size]) if not tokenizer.is_space(token)), None)
+    if last in tokenizer.answer_ends:
         return size
     rest = ids[size:]
     spaces = sum(1 for _ in takewhile(tokenizer.is_space, rest))
@@ -172,10 +162,6 @@ def _after_end_of_turn(ids: Sequence[int], size: int, tokenizer: Tokenizer) -> i
         end = size + spaces + 1
         return end + sum(1 for _ in takewhile(tokenizer.is_space, ids[end:]))
     return size
-
-
-def _without_space(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
-    return [token for token in ids if not tokenizer.is_space(token)]
 
 
 def _unclear(index: int) -> Dropped:

@@ -1,6 +1,8 @@
 """Comparing the two answers of a pair as texts: a difference that hardly anybody sees is hardly a preference."""
 
 import unicodedata
+from collections.abc import Sequence
+from typing import Any
 
 from oddsmill.pipeline.formats.pairs import NOTHING, Notes, PreferencePair
 
@@ -26,6 +28,18 @@ def note_differences(texts: PreferencePair) -> Notes:
     if chosen == rejected:
         return Notes.WHITE_SPACE_ALONE
     return Notes.CASE_ALONE if chosen.casefold() == rejected.casefold() else NOTHING
+
+
+def common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """Returns how many ids or characters at their beginning two encodings or texts have in common."""
+    size, limit = 0, min(len(first), len(second))
+    while size < limit:  # a comparison of many costs hardly more than that of two
+        middle = (size + limit + 1) // 2
+        if first[size:middle] == second[size:middle]:
+            size = middle
+        else:
+            limit = middle - 1
+    return size
 
 
 def _first_letter(text: str) -> str:

@@ -1,15 +1,15 @@
 """Encoding the texts of pairs: prompt, prompt + chosen and prompt + rejected, many pairs at once."""
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from oddsmill.pipeline.formats.pairs import Ids, Pair, PairIds, PreferencePair
 from oddsmill.pipeline.tokens.rendering import Rendered
-from oddsmill.pipeline.tokens.safe_cut import cuts_are_safe, last_safe_cut, safe_pieces
+from oddsmill.pipeline.tokens.safe_cut import cuts_are_safe, last_safe_cut
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.engines.token_places import TokenPlaces
 
 Sides = tuple[Ids, Ids, Ids]
 
@@ -67,43 +67,30 @@ def cut_of(prompt: str, tokenizer: Tokenizer) -> int:
     return last_safe_cut(prompt) if _cuts_are_safe(tokenizer) else 0
 
 
-def common_length(first: Ids, second: Ids) -> int:
-    """Returns how many ids at their beginning two encodings have in common."""
-    size, limit = 0, min(len(first), len(second))
-    while size < limit:  # a comparison of many ids costs hardly more than that of two
-        middle = (size + limit + 1) // 2
-        if first[size:middle] == second[size:middle]:
-            size = middle
-        else:
-            limit = middle - 1
-    return size
-
-
-def token_starts(text: str, tokenizer: Tokenizer) -> "Sequence[int] | TokenStarts":
+def token_starts(text: str, tokenizer: Tokenizer) -> Sequence[int]:
     """Returns the character at which each token of a text begins, ascending."""
-    return TokenStarts(text, tokenizer) if _cuts_are_safe(tokenizer) else tokenizer.token_starts(text)
+    places = _places_of(tokenizer).find(text, tokenizer.encode_flat([text]).ids, None)
+    return tokenizer.token_starts(text) if places is None else places.starts.tolist()
 
 
-class TokenStarts:
-    """The character at which each token of a text begins, for those few that are looked up.
+def token_ends(text: str, ids: Ids, before: int | None, tokenizer: Tokenizer) -> Sequence[int]:
+    """Returns the character after each of the last tokens of a text, ascending.
 
-    To tell where tokens lie takes an encoding that is many times slower than one of ids alone. So the text is cut
-    into pieces (pipeline/tokens/safe_cut.py), their tokens are counted, and only the piece that holds a token is
-    encoded in the slow way.
+    Args:
+      ids: those of the tokens.
+      before: the id of the token before them, if there is one.
     """
+    if (places := _places_of(tokenizer).find(text, ids, before)) is not None:
+        return places.ends.tolist()
+    encoding = tokenizer.core.encode(text, add_special_tokens=False)
+    assert encoding.ids[-len(ids) :] == ids.tolist(), "the text has other tokens by itself"
+    # Offsets may leave out white space, and of the tokens of one character each has the whole.
+    return list(accumulate((end for _, end in encoding.offsets), max))[-len(ids) :]
 
-    def __init__(self, text: str, tokenizer: Tokenizer, *, size: int = 256):
-        self._tokenizer, self._pieces = tokenizer, safe_pieces(text, size)
-        self._counts = tokenizer.encode_flat(self._pieces).offsets
 
-    def __len__(self) -> int:
-        return self._counts[-1]
-
-    def __getitem__(self, index: int) -> int:
-        piece = bisect_right(self._counts, index) - 1
-        first = max(0, piece - 1)  # the piece before goes with it: the first token of a text may lose its white space
-        starts = self._tokenizer.token_starts("".join(self._pieces[first : piece + 1]))
-        return sum(map(len, self._pieces[:first])) + starts[index - self._counts[first]]
+@lru_cache(maxsize=4)
+def _places_of(tokenizer: Tokenizer) -> TokenPlaces:
+    return TokenPlaces(tokenizer.core)
 
 
 @lru_cache(maxsize=4)

@@ -10,7 +10,6 @@ from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.dialogues import SYSTEM_ROLES
 from oddsmill.pipeline.formats.pairs import Ids, Message, Notes, PairIds
 from oddsmill.pipeline.tokens.answer_turns import cut_unscored
-from oddsmill.pipeline.tokens.encoding import TokenStarts
 from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.record import Truncated
 
@@ -21,7 +20,7 @@ def shorten_dialogue(
     prompt: list[Message],
     ids: PairIds,
     encode: Encode,
-    token_starts: Callable[[str], Sequence[int] | TokenStarts],
+    token_starts: Callable[[str], Sequence[int]],
     config: DatasetSettings,
 ) -> PairIds:
     """Makes the prompt of a dialogue fit beside its answers, where it is too long and `overlong` is not `drop`.
@@ -151,7 +150,7 @@ def _cut_longest_text(
     prompt: list[Message],
     ids: PairIds,
     encode: Encode,
-    token_starts: Callable[[str], Sequence[int] | TokenStarts],
+    token_starts: Callable[[str], Sequence[int]],
     config: DatasetSettings,
 ) -> PairIds:
     """Takes tokens from the longest text of a turn, neither the system's nor an opened one, until the prompt fits."""

@@ -10,16 +10,16 @@ from functools import partial
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import ChatPair, Ids, Message, Notes, PairIds
-from oddsmill.pipeline.tokens.answer_turns import token_ends, unscored_spans
-from oddsmill.pipeline.tokens.differences import are_written_alike
+from oddsmill.pipeline.tokens.answer_turns import OwnText, unscored_spans
+from oddsmill.pipeline.tokens.differences import are_written_alike, common_length
 from oddsmill.pipeline.tokens.encoding import (
     Encoded,
     Explanation,
     LengthStep,
     Sides,
-    common_length,
     cut_of,
     encode_sides,
+    token_ends,
     token_starts,
 )
 from oddsmill.pipeline.tokens.length_rules import fit, prompt_fits, shorten_dialogue
@@ -161,8 +161,10 @@ def _with_unscored(ids: PairIds, rendered: Rendered, tokenizer: Tokenizer) -> Pa
     prompt, *answers = rendered.texts
     tail, spans = prompt[cut_of(prompt, tokenizer) :], []
     for answer, of_answer, own in zip(answers, (ids.chosen, ids.rejected), rendered.own, strict=True):
-        ends = token_ends(tail + answer, len(tail), of_answer, tokenizer)
-        spans.append(unscored_spans(of_answer, ends, own, tokenizer))
+        before = ids.prompt[-1] if ids.prompt else None
+        ends = token_ends(tail + answer, of_answer, before, tokenizer)
+        own_text = [OwnText(len(tail) + begin, len(tail) + end) for begin, end in own]
+        spans.append(unscored_spans(of_answer, ends, own_text, tokenizer))
     return ids._replace(unscored_chosen=spans[0], unscored_rejected=spans[1])
 
 

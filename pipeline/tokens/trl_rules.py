@@ -7,7 +7,6 @@ TRL does not have are refused with it.
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
 from oddsmill.pipeline.config import DatasetSettings, SourceConfig
@@ -16,7 +15,8 @@ from oddsmill.pipeline.formats.pairs import Ids, Message, Notes, Pair, PairIds, 
 from oddsmill.pipeline.formats.parsing import as_row
 from oddsmill.pipeline.formats.rows import Row, check_encodable
 from oddsmill.pipeline.input.rows import RawRow
-from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep, common_length
+from oddsmill.pipeline.tokens.differences import common_length
+from oddsmill.pipeline.tokens.encoding import Encoded, Explanation, LengthStep
 from oddsmill.pipeline.tokens.rendering import (
     Rendered,
     dropping_failed_templates,
@@ -125,7 +125,7 @@ def render_messages(
         raise Dropped(DropReason.TRL_ERROR, f"invalid role in the last message of the prompt: {last}")
     sides = [template.render([*prompt, *side], **options) for side in (chosen, rejected)]
     for side in sides:
-        start = "".join(a for a, _ in takewhile(lambda both: both[0] == both[1], zip(start, side, strict=False)))
+        start = start[: common_length(start, side)]
     return PreferencePair(start, *(side[len(start) :] for side in sides))
 
 

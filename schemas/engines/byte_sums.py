@@ -32,7 +32,7 @@ def sums_of_tokens(settings: dict[str, Any]) -> np.ndarray:
     Returns: int64[vocabulary + 1].
     """
     is_byte_level = "'ByteLevel'" in str(settings.get("pre_tokenizer"))
-    bytes_of = {id_: _token_bytes(token, is_byte_level) for token, id_ in settings["model"]["vocab"].items()}
+    bytes_of = {id_: token_bytes(token, is_byte_level) for token, id_ in settings["model"]["vocab"].items()}
     bytes_of |= {added["id"]: added["content"].encode() for added in settings.get("added_tokens") or []}
     sums = np.full(max(bytes_of) + 2, _WRONG, np.int64)
     for id_, content in bytes_of.items():
@@ -40,7 +40,7 @@ def sums_of_tokens(settings: dict[str, Any]) -> np.ndarray:
     return sums
 
 
-def _token_bytes(token: str, is_byte_level: bool) -> bytes:
+def token_bytes(token: str, is_byte_level: bool) -> bytes:
     """Returns the bytes of a text that a token stands for."""
     if is_byte_level:
         return token.translate(_BYTE_OF).encode("latin-1", "replace")

@@ -1,7 +1,12 @@
+from array import array
+from itertools import takewhile
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oddsmill.pipeline.formats.pairs import NOTHING, Notes, PreferencePair
-from oddsmill.pipeline.tokens.differences import are_written_alike, note_differences
+from oddsmill.pipeline.tokens.differences import are_written_alike, common_length, note_differences
 
 LONG = "A long answer that goes on, word after word. " * 9
 
@@ -46,3 +51,12 @@ def test_a_difference_that_hardly_anybody_sees_is_noted(chosen: str, rejected: s
 )
 def test_forms_of_unicode_are_no_difference(chosen: str, rejected: str, alike: bool):
     assert are_written_alike(PreferencePair("Q", chosen, rejected)) is alike
+
+
+@given(common=st.lists(st.integers(0, 2)), ends=st.tuples(*[st.lists(st.integers(0, 2))] * 2))
+def test_the_common_length_is_that_of_the_common_prefix(common: list[int], ends: tuple[list[int], list[int]]):
+    first, second = (common + end for end in ends)
+    alike = takewhile(lambda both: both[0] == both[1], zip(first, second, strict=False))
+    size = len(list(alike))
+    assert common_length(array("i", first), array("i", second)) == size
+    assert common_length("".join(map(str, first)), "".join(map(str, second))) == size
