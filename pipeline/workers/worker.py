@@ -138,31 +138,38 @@ def main() -> None:
 
 def _load(loading: Loading) -> None:
     """Loads the tokenizer that will be needed, while the run is still looked at; what is wrong shows when it is."""
-    pa.array([0])  # imports pandas where there is one, for all workers at once
+    if not any(":" in (source.format or "") for source in loading.config.sources):
+        _look_for_pandas()
     with suppress(Exception):
         tokenizer = load_for_run(loading.folder, loading.config)
         if loading.config.tokenizer_engine != "tokenizers":
             FastEngine(tokenizer.content)
 
 
+class _NoPandas:
+    """A finder of modules that lets others find all but pandas."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError
+
+
+def _look_for_pandas() -> None:
+    """Lets pyarrow find no pandas, for which it looks once: to import it takes 0.2 s, and no array of ours needs it."""
+    sys.meta_path.insert(0, _NoPandas)
+    pa.array([0])
+    sys.meta_path.remove(_NoPandas)
+
+
 def _choose_engine(resolved: ResolvedRun, end: int) -> None:
-    """Answers with the engine of a run. A process beside this one encodes, for engines start threads as they do."""
-    if is_forked := _may_fork():
-        server = os.getpid()
-        if chooser := os.fork():
-            if code := _wait([chooser]):
-                os._exit(code)  # it was killed, and whoever asked waits for its answer
-            return
-        end_with(server)
+    """Answers with the engine of a run. What it prepares as it encodes first, workers have by their fork."""
     try:
         answer = Answer(with_engine(resolved).engine, {})
     except BaseException as error:
         answer = Answer(None, {}, _portable(error))
-    connection = Connection(os.dup(end))
-    connection.send_bytes(pickle.dumps(answer))
-    connection.close()
-    if is_forked:
-        os._exit(0)
+    with Connection(os.dup(end)) as connection:
+        connection.send_bytes(pickle.dumps(answer))
 
 
 def _may_fork() -> bool:

@@ -67,3 +67,9 @@ def test_a_server_whose_launcher_has_ended_says_nothing():
     command = [sys.executable, "-c", COMMAND.format("nothing"), "1"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
+def test_pyarrow_finds_no_pandas_and_others_do():
+    script = "import sys, pyarrow; _look_for_pandas(); pyarrow.array([0]); assert 'pandas' not in sys.modules"
+    script = f"from oddsmill.pipeline.workers.worker import _look_for_pandas; {script}; import pandas"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
