@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from oddsmill.pipeline.formats.pairs import Ids, Pair, PairIds, PreferencePair
 from oddsmill.pipeline.tokens.rendering import Rendered
-from oddsmill.pipeline.tokens.safe_cut import cuts_are_safe, last_safe_cut
+from oddsmill.pipeline.tokens.safe_cut import cuts_are_safe, last_safe_cut, safe_pieces
 from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.engines.flat import FlatIds
 from oddsmill.schemas.engines.token_places import TokenPlaces
 
+_PIECE = 100_000  # characters; a longer text is encoded in pieces
 Sides = tuple[Ids, Ids, Ids]
 
 
@@ -55,11 +57,24 @@ def encode_sides(pairs: Sequence[PreferencePair], tokenizer: Tokenizer) -> Itera
         texts += [prompt[:cut], tail, tail + chosen, tail + rejected]
     # Pairs share prompts, and prompts ("\n\nAssistant:") their tails: each text is encoded once.
     distinct = list(dict.fromkeys(texts))
-    ids, offsets = tokenizer.encode_flat(distinct)
+    ids, offsets = _encode_flat(distinct, tokenizer)
     ids_of = {text: ids[start:end] for text, (start, end) in zip(distinct, pairwise(offsets), strict=True)}
     encoded = map(ids_of.__getitem__, texts)
     for head, *tails in zip(encoded, encoded, encoded, encoded, strict=True):
         yield head + tails[0], head + tails[1], head + tails[2]
+
+
+def _encode_flat(texts: list[str], tokenizer: Tokenizer) -> FlatIds:
+    """Encodes texts, very long ones in pieces where the tokenizer allows it.
+
+    The whole of a text of megabytes would take 150 times its size, and go to the slower engine.
+    """
+    longest = max(map(len, texts), default=0)
+    if longest <= _PIECE or not _cuts_are_safe(tokenizer):
+        return tokenizer.encode_flat(texts)
+    pieces = [safe_pieces(text, _PIECE) for text in texts]
+    ids, offsets = tokenizer.encode_flat([piece for of_text in pieces for piece in of_text])
+    return FlatIds(ids, [offsets[end] for end in accumulate(map(len, pieces), initial=0)])
 
 
 def cut_of(prompt: str, tokenizer: Tokenizer) -> int:

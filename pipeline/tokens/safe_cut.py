@@ -16,11 +16,13 @@ tokenizers that `cuts_are_safe` admits:
 
 import json
 import re
+from itertools import pairwise
 from typing import Any
 
 import tokenizers
 
-_LAST_CUT = re.compile(r".*[A-Za-z0-9](?=[ \t\n])", re.DOTALL)
+_CUT = re.compile(r"[A-Za-z0-9](?=[ \t\n])")
+_LAST_CUT = re.compile(rf".*{_CUT.pattern}", re.DOTALL)
 # Of Llama 3 and of Qwen 2; that of GPT-2 is built into the ByteLevel pre-tokenizer (use_regex).
 _PATTERNS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|"
@@ -33,6 +35,14 @@ def last_safe_cut(text: str) -> int:
     """Returns the last index at which the text may be cut; 0 where there is none."""
     match = _LAST_CUT.match(text)
     return match.end() if match else 0
+
+
+def safe_pieces(text: str, size: int) -> list[str]:
+    """Cuts a text into pieces of `size` characters, each as much longer as the next safe cut is away."""
+    cuts = [0]
+    while match := _CUT.search(text, cuts[-1] + size):
+        cuts.append(match.end())
+    return [text[start:end] for start, end in pairwise([*cuts, len(text)])]
 
 
 def cuts_are_safe(tokenizer: tokenizers.Tokenizer) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from oddsmill.pipeline.formats.pairs import PreferencePair
+from oddsmill.pipeline.tokens import encoding
 from oddsmill.pipeline.tokens.encoding import encode_sides, token_ends, token_starts
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 
@@ -29,6 +30,20 @@ def test_a_text_that_pairs_share_is_encoded_once(tokenizer_folder: Path, monkeyp
     assert len(encoded) == len(set(encoded))
     assert first == third != second
     assert tokenizer.decode(second[1]) == "How do I bake bread? Wait."
+
+
+def test_a_very_long_text_is_encoded_in_pieces_to_the_same_ids(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    tokenizer = load_tokenizer(tokenizer_folder)
+    pairs = [PreferencePair("Hi", " a b\n\nc,  d é" * 40, ""), PreferencePair("Once upon a time " * 30, " yes", " no")]
+    whole, sizes = list(encode_sides(pairs, tokenizer)), list[int]()
+    encode_flat = tokenizer.encode_flat
+    monkeypatch.setattr(tokenizer, "encode_flat", lambda texts: sizes.extend(map(len, texts)) or encode_flat(texts))
+    monkeypatch.setattr(encoding, "_PIECE", 50)
+    assert list(encode_sides(pairs, tokenizer)) == whole
+    assert max(sizes) < 70
+    monkeypatch.setattr(encoding, "_cuts_are_safe", lambda _: False)
+    assert list(encode_sides(pairs, tokenizer)) == whole
+    assert max(sizes) == 522
 
 
 @pytest.mark.parametrize("name", ["qwen2", "phi-3-mini"])
