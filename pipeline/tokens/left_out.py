@@ -9,10 +9,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from oddsmill.pipeline.formats.pairs import Message, Notes, PreferencePair
 from oddsmill.schemas.chat.messages import SYSTEM_ROLES
+from oddsmill.schemas.chat.outline import Outline, Slot
 from oddsmill.schemas.chat.template import REASONING_FIELDS
 
 # The names of the texts in messages. Of equal texts of which one is missing, the last in this order is.
@@ -78,6 +80,32 @@ def find_left_out(
         if "name" in message and (name := str(message["name"])) and _find(name, whole) < 0 and _find(name, other) < 0:
             lacking.append(LeftOut(Notes.NAMES_NOT_RENDERED, name))
     return list(dict.fromkeys(lacking))
+
+
+def writes_all(outline: Outline, before: Sequence[str], *answers: str) -> bool:
+    """Says whether the renderings of a dialogue by an outline hold all contents, as `find_left_out` would find them.
+
+    False means that they must be looked for.
+
+    Args:
+      before: the contents of the prompt.
+      answers: the contents of one more message, each in a rendering of its own.
+    """
+    may_have_signs = [content for content in (*before, *answers) if "/" in content]
+    return _has_all_in_order(outline, len(before) + 1) and not any(map(_SIGNS.search, may_have_signs))
+
+
+@lru_cache(maxsize=4096)
+def _has_all_in_order(outline: Outline, count: int) -> bool:
+    """Says whether the places of `count` contents follow each other, each apart from letters of the template."""
+    wanted, around = 0, ("", *outline.parts, "")
+    for before, part, after in zip(around, around[1:], around[2:], strict=False):
+        if isinstance(part, Slot) and part.message == wanted:
+            is_whole = all(characters is None or characters.isspace() for _, characters in part.strips)
+            if not (is_whole and isinstance(before, str) and isinstance(after, str)):
+                return False
+            wanted += not (_is_letter(before[-1:]) or _is_letter(after[:1]))
+    return wanted == count
 
 
 def _parts(messages: Sequence[Message], *, in_answer: bool) -> Iterator[LeftOut]:

@@ -66,23 +66,40 @@ class Outline:
         """Takes what tracing found.
 
         Args:
+          parts: no text follows another.
           longest: the characters of a content up to which no bound of the sandbox is near.
         """
+        self.parts = parts
         self._guards, self._longest = tuple(dict.fromkeys(guards)), longest
         self._texts = [part if isinstance(part, str) else "" for part in parts]
         self._slots = [(place, part) for place, part in enumerate(parts) if isinstance(part, Slot)]
 
-    def render(self, contents: Sequence[str]) -> str | None:
-        """Returns the rendering of a dialogue with these contents; None where the template must be asked."""
+    def serves(self, contents: Sequence[str]) -> bool:
+        """Says whether the template would make this rendering of a dialogue with these contents."""
         for guard in self._guards:
             if not guard.holds(contents):
-                return None
-        if max(map(len, contents), default=0) > self._longest:
-            return None
+                return False
+        return all(map(self._longest.__ge__, map(len, contents)))
+
+    def fill(self, contents: Sequence[str]) -> str:
+        """Returns the rendering with these contents."""
         texts = self._texts.copy()
         for place, slot in self._slots:
             texts[place] = slot.of(contents) if slot.strips else contents[slot.message]
         return "".join(texts)
+
+    def after(self, start: "Outline") -> "Outline | None":
+        """Returns what follows another outline of the same dialogue; None where this one does not begin with it."""
+        size = len(start.parts)
+        head, rest = self.parts[:size], self.parts[size:]
+        if head != start.parts:  # their last texts may be a longer and a shorter one
+            ours, theirs = (parts[-1] if parts else None for parts in (head, start.parts))
+            if head[:-1] != start.parts[:-1] or not (isinstance(ours, str) and isinstance(theirs, str)):
+                return None
+            if not ours.startswith(theirs):
+                return None
+            rest = (ours[len(theirs) :], *rest)
+        return Outline(rest, (), self._longest)
 
 
 class _Shape:
@@ -98,20 +115,20 @@ class Outlines:
 
     def __init__(self) -> None:
         self._shapes: dict[Hashable, _Shape] = {}
-        self._failures = self._renderings = 0
+        self._failures = 0
 
-    def render(self, shape: Hashable, contents: Sequence[str]) -> str | None:
-        """Returns the rendering of a dialogue; None where no outline of its shape serves it."""
+    def find(self, shape: Hashable, contents: Sequence[str]) -> Outline | None:
+        """Returns an outline that serves a dialogue; None where the template must be asked.
+
+        Of one dialogue in a thousand, by the characters that it has, the template is asked anyway: `learn` compares.
+        """
         known = self._shapes.get(shape)
-        for outline in known.outlines if known else ():
-            if (text := outline.render(contents)) is not None:
-                return text
+        if known is None or sum(map(len, contents)) % RENDERINGS_A_CHECK == 0:
+            return None
+        for outline in known.outlines:
+            if outline.serves(contents):
+                return outline
         return None
-
-    def is_due(self) -> bool:
-        """Says whether the next rendering is compared with the template's own: one in a thousand is."""
-        self._renderings += 1
-        return self._renderings % RENDERINGS_A_CHECK == 0
 
     def learn(self, shape: Hashable, contents: Sequence[str], text: str, trace: Callable[[], Outline | None]) -> None:
         """Adds the outline of a rendering, where there are few of its shape and tracing finds it.
@@ -119,26 +136,28 @@ class Outlines:
         Args:
           text: what the template itself wrote.
           trace: finds the outline.
+
+        Raises:
+          RunFailed: an outline that is known gives something else.
         """
         if self._failures >= _MOST_FAILURES or (shape not in self._shapes and len(self._shapes) >= _MOST_SHAPES):
             return
         known = self._shapes.setdefault(shape, _Shape())
+        for outline in known.outlines:
+            if outline.serves(contents):
+                _check(outline.fill(contents), text)
+                return
         if len(known.outlines) + known.failures >= _MOST_OF_SHAPE:
             return
-        outline = trace()
-        if outline is None or outline.render(contents) != text:
+        found = trace()
+        if found and found.serves(contents) and found.fill(contents) == text:
+            known.outlines.append(found)
+        else:
             known.failures += 1
             self._failures += 1
-        else:
-            known.outlines.append(outline)
 
 
-def check(text: str, expected: str) -> None:
-    """Compares a rendering by an outline with the template's own.
-
-    Raises:
-      RunFailed: they differ.
-    """
+def _check(text: str, expected: str) -> None:
     if text != expected:
         raise RunFailed(
             f"an outline of the chat template gives {text[:200]!r}…, and the template {expected[:200]!r}…: please "

@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddsmill.schemas.chat.metering import TooCostly
-from oddsmill.schemas.chat.outline import Outline, Outlines, check
+from oddsmill.schemas.chat.outline import Outline, Outlines
 from oddsmill.schemas.chat.special_tokens import TOKENIZER_CONFIG
+from oddsmill.schemas.chat.tools import arguments_of, with_argument_texts
 from oddsmill.schemas.errors import Refused, one_line
 from oddsmill.schemas.files import check_own
 from oddsmill.schemas.typed_json import Malformed, as_type
@@ -92,22 +93,29 @@ class ChatTemplate:
         if not as_given and not self._takes_developers(messages):
             messages = [m | {"role": "system"} if m.get("role") == "developer" else m for m in messages]
         plain = _read_plain(messages)
-        shape = plain and (plain.roles, generation_prompt, date, repr(variables))
-        text = self._outlines.render(shape, plain.contents) if plain else None
-        if text is not None and not self._outlines.is_due():
-            return text
+        options: dict[str, Any] = {"generation_prompt": generation_prompt, "date": date, "variables": variables}
+        options["as_given"] = as_given
+        if plain and (outline := self.outline(*plain, **options)):
+            return outline.fill(plain.contents)
         seen: dict[str, Any] = {"tools": None, "documents": None, "strftime_now": _clock(date)}
         seen |= self._special_tokens | dict(variables or {})
 
         def write(messages: list[Message], **other: Any) -> str:
             return self._write(messages, generation_prompt, seen | other)
 
-        expected = write(messages) if as_given else _write_in_some_form(messages, seen["tools"], write)
-        if text is not None:
-            check(text, expected)
-        elif plain:
-            self._outlines.learn(shape, plain.contents, expected, lambda: self._trace(plain, generation_prompt, seen))
-        return expected
+        text = write(messages) if as_given else _write_in_some_form(messages, seen["tools"], write)
+        if plain:
+            trace = partial(self._trace, plain, generation_prompt, seen)
+            self._outlines.learn(_shape(plain.roles, **options), plain.contents, text, trace)
+        return text
+
+    def outline(self, roles: tuple[str, ...], contents: Sequence[str], **options: Any) -> Outline | None:
+        """Returns an outline of what `render` makes of a dialogue of texts; None where that is not known before.
+
+        Args:
+          options: those of `render`.
+        """
+        return self._outlines.find(_shape(roles, **options), contents)
 
     def _write(self, messages: list[Message], generation_prompt: bool, variables: Mapping[str, Any]) -> str:
         """Renders a dialogue as it is.
@@ -187,6 +195,17 @@ class _PlainDialogue(NamedTuple):
 
     roles: tuple[str, ...]
     contents: list[str]
+
+
+def _shape(
+    roles: tuple[str, ...],
+    generation_prompt: bool = False,
+    date: str | None = None,
+    variables: Mapping[str, Any] | None = None,
+    as_given: bool = False,
+) -> Hashable:
+    """Returns all that a rendering depends on beside the contents."""
+    return roles, generation_prompt, date, repr(variables) if variables else None, as_given
 
 
 def _read_plain(messages: list[Message]) -> _PlainDialogue | None:
@@ -298,10 +317,10 @@ def _write_calls(messages: list[Message], write: Callable[[list[Message]], str])
       TemplateFailed: it can write none; the message is that of the first.
     """
     calls = [call for message in messages for call in message.get("tool_calls") or []]
-    objects = [arguments for call in calls if isinstance(arguments := _arguments(call), dict)]
+    objects = [arguments for call in calls if isinstance(arguments := arguments_of(call), dict)]
     text, failure = _try(write, messages)
     if text is None or any(arguments and str(arguments) in text for arguments in objects):
-        with_texts = [_with_argument_texts(message) for message in messages]
+        with_texts = [with_argument_texts(message) for message in messages]
         other, _ = _try(write, with_texts)
         if other is not None:
             text, messages = other, with_texts
@@ -321,23 +340,6 @@ def _try(write: Callable[[list[Message]], str], messages: list[Message]) -> tupl
         return write(messages), None
     except TemplateFailed as failure:
         return None, failure
-
-
-def _arguments(call: Any) -> Any:
-    """Returns the arguments of a call; None where it has none."""
-    function = call.get("function", call) if isinstance(call, dict) else None
-    return function.get("arguments") if isinstance(function, dict) else None
-
-
-def _with_argument_texts(message: Message) -> Message:
-    """Returns a message whose calls have their arguments as JSON text."""
-    calls = [
-        call | {"function": call["function"] | {"arguments": json.dumps(arguments, ensure_ascii=False)}}
-        if isinstance(arguments := _arguments(call), dict) and "function" in call
-        else call
-        for call in message.get("tool_calls") or []
-    ]
-    return message | {"tool_calls": calls} if calls else message
 
 
 def _with_reasoning(message: Message) -> Message:

@@ -198,3 +198,20 @@ def _has_null_keys(value: Any, *, named: bool = False) -> bool:
         if part is None or _has_null_keys(part, named=not named and key in _NAMED):
             return True
     return False
+
+
+def arguments_of(call: Any) -> Any:
+    """Returns the arguments of a call; None where it has none."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    return function.get("arguments") if isinstance(function, dict) else None
+
+
+def with_argument_texts(message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a message whose calls have their arguments as JSON text."""
+    calls = [
+        call | {"function": call["function"] | {"arguments": json.dumps(arguments, ensure_ascii=False)}}
+        if isinstance(arguments := arguments_of(call), dict) and "function" in call
+        else call
+        for call in message.get("tool_calls") or []
+    ]
+    return message | {"tool_calls": calls} if calls else message

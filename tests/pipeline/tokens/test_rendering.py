@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
@@ -14,6 +14,7 @@ from oddsmill.pipeline.tokens.rendering import check_rendering, render_pair
 from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
+from oddsmill.schemas.chat.outline import Outlines
 from oddsmill.schemas.chat.template import ChatTemplate
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped, DropReason
@@ -276,3 +277,60 @@ def test_what_holds_of_every_chat(
         assert text.startswith(head)
         assert text.endswith("</s>\n" + "[assistant]" * (name == "bos"))
         assert Notes.TURN_CUT in ids.notes or f"[user]{users[-1]}</s>" in text
+
+
+# Templates of which outlines say all, and such as leave out, move, repeat or hide what messages hold.
+IN_MANY_WAYS = [
+    HEADER + "{% if add_generation_prompt %}[assistant]{% endif %}",
+    HEADER.replace("m['content']", "m['content'] | trim") + "{% if add_generation_prompt %}[{% endif %}",
+    THINKING,
+    HEADER.replace("']'", "''").replace("eos_token", "'x'") + "{% if add_generation_prompt %}[assistant{% endif %}",
+    HEADER.replace("m['content']", "m['content'].strip('ab')") + "{% if add_generation_prompt %}[assistant]{% endif %}",
+    "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}",
+    "{% for m in messages | reverse %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}",
+    "{{ messages[0].content }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
+    "{% for m in messages %}{% if '/think' in m.content %}!{% else %}<{{ m.content }}>{% endif %}{% endfor %}",
+    "{% for m in messages %}<{{ m.content if m.content | trim else 'none' }}>{% endfor %}",
+]
+
+
+class WithoutOutlines(ChatTemplate):
+    def outline(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+TEMPLATES = [
+    tuple(kind(text, {"eos_token": "</s>"}) for kind in (ChatTemplate, WithoutOutlines)) for text in IN_MANY_WAYS
+]
+SAID = st.sampled_from(
+    ["user", "a", "assistant", " a b\n", "a/think", "x</think>b", "<think>c</think>", "ab", "é/", "/"]
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(pairs=st.lists(st.tuples(st.sampled_from(["", "s"]), SAID, SAID, SAID), min_size=2, max_size=6))
+@example([("", "a", "b", "c"), ("", "user", "a/think", "x</think>b")])
+def test_a_pair_is_rendered_alike_whether_its_shape_is_known_or_not(pairs: list[tuple[str, ...]]):
+    def outcome(template: ChatTemplate, pair: ChatPair) -> Any:
+        try:
+            return render_pair(pair, template, config())
+        except Dropped as dropped:
+            return dropped.reason, dropped.detail
+
+    for known, unknown in TEMPLATES:
+        known._outlines = Outlines()
+        for system, user, chosen, rejected in [("", "q", "yes", "no"), ("s", "q", "yes", "no"), *pairs]:
+            prompt = [*([("system", system)] if system else []), ("user", user)]
+            pair = pair_of(*prompt, chosen=chosen, rejected=rejected)
+            assert outcome(known, pair) == outcome(unknown, pair)
+
+
+def test_a_known_shape_is_rendered_without_the_template(monkeypatch: pytest.MonkeyPatch):
+    template = ChatTemplate(CHAT, {"eos_token": "</s>"})
+    assert render_pair(pair_of(), template, config()).texts.chosen == "yes</s>\n"
+    monkeypatch.setattr(ChatTemplate, "render", lambda *_, **__: pytest.fail("Jinja is asked"))
+    monkeypatch.setattr("oddsmill.pipeline.tokens.rendering.find_left_out", lambda *_: pytest.fail("texts are sought"))
+    rendered = render_pair(pair_of(("user", "Well?"), chosen=" a b ", rejected="c"), template, config())
+    assert rendered == (("[user]Well?</s>\n[assistant]", " a b </s>\n", "c</s>\n"), Notes(0), (), ())
+    with pytest.raises(Dropped, match="identical_answers: the template renders chosen and rejected alike"):
+        render_pair(pair_of(chosen="a", rejected="a"), template, config())

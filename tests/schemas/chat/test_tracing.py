@@ -134,11 +134,11 @@ BOTH = {body: Both(body) for body in (*FOLLOWED, *ASKED, *LOOKED_INTO)}
 def test_an_outline_gives_what_the_template_gives_or_nothing(body: str, dialogues: list[list[str]]):
     both = BOTH[body]
     outline = both.outline(dialogues[0])
-    if body in FOLLOWED or outline:
-        assert outline.render(dialogues[0]) == both.render(dialogues[0])
-    for contents in dialogues[1:]:
-        found = outline and outline.render(contents)
-        assert found == both.render(contents) or (found is None and body not in FOLLOWED)
+    for number, contents in enumerate(dialogues):
+        if outline and outline.serves(contents):
+            assert outline.fill(contents) == both.render(contents)
+        else:
+            assert body not in FOLLOWED and not (outline and number == 0)
 
 
 def test_what_asks_about_texts_has_outlines_and_what_looks_into_them_has_none():
@@ -150,7 +150,7 @@ def test_what_asks_about_texts_has_outlines_and_what_looks_into_them_has_none():
 def test_where_a_rendering_could_come_near_a_bound_the_template_is_asked():
     def serves(body: str, size: int) -> bool:
         outline = Both(body).outline(["a", "b"])
-        return bool(outline and outline.render(["a" * size, "b"]))
+        return bool(outline and outline.serves(["a" * size, "b"]))
 
     doubled = "{% set l = [m.content] %}" + "{% set l = l + l %}" * 8
     assert serves("{{ m.content }}", 100_000)
