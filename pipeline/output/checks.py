@@ -4,6 +4,8 @@ The writer counts what it writes and `verify` what it reads, by the same functio
 order of the work, so they stand in the manifest under `counts`, beside what only the tokenizer's step can see.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from oddsmill.pipeline.formats.pairs import NOTE_MEANINGS
@@ -50,11 +52,11 @@ def count_stored(row: Row, tokenizer: TokenizerSummary) -> dict[str, int]:
     tokens = row.tokens[: ends[-1, 2]]
     endings = [tokenizer.eos_id, *tokenizer.turn_end[:1]]
     # A template may write on after the end of a turn, as ChatML does a newline.
-    trailing = np.isin(tokens, [token for token in tokenizer.turn_end if token not in endings])
+    trailing = _is_any(tokens, [token for token in tokenizer.turn_end if token not in endings])
     last = ends - 1
     for _ in tokenizer.turn_end:
         last = np.where(trailing[last] & (last > starts), last - 1, last)
-    ended = np.isin(tokens[last], endings)
+    ended = _is_any(tokens[last], endings)
     bos_not_once, without_bos = _bos(tokens, starts, tokenizer)
     found = {
         "bos_not_once": bos_not_once,
@@ -67,6 +69,14 @@ def count_stored(row: Row, tokenizer: TokenizerSummary) -> dict[str, int]:
         "identical_ids": _identical(tokens, starts, ends),
     }
     return {name: int(pairs.sum()) for name, pairs in found.items()}
+
+
+def _is_any(tokens: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
+    """Returns which tokens are one of a few, in their shape; `np.isin` takes three times as long for few."""
+    found = np.zeros(tokens.shape, bool)
+    for token in wanted:
+        found |= tokens == token
+    return found
 
 
 def _bos(tokens: np.ndarray, starts: np.ndarray, tokenizer: TokenizerSummary) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ def lay_rows(rows: Sequence[Sequence[int]], pairs: Items, *, vocab_size: int) ->
       ValueError: the pairs break an invariant of `check_row`.
     """
     members = np.fromiter(chain.from_iterable(rows), np.int64)
-    columns = {name: values[members] for name, values in pairs.columns.items()}
+    columns = {name: pairs.columns[name][members] for name in (*SIDES, "id", "truncated")}
     lengths = np.sum([columns[side] for side in SIDES], axis=0)
     joined = Row(
         tokens=np.frombuffer(pairs.join("ids", members), token_dtype(vocab_size)),

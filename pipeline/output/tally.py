@@ -48,8 +48,10 @@ class Tally:
         for side in SIDES:
             lengths = getattr(joined, f"{side}_lengths")
             self.tokens[side] += int(lengths.sum(dtype=np.int64))
-            for length, pairs in zip(*np.unique(lengths, return_counts=True), strict=True):
-                self.lengths[side][1 << (int(length) - 1).bit_length()] += int(pairs)
+            exponents = np.frexp(lengths - 1)[1]  # those of the next powers of two
+            for exponent, pairs in enumerate(np.bincount(exponents).tolist()):
+                if pairs:
+                    self.lengths[side][1 << exponent] += pairs
             self.truncated[side] += int(np.count_nonzero(joined.truncated & np.uint8(Truncated[side.upper()])))
         if len(joined.unscored):
             self.unscored.update(dict(zip(SIDES, joined.unscored_tokens().sum(axis=0).tolist(), strict=True)))
