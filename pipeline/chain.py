@@ -14,6 +14,7 @@ from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.formats.keys import ShardKey
 from oddsmill.pipeline.formats.pairs import Pair, PairIds
 from oddsmill.pipeline.input.rows import RawRow, make_row
+from oddsmill.pipeline.output.blocks import Compression
 from oddsmill.pipeline.output.placing import ShardBlocks
 from oddsmill.pipeline.output.rejects import RejectBlocks
 from oddsmill.pipeline.output.seen import Seen, add_seen, see_columns
@@ -48,13 +49,14 @@ class Made(NamedTuple):
 class Chain:
     """Takes batches of raw rows; gives blocks once they are large enough, and the rest in the end."""
 
-    def __init__(self, resolved: ResolvedRun, tokenizer: Tokenizer):
+    def __init__(self, resolved: ResolvedRun, tokenizer: Tokenizer, compression: Compression = "zstd"):
         """Starts with nothing gathered.
 
         Args:
           tokenizer: that of `load_copy`.
+          compression: of the blocks of pairs.
         """
-        self._resolved, self._tokenizer = resolved, tokenizer
+        self._resolved, self._tokenizer, self._compression = resolved, tokenizer, compression
         self._start()
 
     def add(self, batch: Sequence[RawRow]) -> Made:
@@ -83,7 +85,9 @@ class Chain:
 
     def _start(self) -> None:
         resolved, self._digest = self._resolved, 0
-        self._blocks = ShardBlocks(resolved.config, resolved.num_shards, resolved.tokenizer.vocab_size)
+        self._blocks = ShardBlocks(
+            resolved.config, resolved.num_shards, resolved.tokenizer.vocab_size, self._compression
+        )
         self._rejects = RejectBlocks(resolved.paths)
         self._rows, self._extra_pairs = Counter[int](), Counter[int]()
         self._not_read: dict[str, int] = {}

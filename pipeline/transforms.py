@@ -19,6 +19,7 @@ from oddsmill.pipeline.input.kinds.kind import CountedPart, NumberedPart, Part
 from oddsmill.pipeline.input.parts import Input, count_part, divide, number_parts, read_batches
 from oddsmill.pipeline.input.sources import check_nothing_new
 from oddsmill.pipeline.output.accounts import FileDrops, make_accounts, publish_accounts
+from oddsmill.pipeline.output.blocks import Compression
 from oddsmill.pipeline.output.folder import publishing, shard_name
 from oddsmill.pipeline.output.manifest import make_manifest
 from oddsmill.pipeline.output.rejects import write_rejects
@@ -88,7 +89,8 @@ class MakePairs(beam.DoFn):
         self._digests = Counter[int]()
         self._work: Work
         if self._pool is None:
-            self._work = OwnWork(Chain(self._resolved, self._tokenizer))
+            compression: Compression = "zstd" if self._spill is None else "lz4"
+            self._work = OwnWork(Chain(self._resolved, self._tokenizer, compression))
         else:
             self._work = PoolWork(pool_of(self._pool))
 

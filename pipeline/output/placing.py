@@ -9,7 +9,7 @@ from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.keys import Places, ShardKey, place_pairs
 from oddsmill.pipeline.formats.pairs import Pair, PairIds
 from oddsmill.pipeline.input.rows import RawRow
-from oddsmill.pipeline.output.blocks import encode_block
+from oddsmill.pipeline.output.blocks import Compression, encode_block
 from oddsmill.pipeline.output.tally import SIDES
 from oddsmill.schemas.drops import Dropped, drop_of
 from oddsmill.schemas.manifest import Split
@@ -39,14 +39,20 @@ _BLOCK_BYTES = 8 << 20  # ids in blocks of some hundred kB a shard: compressed a
 class ShardBlocks:
     """Gathers tokenized pairs into blocks for the shuffle: one shard's to a block."""
 
-    def __init__(self, config: DatasetSettings, num_shards: Mapping[Split, int], vocab_size: int):
+    def __init__(
+        self,
+        config: DatasetSettings,
+        num_shards: Mapping[Split, int],
+        vocab_size: int,
+        compression: Compression = "zstd",
+    ):
         """Starts with nothing gathered.
 
         Args:
           num_shards: of each split that the dataset has.
         """
         self._config, self._num_shards, self._dtype = config, num_shards, token_dtype(vocab_size)
-        self._bytes = 0
+        self._bytes, self._compression = 0, compression
         self._gathered: list[tuple[pa.RecordBatch, Places]] = []
 
     def add(
@@ -86,7 +92,8 @@ class ShardBlocks:
         pairs = pairs.take(pa.array(np.argsort(shards, kind="stable"))).combine_chunks()
         start = 0
         for shard, count in zip(*np.unique(shards, return_counts=True), strict=True):
-            yield ("eval" if shard % 2 else "train", int(shard) // 2), encode_block(pairs.slice(start, count))
+            block = encode_block(pairs.slice(start, count), self._compression)
+            yield ("eval" if shard % 2 else "train", int(shard) // 2), block
             start += count
 
     def _add(self, rows: Sequence[RawRow], pairs: Sequence[Pair], ids: Sequence[PairIds]) -> None:

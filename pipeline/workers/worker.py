@@ -181,7 +181,7 @@ def _may_fork() -> bool:
 
 def _serve_all(setup: Setup) -> None:
     try:
-        handle = _handler(Chain(setup.resolved, load_copy(setup.resolved)), setup.resolved)
+        handle = _handler(Chain(setup.resolved, load_copy(setup.resolved), compression="lz4"), setup.resolved)
     except BaseException as error:
         _fail(Connection(setup.ends[-1]), error)
     try:

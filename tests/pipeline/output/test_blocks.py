@@ -38,6 +38,13 @@ def test_a_table_in_chunks_is_one_block():
         assert [items.payload("text", index) for index in range(2)] == [b"a", b"b"]
 
 
+def test_blocks_may_be_compressed_in_two_ways():
+    table = pa.table([[1], [2], [b"a" * 100], [b"b" * 100]], SCHEMA)
+    with open_blocks(SCHEMA, [encode_block(table, "lz4"), encode_block(table, "zstd")]) as items:
+        assert items.columns["id"].tolist() == [2, 2]
+        assert items.join("text", np.array([1, 0])) == b"a" * 200
+
+
 def test_no_block_gives_no_item():
     with open_blocks(SCHEMA, []) as items:
         assert len(items) == 0 and items.columns["rank"].tolist() == []
