@@ -84,7 +84,7 @@ def cut_of(prompt: str, tokenizer: Tokenizer) -> int:
 
 def token_starts(text: str, tokenizer: Tokenizer) -> Sequence[int]:
     """Returns the character at which each token of a text begins, ascending."""
-    places = _places_of(tokenizer).find(text, tokenizer.encode_flat([text]).ids, None)
+    places = _places_of(tokenizer).find(text, _encode_flat([text], tokenizer).ids, None)
     return tokenizer.token_starts(text) if places is None else places.starts.tolist()
 
 

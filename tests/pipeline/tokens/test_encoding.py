@@ -40,6 +40,7 @@ def test_a_very_long_text_is_encoded_in_pieces_to_the_same_ids(tokenizer_folder:
     monkeypatch.setattr(tokenizer, "encode_flat", lambda texts: sizes.extend(map(len, texts)) or encode_flat(texts))
     monkeypatch.setattr(encoding, "_PIECE", 50)
     assert list(encode_sides(pairs, tokenizer)) == whole
+    assert len(token_starts(pairs[1].prompt, tokenizer)) == len(whole[1][0])
     assert max(sizes) < 70
     monkeypatch.setattr(encoding, "_cuts_are_safe", lambda _: False)
     assert list(encode_sides(pairs, tokenizer)) == whole
