@@ -30,7 +30,7 @@ def choose_for_run(
         return EngineChoice("tokenizers", "the input is so small that loading fastokens takes longer than it saves")
     texts, characters = [], 0
     for text in _texts(pairs, tokenizer, rules, config) if config.tokenizer_engine != "tokenizers" else ():
-        texts.append(text)
+        texts.append(text[:_CHARACTERS_COMPARED])  # of a longer one the engines take pieces
         characters += len(text)
         if characters > _CHARACTERS_COMPARED:
             break

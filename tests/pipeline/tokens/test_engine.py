@@ -19,9 +19,11 @@ def test_the_texts_of_pairs_are_what_engines_are_compared_on(tmp_path: Path, mak
     tokenizer = Tokenizer(make_tokenizer(tmp_path))
     choose_for_run(PAIRS, tokenizer, choose_rules(config), config, text_bytes=10**6)
     choose_for_run(PAIRS[:1] * 90_000, tokenizer, choose_rules(config), config, text_bytes=10**6)
+    choose_for_run([PreferencePair("a " * 10**6, "", "")], tokenizer, choose_rules(config), config, text_bytes=10**6)
     config = replace(config, tokenizer_engine="tokenizers")
     choose_for_run(PAIRS, tokenizer, choose_rules(config), config, text_bytes=10**6)
-    (auto, texts), (_, many), asked = seen
+    (auto, texts), (_, many), (_, (long,)), asked = seen
+    assert long == "a " * 250_000
     assert auto == "auto" and texts == ["What?", "What? This.", "What? That."]
     assert 500_000 < sum(map(len, many)) < 500_020
     assert asked == ["tokenizers", []]
