@@ -78,7 +78,7 @@ def write_shard(
         pairs = items.take(np.lexsort([columns[name] for name in ("row", "file", "id", "rank")]))
         # All pairs of an id meet here, since the id decides the shard; the first of them in order is kept.
         ids, first = np.unique(pairs.columns["id"], return_index=True)
-        repeated = np.setdiff1d(np.arange(len(pairs)), first)
+        repeated = np.delete(np.arange(len(pairs)), first)
         rejects: list[tuple[int, bytes]] = []
         if config.dedup == "exact":
             kept = pairs.take(first[np.searchsorted(ids, pairs.columns["id"][repeated])])

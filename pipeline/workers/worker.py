@@ -144,6 +144,7 @@ def _load(loading: Loading) -> None:
         tokenizer = load_for_run(loading.folder, loading.config)
         if loading.config.tokenizer_engine != "tokenizers":
             FastEngine(tokenizer.content)
+    import pyarrow.compute  # noqa: F401 every worker needs it, and would take 30 ms to import it for itself
 
 
 class _NoPandas:

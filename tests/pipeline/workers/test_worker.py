@@ -70,6 +70,10 @@ def test_a_server_whose_launcher_has_ended_says_nothing():
 
 
 def test_pyarrow_finds_no_pandas_and_others_do():
-    script = "import sys, pyarrow; _look_for_pandas(); pyarrow.array([0]); assert 'pandas' not in sys.modules"
+    """Also where blocks are opened: `to_pandas_dtype` would import it."""
+    opened = "from tests.pipeline.output.test_blocks import *; test_no_block_gives_no_item()"
+    script = (
+        f"import sys, pyarrow; _look_for_pandas(); pyarrow.array([0]); {opened}; assert 'pandas' not in sys.modules"
+    )
     script = f"from oddsmill.pipeline.workers.worker import _look_for_pandas; {script}; import pandas"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
