@@ -12,7 +12,7 @@ from oddsmill.pipeline import progress
 from oddsmill.pipeline.dataflow import check_libraries
 from oddsmill.pipeline.formats import keys
 from oddsmill.pipeline.formats.keys import ShardKey
-from oddsmill.pipeline.formats.pairs import Pair, PairIds
+from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.input.rows import RawRow, make_row
 from oddsmill.pipeline.output.blocks import Compression
 from oddsmill.pipeline.output.placing import ShardBlocks
@@ -112,19 +112,13 @@ class Chain:
 
     def _tokenize(self, parsed: Sequence[tuple[RawRow, Pair]]) -> None:
         resolved = self._resolved
-        rows, pairs, ids = list[RawRow](), list[Pair](), list[PairIds]()
-        made = tokenize_batch([pair for _, pair in parsed], self._tokenizer, resolved.rules, resolved.config)
-        for (row, pair), of_pair in zip(parsed, made, strict=True):
-            if isinstance(of_pair, Dropped):
-                self._reject(row, of_pair)
-                continue
-            rows.append(row)
-            pairs.append(pair)
-            ids.append(of_pair)
-        not_placed = self._blocks.add(rows, pairs, ids)
-        for row, dropped in not_placed:
-            self._reject(row, dropped)
-        progress.count(pairs=len(ids) - len(not_placed))
+        rows, pairs = [row for row, _ in parsed], [pair for _, pair in parsed]
+        made = tokenize_batch(pairs, self._tokenizer, resolved.rules, resolved.config)
+        not_placed = self._blocks.add(rows, pairs, made)
+        for dropped in (made.dropped, not_placed):
+            for number, drop in dropped.items():
+                self._reject(rows[number], drop)
+        progress.count(pairs=len(made.numbers) - len(not_placed))
 
     def _reject(self, row: RawRow, dropped: Dropped) -> None:
         progress.count(drops=1)

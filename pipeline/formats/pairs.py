@@ -3,7 +3,13 @@
 import enum
 import json
 from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
 
 from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.record import WHOLE, Spans, Truncated
@@ -169,10 +175,83 @@ class PairIds(NamedTuple):
         """
         return Notes.BOUNDARY_MERGED in self.notes
 
-    def unscored_as_bytes(self) -> bytes:
-        """Returns the runs of unscored tokens, counted from the prompt's first token, as [m, 2] int32."""
-        if not self.unscored_chosen and not self.unscored_rejected:
-            return b""
-        first = len(self.prompt), len(self.prompt) + len(self.chosen)
-        spans = zip(first, (self.unscored_chosen, self.unscored_rejected), strict=True)
-        return array("i", [start + bound for start, runs in spans for run in runs for bound in run]).tobytes()
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedPairs:
+    """The ids of m of the pairs of a batch in columns, in any order, and why the others have none.
+
+    Attributes:
+      numbers: [m] int64, the number of each pair in the batch.
+      ids: int32, prompt, chosen and rejected of one pair after those of another.
+      lengths: [m, 3] int64, how many tokens these are.
+      truncated: [m] uint8.
+      notes: [m] int64.
+      unscored: of pairs that have such, those of chosen and of rejected, as `PairIds` has them, by number.
+      dropped: by number.
+    """
+
+    numbers: np.ndarray
+    ids: np.ndarray
+    lengths: np.ndarray
+    truncated: np.ndarray
+    notes: np.ndarray
+    unscored: Mapping[int, tuple[Spans, Spans]] = field(default_factory=dict)
+    dropped: Mapping[int, Dropped] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, pairs: Mapping[int, PairIds | Dropped]) -> "TokenizedPairs":
+        """Makes columns of pairs, each with its number."""
+        kept = {number: pair for number, pair in pairs.items() if isinstance(pair, PairIds)}
+        sides = [side for pair in kept.values() for side in pair[:3]]
+        return cls(
+            numbers=np.array(list(kept), np.int64),
+            ids=np.frombuffer(b"".join(sides), np.int32),
+            lengths=np.array(list(map(len, sides)), np.int64).reshape(-1, 3),
+            truncated=np.array([int(pair.truncated) for pair in kept.values()], np.uint8),
+            notes=np.array([int(pair.notes) for pair in kept.values()], np.int64),
+            unscored={
+                number: (pair.unscored_chosen, pair.unscored_rejected)
+                for number, pair in kept.items()
+                if pair.unscored_chosen or pair.unscored_rejected
+            },
+            dropped={number: pair for number, pair in pairs.items() if isinstance(pair, Dropped)},
+        )
+
+    def __add__(self, other: "TokenizedPairs") -> "TokenizedPairs":
+        """Joins two parts of a batch."""
+        return TokenizedPairs(
+            numbers=np.concatenate([self.numbers, other.numbers]),
+            ids=np.concatenate([self.ids, other.ids]),
+            lengths=np.concatenate([self.lengths, other.lengths]),
+            truncated=np.concatenate([self.truncated, other.truncated]),
+            notes=np.concatenate([self.notes, other.notes]),
+            unscored={**self.unscored, **other.unscored},
+            dropped={**self.dropped, **other.dropped},
+        )
+
+    def unscored_as_bytes(self) -> list[bytes]:
+        """Returns the runs of unscored tokens of each pair, counted from the prompt's first token, as [k, 2] int32."""
+        found = [b""] * len(self.numbers)
+        for line, number in enumerate(self.numbers.tolist() if self.unscored else ()):
+            prompt, chosen, _ = self.lengths[line].tolist()
+            spans = zip((prompt, prompt + chosen), self.unscored.get(number, ()), strict=False)
+            found[line] = array(
+                "i", [start + bound for start, runs in spans for run in runs for bound in run]
+            ).tobytes()
+        return found
+
+    def by_number(self) -> dict[int, PairIds | Dropped]:
+        """Returns each pair by itself."""
+        pairs: dict[int, PairIds | Dropped] = dict(self.dropped)
+        bounds = np.cumsum([0, *self.lengths.ravel()]).tolist()
+        for line, number in enumerate(self.numbers.tolist()):
+            prompt, chosen, rejected = (
+                array("i", self.ids[begin:end].tobytes()) for begin, end in pairwise(bounds[3 * line : 3 * line + 4])
+            )
+            flags = Truncated(int(self.truncated[line])), Notes(int(self.notes[line]))
+            pairs[number] = PairIds(prompt, chosen, rejected, *flags, *self.unscored.get(number, ((), ())))
+        return pairs
+
+    def __iter__(self) -> Iterator[PairIds | Dropped]:
+        """Yields the pairs in the order of their numbers."""
+        return (pair for _, pair in sorted(self.by_number().items(), key=itemgetter(0)))

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.keys import Places, ShardKey, place_pairs
-from oddsmill.pipeline.formats.pairs import Pair, PairIds
+from oddsmill.pipeline.formats.pairs import Pair, TokenizedPairs
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.output.blocks import Compression, encode_block
 from oddsmill.pipeline.output.tally import SIDES
@@ -55,27 +55,28 @@ class ShardBlocks:
         self._bytes, self._compression = 0, compression
         self._gathered: list[tuple[pa.RecordBatch, Places]] = []
 
-    def add(
-        self, rows: Sequence[RawRow], pairs: Sequence[Pair], ids: Sequence[PairIds]
-    ) -> list[tuple[RawRow, Dropped]]:
-        """Gathers pairs, whole batches at a time: a batch costs less than half of its pairs one by one.
+    def add(self, rows: Sequence[RawRow], pairs: Sequence[Pair], tokenized: TokenizedPairs) -> dict[int, Dropped]:
+        """Gathers the pairs of a batch, all at a time: that costs less than half of what they cost one by one.
 
         Args:
           rows: the row that each pair comes from.
 
-        Returns: the rows of the pairs that cannot be placed, and why.
+        Returns: the numbers of the pairs that have ids and cannot be placed, and why.
         """
-        if not rows:
-            return []
+        if not len(tokenized.numbers):
+            return {}
         try:
-            self._add(rows, pairs, ids)
+            self._add(rows, pairs, tokenized)
         except Exception as error:
             dropped = drop_of(error)
-            if len(rows) == 1:
-                return [(rows[0], dropped)]
-            one_by_one = zip(rows, pairs, ids, strict=True)
-            return [drop for row, pair, of_pair in one_by_one for drop in self.add([row], [pair], [of_pair])]
-        return []
+            if len(tokenized.numbers) == 1:
+                return dict.fromkeys(tokenized.numbers.tolist(), dropped)
+            return {
+                number: drop
+                for number, of_pair in tokenized.by_number().items()
+                for drop in self.add(rows, pairs, TokenizedPairs.of({number: of_pair})).values()
+            }
+        return {}
 
     def full(self) -> Iterator[tuple[ShardKey, bytes]]:
         """Yields the blocks, with their shards, once they are large enough to send."""
@@ -96,31 +97,33 @@ class ShardBlocks:
             yield ("eval" if shard % 2 else "train", int(shard) // 2), block
             start += count
 
-    def _add(self, rows: Sequence[RawRow], pairs: Sequence[Pair], ids: Sequence[PairIds]) -> None:
+    def _add(self, rows: Sequence[RawRow], pairs: Sequence[Pair], tokenized: TokenizedPairs) -> None:
+        numbers = tokenized.numbers.tolist()
+        rows = [rows[number] for number in numbers]
         origins = [row.origin for row in rows]
-        places = place_pairs(pairs, origins, self._config, self._num_shards)
-        sides = [side for of_pair in ids for side in (of_pair.prompt, of_pair.chosen, of_pair.rejected)]
-        lengths = np.array([len(side) for side in sides], np.int32).reshape(-1, 3)
-        tokens = np.frombuffer(b"".join(sides), np.int32).astype(self._dtype)
-        unscored = [of_pair.unscored_as_bytes() for of_pair in ids]
-        raw = [row.as_text().encode() for row in rows] if self._config.dedup == "exact" else [b""] * len(rows)
+        places = place_pairs([pairs[number] for number in numbers], origins, self._config, self._num_shards)
+        raw = [_raw(row) for row in rows] if self._config.dedup == "exact" else [b""] * len(rows)
         columns = [
             places.ranks,
             places.ids,
             places.prompt_ids,
-            [origin.file for origin in origins],
-            [origin.row for origin in origins],
-            *lengths.T,
-            [int(of_pair.truncated) for of_pair in ids],
-            [int(of_pair.notes) for of_pair in ids],
-            _binary(tokens, lengths.sum(axis=1)),
-            unscored,
+            *np.array(origins, np.int64).T,
+            *tokenized.lengths.T,
+            tokenized.truncated,
+            tokenized.notes,
+            _binary(tokenized.ids.astype(self._dtype), tokenized.lengths.sum(axis=1)),
+            tokenized.unscored_as_bytes(),
             raw,
         ]
         arrays = [pa.array(values, kind) for values, kind in zip(columns, PLACED_PAIRS.types, strict=True)]
         batch = pa.record_batch(arrays, PLACED_PAIRS)
         self._gathered.append((batch, places))
         self._bytes += batch.nbytes
+
+
+def _raw(row: RawRow) -> bytes:
+    """Returns the text of a row that was parsed, whose bytes are UTF-8."""
+    return row.content if isinstance(row.content, bytes) else row.as_text().encode()
 
 
 def _binary(values: np.ndarray, counts: np.ndarray) -> pa.LargeBinaryArray:

@@ -1,9 +1,11 @@
 """Encoding the texts of pairs: prompt, prompt + chosen and prompt + rejected, many pairs at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import NamedTuple
+
+import numpy as np
 
 from oddsmill.pipeline.formats.pairs import Ids, Pair, PairIds, PreferencePair
 from oddsmill.pipeline.tokens.rendering import Rendered
@@ -45,7 +47,28 @@ class LengthStep(NamedTuple):
     lengths: list[int]
 
 
-def encode_sides(pairs: Sequence[PreferencePair], tokenizer: Tokenizer) -> Iterator[Sides]:
+class EncodedTexts(Sequence[Sides]):
+    """The ids of the texts of n pairs, and the three encodings of each pair as an item.
+
+    Attributes:
+      ids: of all texts.
+      starts, lengths: [n, 4] int64, where there are those of a prompt's head, of its tail, of tail + chosen and of
+        tail + rejected.
+    """
+
+    def __init__(self, ids: Ids, starts: np.ndarray, lengths: np.ndarray):
+        self.ids, self.starts, self.lengths = ids, starts, lengths
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, pair: int) -> Sides:  # type: ignore[override]
+        bounds = zip(self.starts[pair].tolist(), self.lengths[pair].tolist(), strict=True)
+        head, *tails = (self.ids[start : start + length] for start, length in bounds)
+        return head + tails[0], head + tails[1], head + tails[2]
+
+
+def encode_sides(pairs: Sequence[PreferencePair], tokenizer: Tokenizer) -> EncodedTexts:
     """Encodes prompt, prompt + chosen and prompt + rejected of each pair.
 
     Where the tokenizer allows it, most of a prompt is encoded once (pipeline/tokens/safe_cut.py).
@@ -56,12 +79,12 @@ def encode_sides(pairs: Sequence[PreferencePair], tokenizer: Tokenizer) -> Itera
         tail = prompt[cut:]
         texts += [prompt[:cut], tail, tail + chosen, tail + rejected]
     # Pairs share prompts, and prompts ("\n\nAssistant:") their tails: each text is encoded once.
-    distinct = list(dict.fromkeys(texts))
-    ids, offsets = _encode_flat(distinct, tokenizer)
-    ids_of = {text: ids[start:end] for text, (start, end) in zip(distinct, pairwise(offsets), strict=True)}
-    encoded = map(ids_of.__getitem__, texts)
-    for head, *tails in zip(encoded, encoded, encoded, encoded, strict=True):
-        yield head + tails[0], head + tails[1], head + tails[2]
+    numbers: dict[str, int] = {}
+    of_pairs = np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64).reshape(-1, 4)
+    ids, offsets = _encode_flat(list(numbers), tokenizer)
+    bounds = np.array(offsets, np.int64)
+    starts = bounds[of_pairs]
+    return EncodedTexts(ids, starts, bounds[of_pairs + 1] - starts)
 
 
 def _encode_flat(texts: list[str], tokenizer: Tokenizer) -> FlatIds:

@@ -84,6 +84,16 @@ def add_special_tokens(ids: PairIds, tokenizer: Tokenizer, *, is_chat: bool) -> 
     )  # fmt: skip
 
 
+def lacks_eos(ids: Ids, begin: int, end: int, tokenizer: Tokenizer) -> bool:
+    """Tells whether the last token of `ids[begin:end]` that is not white space ends no answer."""
+    for place in range(end - 1, begin - 1, -1):
+        if ids[place] in tokenizer.answer_ends:
+            return False
+        if not tokenizer.is_space(ids[place]):
+            break
+    return True
+
+
 @dropping_errors
 def explain_boundary(encoded: Encoded, tokenizer: Tokenizer) -> Explanation:
     """Says where the prompt ends and which special tokens are added.
@@ -140,7 +150,7 @@ def _shorten(pair: ChatPair, ids: PairIds, tokenizer: Tokenizer, config: Dataset
 
     def encode(messages: list[Message]) -> PairIds:
         rendered = render_messages(messages, chosen, rejected, template, options, score_all=config.scores_all_turns)
-        return _split(next(encode_sides([rendered.texts], tokenizer)), rendered, tokenizer, is_chat=True)
+        return _split(encode_sides([rendered.texts], tokenizer)[0], rendered, tokenizer, is_chat=True)
 
     return shorten_dialogue(prompt, ids, encode, partial(token_starts, tokenizer=tokenizer), config)
 
@@ -177,10 +187,4 @@ def _say_since_when(before: PairIds, size: int, config: DatasetSettings) -> str:
 
 
 def _with_eos(answer: Ids, tokenizer: Tokenizer) -> Ids:
-    """Returns the answer with EOS at its end, unless its last token that is not white space ends it already."""
-    for token in reversed(answer):
-        if token in tokenizer.answer_ends:
-            return answer
-        if not tokenizer.is_space(token):
-            break
-    return answer + array("i", [tokenizer.eos_id])
+    return answer + array("i", [tokenizer.eos_id]) if lacks_eos(answer, 0, len(answer), tokenizer) else answer

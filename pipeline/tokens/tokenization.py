@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from oddsmill.pipeline.config import DatasetSettings
-from oddsmill.pipeline.formats.pairs import ChatPair, Pair, PairIds, PreferencePair
+from oddsmill.pipeline.formats.pairs import ChatPair, Pair, PairIds, PreferencePair, TokenizedPairs
 from oddsmill.pipeline.formats.rows import check_encodable
 from oddsmill.pipeline.tokens.differences import note_differences
-from oddsmill.pipeline.tokens.encoding import Encoded, Sides, encode_sides
+from oddsmill.pipeline.tokens.encoding import Encoded, EncodedTexts, Sides, encode_sides
 from oddsmill.pipeline.tokens.rendering import Rendered
 from oddsmill.pipeline.tokens.text_rules import TextRules
 from oddsmill.schemas.chat.tokenizer import Tokenizer
@@ -16,25 +16,24 @@ from oddsmill.schemas.errors import RunFailed
 
 def tokenize_batch(
     pairs: Sequence[Pair], tokenizer: Tokenizer, rules: TextRules, config: DatasetSettings
-) -> Iterator[PairIds | Dropped]:
+) -> TokenizedPairs:
     """Makes the ids of pairs. One call encodes all their texts, which the tokenizer spreads over the cores.
 
     Raises:
       Refused: a pair holds messages and the tokenizer has no chat template.
     """
-    for encoded in encode_pairs(pairs, tokenizer, rules, config):
-        if isinstance(encoded, Dropped):
-            yield encoded
-            continue
-        try:
-            ids = rules.make_ids(encoded, tokenizer, config)
-        except Dropped as dropped:
-            yield dropped
-            continue
-        for notes in (encoded.rendered.notes, note_differences(encoded.rendered.texts)):
-            if notes:
-                ids = ids._replace(notes=ids.notes | notes)
-        yield ids
+    rendered = [_render(pair, tokenizer, rules, config) for pair in pairs]
+    made: dict[int, PairIds | Dropped] = {n: each for n, each in enumerate(rendered) if isinstance(each, Dropped)}
+    texts = {number: each for number, each in enumerate(rendered) if isinstance(each, Rendered)}
+    encoded = _encode([each.texts for each in texts.values()], tokenizer)
+    plain = TokenizedPairs.of({})
+    if rules.tokenize_plain is not None and isinstance(encoded, EncodedTexts):
+        plain = rules.tokenize_plain(pairs, texts, encoded, tokenizer, config)
+    done = frozenset(plain.numbers.tolist())
+    for line, (number, of_pair) in enumerate(texts.items()):
+        if number not in done:
+            made[number] = _make_ids(pairs[number], of_pair, encoded[line], tokenizer, rules, config)
+    return plain + TokenizedPairs.of(made)
 
 
 def encode_pairs(
@@ -46,20 +45,39 @@ def encode_pairs(
       Refused: as `tokenize_batch`.
     """
     rendered = [_render(pair, tokenizer, rules, config) for pair in pairs]
-    texts = [pair.texts for pair in rendered if isinstance(pair, Rendered)]
-    encoded = iter(_encode(texts, tokenizer))
-    for pair, texts_of_pair in zip(pairs, rendered, strict=True):
-        if isinstance(texts_of_pair, Dropped):
-            yield texts_of_pair
+    encoded = iter(_encode([each.texts for each in rendered if isinstance(each, Rendered)], tokenizer))
+    for pair, texts in zip(pairs, rendered, strict=True):
+        if isinstance(texts, Dropped):
+            yield texts
             continue
-        ids = next(encoded)
-        yield ids if isinstance(ids, Dropped) else Encoded(pair, texts_of_pair, *ids)
+        sides = next(encoded)
+        yield sides if isinstance(sides, Dropped) else Encoded(pair, texts, *sides)
+
+
+def _make_ids(
+    pair: Pair,
+    rendered: Rendered,
+    sides: Sides | Dropped,
+    tokenizer: Tokenizer,
+    rules: TextRules,
+    config: DatasetSettings,
+) -> PairIds | Dropped:
+    try:
+        if isinstance(sides, Dropped):
+            return sides
+        ids = rules.make_ids(Encoded(pair, rendered, *sides), tokenizer, config)
+    except Dropped as dropped:
+        return dropped
+    for notes in (rendered.notes, note_differences(rendered.texts)):
+        if notes:
+            ids = ids._replace(notes=ids.notes | notes)
+    return ids
 
 
 def _encode(texts: list[PreferencePair], tokenizer: Tokenizer) -> Sequence[Sides | Dropped]:
     """Encodes the texts of pairs together; where that fails, each pair by itself, so that only the guilty are lost."""
     try:
-        return list(encode_sides(texts, tokenizer))
+        return encode_sides(texts, tokenizer)
     except BaseException as error:
         # A panic of the tokenizer's Rust code is no `Exception`.
         of_a_text = isinstance(error, Exception) or type(error).__name__ == "PanicException"

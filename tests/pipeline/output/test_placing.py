@@ -7,7 +7,7 @@ import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.formats.keys import ShardKey, place_pairs
-from oddsmill.pipeline.formats.pairs import NOTHING, Notes, PairIds, PreferencePair
+from oddsmill.pipeline.formats.pairs import NOTHING, Notes, PairIds, PreferencePair, TokenizedPairs
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.output import placing
 from oddsmill.pipeline.output.blocks import open_blocks
@@ -36,6 +36,10 @@ def pairs_of(count: int) -> tuple[list[RawRow], list[PreferencePair], list[PairI
         cut = Truncated.CHOSEN if number % 6 == 0 else WHOLE
         ids.append(PairIds(prompt, chosen, rejected, cut, notes, unscored_chosen=unscored))
     return rows, pairs, ids
+
+
+def tokenized(ids: list[PairIds]) -> TokenizedPairs:
+    return TokenizedPairs.of(dict(enumerate(ids)))
 
 
 def opened(blocks: list[tuple[ShardKey, bytes]], dtype: type[np.generic]) -> dict[ShardKey, list[Line]]:
@@ -81,7 +85,7 @@ def test_each_pair_is_in_the_block_of_its_shard(
     blocks = ShardBlocks(config(**settings), SHARDS, vocab_size)
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
-        assert blocks.add(rows[part], pairs[part], ids[part]) == []
+        assert blocks.add(rows[part], pairs[part], tokenized(ids[part])) == {}
     assert list(blocks.full()) == []
     assert opened(list(blocks.rest()), dtype) == expected and len(expected) == 5
     assert list(blocks.rest()) == []
@@ -91,9 +95,9 @@ def test_blocks_are_given_once_they_are_large(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(placing, "_BLOCK_BYTES", 2000)
     rows, pairs, ids = pairs_of(64)
     blocks = ShardBlocks(config(), SHARDS, 300)
-    blocks.add(rows[:4], pairs[:4], ids[:4])
+    blocks.add(rows[:4], pairs[:4], tokenized(ids[:4]))
     assert list(blocks.full()) == []
-    blocks.add(rows[4:], pairs[4:], ids[4:])
+    blocks.add(rows[4:], pairs[4:], tokenized(ids[4:]))
     given = list(blocks.full())
     assert len(given) == 5 and list(blocks.rest()) == []
 
@@ -102,6 +106,6 @@ def test_a_pair_that_cannot_be_placed_is_dropped_alone():
     rows, pairs, ids = pairs_of(8)
     pairs[3] = PreferencePair("p", "half a character: \ud800", "r")
     blocks = ShardBlocks(config(), SHARDS, 300)
-    ((row, dropped),) = blocks.add(rows, pairs, ids)
-    assert row == rows[3] and dropped.reason == DropReason.ROW_ERROR and "UnicodeEncodeError" in dropped.detail
+    ((number, dropped),) = blocks.add(rows, pairs, tokenized(ids)).items()
+    assert number == 3 and dropped.reason == DropReason.ROW_ERROR and "UnicodeEncodeError" in dropped.detail
     assert sum(map(len, opened(list(blocks.rest()), np.uint16).values())) == 7

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
-from oddsmill.pipeline.formats.pairs import Notes, PairIds
+from oddsmill.pipeline.formats.pairs import Notes, PairIds, TokenizedPairs
 from oddsmill.pipeline.output.blocks import encode_block
 from oddsmill.pipeline.output.placing import PLACED_PAIRS
 from oddsmill.pipeline.output.reading import read_records
@@ -131,7 +131,7 @@ def test_unscored_tokens_go_with_their_pair(tmp_path: Path):
     """Wherever it comes to lie in a row, and where a duplicate of it is dropped, whose raw text stands behind them."""
     side = array("i", [4] * 3)
     ids = PairIds(side, side, side, unscored_chosen=[(1, 2)], unscored_rejected=[(0, 1), (2, 3)])
-    of_turns = pair(4)._replace(unscored=ids.unscored_as_bytes())
+    of_turns = pair(4)._replace(unscored=TokenizedPairs.of({0: ids}).unscored_as_bytes()[0])
     report, rejects = write(
         tmp_path, [pair(5), of_turns, pair(2), of_turns._replace(origin=Origin(0, 9))], dedup="exact"
     )
