@@ -19,6 +19,7 @@ from oddsmill.pipeline.output.run_record import FILES, read_run, seal
 from oddsmill.pipeline.output.seen import describe_not_read
 from oddsmill.pipeline.resolved_run import ResolvedRun, differences, flat, resolve_run, with_engine
 from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph, temporary_for
+from oddsmill.pipeline.tokens.engine import file_of_fastokens
 from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_for_run
 from oddsmill.pipeline.workers.pool import WorkerPool, started_pool
 from oddsmill.schemas.console import log
@@ -64,7 +65,8 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
 
         def start_pool(inputs: list[Input], tokenizer: Path) -> None:
             count, needed = count_workers(config, inputs, p), config.dataset_num_proc is not None
-            pool = stack.enter_context(started_pool(count, needed=needed))
+            early = file_of_fastokens(config, tokenizer, text_bytes=sum(each.text_bytes for each in inputs))
+            pool = stack.enter_context(started_pool(count, needed=needed, tokenizer=early))
             if pool is not None:
                 pool.prepare(tokenizer, config)
             pools.append(pool)

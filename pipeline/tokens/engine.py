@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.formats.pairs import Pair
 from oddsmill.pipeline.tokens.text_rules import TextRules
-from oddsmill.schemas.chat.tokenizer import Tokenizer
+from oddsmill.schemas.chat.tokenizer import TOKENIZER_JSON, Tokenizer
 from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.engines.choice import EngineChoice, choose_engine
 
@@ -26,7 +27,7 @@ def choose_for_run(
     Raises:
       Refused: `tokenizer_engine` names one that cannot be used.
     """
-    if config.tokenizer_engine == "auto" and text_bytes < _WORTH * len(tokenizer.content):
+    if config.tokenizer_engine == "auto" and not _is_worth(text_bytes, len(tokenizer.content)):
         return EngineChoice("tokenizers", "the input is so small that loading fastokens takes longer than it saves")
     texts, characters = [], 0
     for text in _texts(pairs, tokenizer, rules, config) if config.tokenizer_engine != "tokenizers" else ():
@@ -35,6 +36,24 @@ def choose_for_run(
         if characters > _CHARACTERS_COMPARED:
             break
     return choose_engine(tokenizer, config.tokenizer_engine, texts)
+
+
+def file_of_fastokens(config: DatasetSettings, folder: Path, *, text_bytes: int) -> Path | None:
+    """Returns the file that fastokens will load for a run, so that it can begin to; None where the run takes no such.
+
+    Args:
+      folder: that of the tokenizer.
+      text_bytes: about how many the run has.
+    """
+    file = folder / TOKENIZER_JSON
+    wanted = config.tokenizer_engine != "tokenizers" and file.is_file()
+    if wanted and (config.tokenizer_engine == "fastokens" or _is_worth(text_bytes, file.stat().st_size)):
+        return file
+    return None
+
+
+def _is_worth(text_bytes: int, tokenizer_bytes: int) -> bool:
+    return text_bytes >= _WORTH * tokenizer_bytes
 
 
 def _texts(pairs: Sequence[Pair], tokenizer: Tokenizer, rules: TextRules, config: DatasetSettings) -> Iterator[str]:

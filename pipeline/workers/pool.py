@@ -38,8 +38,11 @@ class WorkerPool:
       spill: the key of a spill file that all workers can read.
     """
 
-    def __init__(self, count: int, spill: int):
+    def __init__(self, count: int, spill: int, tokenizer: Path | None = None):
         """Starts `count` processes, which wait for `begin`.
+
+        Args:
+          tokenizer: a tokenizer.json that fastokens loads in them.
 
         Raises:
           OSError: they cannot be started.
@@ -51,7 +54,7 @@ class WorkerPool:
         self.spill = spill
         self._ends = [theirs.fileno() for _, theirs in pairs]
         with _signals_blocked():
-            self._server = start(sys.path, [*self._ends, spill])
+            self._server = start(sys.path, [*self._ends, spill], tokenizer)
         for _, theirs in pairs:
             theirs.close()
         self._sockets = [ours for ours, _ in pairs]
@@ -196,10 +199,11 @@ class WorkerPool:
 
 
 @contextmanager
-def started_pool(count: int, *, needed: bool = True) -> Iterator[WorkerPool | None]:
+def started_pool(count: int, *, needed: bool = True, tokenizer: Path | None = None) -> Iterator[WorkerPool | None]:
     """Starts workers and ends them after the body; of fewer than two there is no use, and None is yielded.
 
     Args:
+      tokenizer: a tokenizer.json that fastokens loads in them.
       needed: otherwise None is yielded where they cannot be started, and a line says so.
 
     Raises:
@@ -211,7 +215,7 @@ def started_pool(count: int, *, needed: bool = True) -> Iterator[WorkerPool | No
     with ExitStack() as stack:
         spill = stack.enter_context(open_spill())
         try:
-            pool = WorkerPool(count, spill)
+            pool = WorkerPool(count, spill, tokenizer)
         except OSError as error:
             if needed:
                 raise not_started(error) from error

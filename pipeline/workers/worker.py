@@ -28,7 +28,6 @@ from oddsmill.pipeline.output.spill import read_block
 from oddsmill.pipeline.resolved_run import ResolvedRun, with_engine
 from oddsmill.pipeline.tokens.tokenizer import load_for_run
 from oddsmill.schemas.drops import Origin
-from oddsmill.schemas.engines.fast import FastEngine
 from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.process.children import end_with
 from oddsmill.schemas.process.signals import ENDING
@@ -42,7 +41,7 @@ COMMAND = """\
 import pickle, sys
 if sys.stdin.buffer.peek(1):
     sys.path[:] = pickle.load(sys.stdin.buffer)
-    from {0} import main
+    from oddsmill.pipeline.workers.loading import main
     main()
 """
 
@@ -80,22 +79,24 @@ class Answer(NamedTuple):
     error: BaseException | None = None
 
 
-def start(path: Sequence[str], descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
+def start(path: Sequence[str], descriptors: Sequence[int], tokenizer: Path | None = None) -> "subprocess.Popen[bytes]":
     """Starts a server; it imports what it needs and waits for messages.
 
     Args:
       path: where it finds modules: `sys.path` of the process that starts it.
       descriptors: those that its workers will use.
+      tokenizer: a tokenizer.json that fastokens loads meanwhile.
     """
     # A worker works on one core: there is one for each. Without jemalloc's thread it may be forked.
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
     environment |= dict.fromkeys(_THREADS, "1")
     command = [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
     server = subprocess.Popen(
-        [*command, "-P", "-c", COMMAND.format(__name__), str(os.getpid())],
+        [*command, "-P", "-c", COMMAND, str(os.getpid())],
         stdin=subprocess.PIPE, pass_fds=descriptors, env=environment,
     )  # fmt: skip
     tell(server, list(path))
+    tell(server, tokenizer)
     return server
 
 
@@ -112,10 +113,13 @@ def tell(server: "subprocess.Popen[bytes]", message: Any) -> None:
         server.stdin.close()
 
 
-def main() -> None:
+def main(early: threading.Thread | None) -> None:
     """Does what the messages on the standard input say; returns when all workers have ended.
 
     Its exit code is that of the first worker that did not end well.
+
+    Args:
+      early: a thread that loads what the messages will need.
     """
     end_with(int(sys.argv[1]))
     for number in ENDING:
@@ -128,7 +132,7 @@ def main() -> None:
         try:
             while not isinstance(message := pickle.load(sys.stdin.buffer), Setup):
                 if isinstance(message, Loading):
-                    _load(message)
+                    _load(message, early)
                 else:
                     _choose_engine(*message)
         except EOFError:
@@ -136,15 +140,16 @@ def main() -> None:
         _serve_all(message)
 
 
-def _load(loading: Loading) -> None:
+def _load(loading: Loading, early: threading.Thread | None) -> None:
     """Loads the tokenizer that will be needed, while the run is still looked at; what is wrong shows when it is."""
     if not any(":" in (source.format or "") for source in loading.config.sources):
         _look_for_pandas()
     with suppress(Exception):
-        tokenizer = load_for_run(loading.folder, loading.config)
-        if loading.config.tokenizer_engine != "tokenizers":
-            FastEngine(tokenizer.content)
+        load_for_run(loading.folder, loading.config)
     import pyarrow.compute  # noqa: F401 every worker needs it, and would take 30 ms to import it for itself
+
+    if early is not None:
+        early.join()
 
 
 class _NoPandas:

@@ -48,7 +48,12 @@ class FastEngine:
         Raises:
           Unusable: fastokens is not installed, or does not take this tokenizer.
         """
-        self._core, self.sums = _load(content)
+        if find_spec("fastokens") is None:
+            raise Unusable("is not installed")
+        loaded = _load(_needed(content))
+        if isinstance(loaded, str):
+            raise Unusable(loaded)
+        self._core, self.sums = loaded
 
     def encode_flat(self, texts: Sequence[str]) -> FlatIds:
         """Encodes texts, with no special token added.
@@ -70,27 +75,34 @@ class _Loaded(NamedTuple):
     sums: np.ndarray
 
 
-@lru_cache(maxsize=1)
-def _load(content: bytes) -> _Loaded:
-    """Loads a tokenizer once a process: that takes a second."""
-    if find_spec("fastokens") is None:
-        raise Unusable("is not installed")
+@lru_cache(maxsize=2)
+def _needed(content: bytes) -> bytes:
+    """Returns a tokenizer.json without what ids do not depend on, in which that of a run and its copy may differ."""
     import orjson
 
     try:
         settings = orjson.loads(content)
     except ValueError as error:
         raise Unusable(f"does not take this tokenizer ({one_line(error)})") from error
+    kept = {name: part for name, part in settings.items() if name not in _NOT_OF_IDS}
+    return orjson.dumps(kept | dict.fromkeys(_NOT_OF_IDS))
+
+
+@lru_cache(maxsize=1)
+def _load(content: bytes) -> _Loaded | str:
+    """Loads a tokenizer once a process, which takes a second; returns why it is unusable, if it is."""
+    import fastokens
+    import orjson
+
+    settings = orjson.loads(content)
     for pattern in _patterns([settings.get("normalizer"), settings.get("pre_tokenizer")]):
         if steps_may_explode(pattern):
-            raise Unusable(f"may need other steps than tokenizers for the pattern {pattern!r}")
+            return f"may need other steps than tokenizers for the pattern {pattern!r}"
     _share_threads()
-    import fastokens
-
     try:
-        core = fastokens.Tokenizer.from_json_str(orjson.dumps(settings | dict.fromkeys(_NOT_OF_IDS)).decode())
+        core = fastokens.Tokenizer.from_json_str(content.decode())
     except Exception as error:
-        raise Unusable(f"does not take this tokenizer ({one_line(error)})") from error
+        return f"does not take this tokenizer ({one_line(error)})"
     return _Loaded(core, sums_of_tokens(settings))
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from oddsmill.pipeline.config import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.formats.pairs import PreferencePair
-from oddsmill.pipeline.tokens.engine import choose_for_run
+from oddsmill.pipeline.tokens.engine import choose_for_run, file_of_fastokens
 from oddsmill.pipeline.tokens.text_rules import choose_rules
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 
@@ -41,5 +41,9 @@ def test_a_small_input_is_not_worth_loading_another_library(tokenizer_folder: Pa
         ("fastokens", 0, "fastokens"),
     ]:
         asked = replace(config, tokenizer_engine=setting)
+        file = file_of_fastokens(asked, tokenizer_folder, text_bytes=text_bytes)
+        assert file == (tokenizer_folder / "tokenizer.json" if name == "fastokens" else None)
         chosen = choose_for_run(PAIRS[:1], tokenizer, choose_rules(config), asked, text_bytes=text_bytes)
         assert chosen.name == name and ("so small" in chosen.reason) == (name == "tokenizers")
+    assert file_of_fastokens(replace(config, tokenizer_engine="tokenizers"), tokenizer_folder, text_bytes=size) is None
+    assert file_of_fastokens(config, tokenizer_folder / "none", text_bytes=size) is None

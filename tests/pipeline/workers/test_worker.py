@@ -64,7 +64,7 @@ def test_the_exit_code_says_how_the_first_worker_ended_that_did_not_end_well():
 
 
 def test_a_server_whose_launcher_has_ended_says_nothing():
-    command = [sys.executable, "-c", COMMAND.format("nothing"), "1"]
+    command = [sys.executable, "-c", COMMAND, "1"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
 

@@ -48,7 +48,9 @@ def test_settings_that_no_ids_of_ours_depend_on_have_no_effect(tokenizer_folder:
     )
     texts = ["one two three four five", "", "</s> six"]
     expected = Tokenizer(tokenizer_folder).encode_flat(texts)
-    assert FastEngine(content).encode_flat(texts) == expected and len(expected.ids) > 12
+    own, other = FastEngine((tokenizer_folder / "tokenizer.json").read_bytes()), FastEngine(content)
+    assert other.encode_flat(texts) == expected and len(expected.ids) > 12
+    assert other._core is own._core  # so it is not loaded again
 
 
 def test_what_tokenizers_may_refuse_is_left_to_it(tokenizer_folder: Path):
