@@ -89,9 +89,10 @@ def _bounds(column: pa.LargeBinaryArray) -> np.ndarray:
 def _append(file: Any, column: pa.LargeBinaryArray) -> np.ndarray:
     """Writes a column of bytes; returns how many each item has, [n] int64."""
     bounds = _bounds(column)
+    rest = memoryview(column.buffers()[2] or b"")[bounds[0] : bounds[-1]]
     try:
-        file.write(memoryview(column.buffers()[2] or b"")[bounds[0] : bounds[-1]])
-        file.flush()
+        while rest:
+            rest = rest[file.write(rest) :]
     except OSError as error:
         raise refuse_temporary(error) from error
     return np.diff(bounds)
@@ -110,7 +111,7 @@ def open_blocks(schema: pa.Schema, blocks: Iterable[bytes]) -> Iterator[Items]:
     parts: dict[str, list[np.ndarray]] = {column.name: [] for column in schema}
     with ExitStack() as opened:
         files = {
-            column.name: opened.enter_context(tempfile.TemporaryFile(prefix="oddsmill-"))
+            column.name: opened.enter_context(tempfile.TemporaryFile(prefix="oddsmill-", buffering=0))
             for column in schema
             if pa.types.is_large_binary(column.type)
         }

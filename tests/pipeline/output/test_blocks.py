@@ -1,7 +1,12 @@
+import os
+import resource
+
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from oddsmill.pipeline.output.blocks import encode_block, open_blocks
+from oddsmill.schemas.errors import Refused
 
 SCHEMA = pa.schema({"rank": pa.int32(), "id": pa.uint64(), "text": pa.large_binary(), "more": pa.large_binary()})
 
@@ -48,3 +53,16 @@ def test_blocks_may_be_compressed_in_two_ways():
 def test_no_block_gives_no_item():
     with open_blocks(SCHEMA, []) as items:
         assert len(items) == 0 and items.columns["rank"].tolist() == []
+
+
+@pytest.mark.parametrize("sizes", [(90_000, 20_000), (99_990, 20), (3_000_000,)])
+def test_a_full_disk_is_refused(sizes: tuple[int, ...]):
+    """Also where the last bytes alone have no room."""
+    blocks = [block((1, 2, b"", os.urandom(size))) for size in sizes]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(Refused, match="set TMPDIR to a folder with space"), open_blocks(SCHEMA, blocks):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
