@@ -4,12 +4,24 @@ from typing import Any
 
 from oddsmill.pipeline.formats.pairs import ChatPair, Message, chat_pair
 from oddsmill.pipeline.formats.rows import Row
-from oddsmill.schemas.chat.messages import KNOWN, SYSTEM_ROLES, MessageForms, are_same_turns, read_turns, tools_beside
+from oddsmill.schemas.chat.messages import (
+    KNOWN,
+    OPENERS,
+    SYSTEM_ROLES,
+    MessageForms,
+    are_same_turns,
+    is_canonical,
+    read_turns,
+    tools_beside,
+)
 from oddsmill.schemas.chat.tools import read_variables
 from oddsmill.schemas.drops import Dropped, DropReason
 
 _PROMPT_NAMES = ("conversations", "messages")
 _FIRST_ROLES = ("user", *SYSTEM_ROLES)  # of a whole conversation
+_NOT_ANSWERED = ("assistant", *SYSTEM_ROLES)
+_COLUMNS = ("prompt", "chosen", "rejected")
+_TO_BE_LOOKED_AT = frozenset(("tools", "chat_template_kwargs", *_PROMPT_NAMES))
 
 
 def read_dialogues(row: Row, forms: MessageForms = KNOWN) -> ChatPair:
@@ -18,6 +30,8 @@ def read_dialogues(row: Row, forms: MessageForms = KNOWN) -> ChatPair:
     Raises:
       Dropped: with the reason why these are no pair.
     """
+    if forms is KNOWN and (pair := _read_plain(row)):
+        return pair
     chosen, rejected = (read_turns(side, row.value(side), forms) for side in ("chosen", "rejected"))
     prompt = _read_prompt(row, forms, chosen, rejected)
     if prompt is None:
@@ -28,6 +42,35 @@ def read_dialogues(row: Row, forms: MessageForms = KNOWN) -> ChatPair:
     if "tools" not in variables and (tools := _tools_of_sides(row, forms)):
         variables = read_variables(variables, tools)
     return split_dialogues(prompt, as_answer(chosen), as_answer(rejected), variables)
+
+
+def _read_plain(row: Row) -> ChatPair | None:
+    """Reads a row of two dialogues that part at their last turn, as most do: it takes a third of the time.
+
+    Returns: None where the row must be read with more care; so must each that is no pair.
+    """
+    values = row.values
+    if row.names or not _TO_BE_LOOKED_AT.isdisjoint(values):
+        return None
+    prompt, chosen, rejected = (values.get(name) for name in _COLUMNS)
+    if not (type(chosen) is type(rejected) is list and all(map(is_canonical, (*chosen, *rejected)))):
+        return None
+    if type(prompt) is list:
+        turns = prompt
+        if not (len(chosen) == len(rejected) == 1 and all(map(is_canonical, turns))):
+            return None
+    else:  # whole conversations, and perhaps a turn of them
+        turns, others, chosen, rejected = chosen[:-1], rejected[:-1], chosen[-1:], rejected[-1:]
+        if turns != others or not _begins(turns):
+            return None
+        if prompt is not None and (prompt not in [turn["content"] for turn in turns] or prompt.lstrip()[:1] in OPENERS):
+            return None  # it may be JSON text of messages
+    if not turns or turns[-1]["role"] in _NOT_ANSWERED or all(map(_is_blank, turns)):
+        return None
+    if chosen == rejected or any(turn["role"] != "assistant" or _is_blank(turn) for turn in (*chosen, *rejected)):
+        return None
+    row.look_at(_COLUMNS)
+    return chat_pair(turns, chosen, rejected)
 
 
 def split_dialogues(

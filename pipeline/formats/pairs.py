@@ -5,11 +5,13 @@ import json
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import orjson
 
 from oddsmill.schemas.drops import Dropped, DropReason
 from oddsmill.schemas.record import WHOLE, Spans, Truncated
@@ -127,16 +129,17 @@ def chat_pair(
       Dropped: a text that cannot be encoded, or a value that JSON does not have.
     """
     parts = prompt, chosen, rejected
+    plain = not variables and all(map(is_plain, (*prompt, *chosen, *rejected)))
     try:
-        texts = [_to_json(part) for part in parts]
+        texts = list(map(_plain_to_json if plain else _to_json, parts))
         pair = ChatPair(texts[0], texts[1], texts[2], _to_json(variables) if variables else "{}")
-        for text in pair:
+        for text in () if plain else pair:
             text.encode()
-    except UnicodeEncodeError:
-        raise Dropped(DropReason.UNREADABLE, "a lone surrogate in a message") from None
     except (TypeError, ValueError) as error:
+        if plain or isinstance(error, UnicodeEncodeError):
+            raise Dropped(DropReason.UNREADABLE, "a lone surrogate in a message") from None
         raise Dropped(DropReason.WRONG_TYPE, f"a message holds what is not JSON: {error}") from None
-    if not variables and all(is_plain(message) for part in parts for message in part):
+    if plain:
         pair.is_plain, pair._messages = True, parts  # such messages are what their JSON text says
     return pair
 
@@ -144,6 +147,22 @@ def chat_pair(
 def is_plain(message: Message) -> bool:
     """Says whether a message has a role and a text alone, in this order."""
     return tuple(message) == ("role", "content") and type(message["content"]) is type(message["role"]) is str
+
+
+def _plain_to_json(messages: list[Message]) -> str:
+    """Returns what `_to_json` does of plain messages, in a third of the time.
+
+    Raises:
+      TypeError: a lone surrogate.
+    """
+    members = [_with_role(message["role"]) + orjson.dumps(message["content"]) for message in messages]
+    return (b"[" + b"}, ".join(members) + b"}]").decode() if members else "[]"
+
+
+@lru_cache(maxsize=64)
+def _with_role(role: str) -> bytes:
+    """Returns the JSON text of a message up to its content."""
+    return b'{"role": ' + orjson.dumps(role) + b', "content": '
 
 
 class PairIds(NamedTuple):

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -41,6 +41,10 @@ class Row:
         """Returns all columns, which are then all looked at."""
         self._looked_at.update(self.values)
         return dict(self.values)
+
+    def look_at(self, columns: Iterable[str]) -> None:
+        """Remembers that some columns were looked at, if they are there."""
+        self._looked_at.update(column for column in columns if column in self.values)
 
     def has(self, field: str) -> bool:
         """Returns whether all that the field is made of is there and not null."""

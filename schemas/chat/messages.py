@@ -206,6 +206,16 @@ def read_content(content: Any) -> str:
     return "".join(texts)
 
 
+def is_canonical(message: Any) -> bool:
+    """Says whether a value is a message as we make it: one of our roles and a text alone, in this order."""
+    return (
+        type(message) is dict
+        and tuple(message) == ("role", "content")
+        and message["role"] in ROLES
+        and type(message["content"]) is str
+    )
+
+
 def _plain(value: Any) -> Message | None:
     """Reads a message of a known role and a text alone, which most are; None of any other."""
     if isinstance(value, dict) and len(value) == 2:

@@ -1,9 +1,12 @@
+from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from oddsmill.pipeline import SourceConfig
-from oddsmill.pipeline.formats import messages
+from oddsmill.pipeline.formats import dialogues, messages
 from oddsmill.pipeline.formats.rows import Row
 from oddsmill.schemas.drops import Dropped
 
@@ -227,3 +230,60 @@ def test_a_column_of_messages_is_the_prompt_where_no_side_is_whole(column: str):
     assert parse({column: [SYSTEM, USER], **whole}) == ([SYSTEM, USER], [YES], [NO])
     for messages_there in ([USER, YES], [USER, NO], [USER, HELLO], [MORE, HELLO], [SYSTEM, MORE], None):
         assert parse({column: messages_there, **whole}) == PAIR
+
+
+TEXT = st.sampled_from(["q", "yes", "no", " q\n", "", " "])
+ENCODED, SIDES = '[{"role": "user", "content": "q"}]', (("chosen", YES), ("rejected", NO))
+TURN = st.builds(
+    lambda names, role, text: dict(zip(names, (role, text), strict=True)),
+    st.sampled_from([("role", "content")] * 4 + [("from", "value")]),
+    st.sampled_from(["user", "assistant", "assistant", "system", "tool", "human", "none", []]),
+    TEXT | st.none() | st.just("\ud800"),
+)
+TURNS = st.lists(TURN, max_size=3)
+PROMPT = st.one_of(st.none(), TEXT, TURN, TURNS.map(lambda turns: [*turns, USER]), TURNS)
+VARIABLES = {"tools": st.none() | st.just([{"name": "w"}]), "chat_template_kwargs": st.just({"a": 1})}
+ROWS = st.one_of(
+    st.builds(
+        lambda prompt, before, *sides: {
+            "prompt": prompt, **{name: before + side for name, side in zip(("chosen", "rejected"), sides, strict=True)}
+        },
+        PROMPT, st.just([]) | TURNS.map(lambda turns: [*turns, USER]), *[st.just([YES]) | TURNS | st.just([NO])] * 2,
+    ),
+    st.builds(
+        lambda values, before: values | {"chosen": [*before, USER, YES], "rejected": [*before, USER, NO]},
+        st.fixed_dictionaries({}, optional={"prompt": PROMPT, "messages": TURNS} | VARIABLES), TURNS,
+    ),
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(values=ROWS)
+@example({side: [message("user", ENCODED), answer] for side, answer in SIDES} | {"prompt": ENCODED})
+def test_a_plain_row_is_read_as_any_other(values: dict[str, Any]):
+    def outcome() -> Any:
+        row, not_read = Row(values, {}), Counter[str]()
+        try:
+            (pair,) = messages.read(row, SOURCE)
+        except Dropped as dropped:
+            return str(dropped)
+        row.count_not_read(not_read)
+        return pair, pair.messages(), not_read
+
+    plainly = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dialogues, "_read_plain", lambda _: None)
+        assert plainly == outcome()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [SYSTEM, USER], "chosen": [YES], "rejected": [NO]},
+        {"chosen": [SYSTEM, USER, YES], "rejected": [SYSTEM, USER, NO], "more": 1},
+        {"prompt": "q", "chosen": [SYSTEM, USER, YES], "rejected": [SYSTEM, USER, NO], "score_chosen": 1},
+    ],
+)
+def test_most_rows_are_plain(row: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dialogues, "split_dialogues", lambda *_: pytest.fail("it is read with care"))
+    assert parse(row) == ([SYSTEM, USER], [YES], [NO])

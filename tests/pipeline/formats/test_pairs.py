@@ -1,4 +1,5 @@
 import copy
+import json
 import pickle
 from array import array
 from typing import Any
@@ -41,6 +42,14 @@ def test_a_pair_that_knows_its_messages_is_the_one_that_reads_them(first: dict[A
     assert (keys.pair_id(pair), keys.prompt_id(pair)) == (keys.pair_id(read), keys.prompt_id(read))
     travelled = pickle.loads(pickle.dumps(pair))
     assert travelled == pair == copy.copy(pair) and travelled.messages() == pair.messages()
+
+
+def test_the_json_text_of_a_pair_is_pythons():
+    characters = "".join(chr(code) for code in range(0x11000) if not 0xD800 <= code < 0xE000) + "👍"
+    messages = [{"role": 'a "role"\\', "content": characters}, USER]
+    pair = chat_pair(messages, [ANSWER], [])
+    assert pair == ChatPair(*(json.dumps(part, ensure_ascii=False) for part in (messages, [ANSWER], [])), "{}")
+    assert pair.is_plain
 
 
 @pytest.mark.parametrize(
