@@ -138,7 +138,7 @@ def count_workers(config: DatasetSettings, inputs: Sequence[Input], p: "beam.Pip
     if config.output is not None and _is_of_this_process(config.output):
         problem = f"no other process finds --output={config.output}"
     if problem is not None:
-        require(given in (None, 1), "dataset_num_proc", given, f"{problem}; leave it out")
+        require(given in (None, 1), "dataset_num_proc", given, f"{problem}; leave --dataset_num_proc out")
         return 1
     wanted = given or max(1, min(usable_cores(), sum(each.text_bytes for each in inputs) // _BYTES_OF_PROCESS))
     allowed = connectable_processes()
@@ -164,10 +164,10 @@ def _is_of_this_process(path: str) -> bool:
 
 def _other_workers(p: "beam.Pipeline") -> str | None:
     """Returns what workers other than ours a pipeline has; None where it has none."""
-    from apache_beam.options.pipeline_options import DirectOptions
+    from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
     if type(p.runner).__name__ != EMBEDDED_RUNNER:
-        return f"--runner={type(p.runner).__name__} has workers of its own"
+        return f"--runner={p.options.view_as(StandardOptions).runner} has workers of its own"
     if not _in_threads(p):
         return "--direct_running_mode=multi_processing has workers of its own"
     if p.options.view_as(DirectOptions).direct_num_workers != 1:
@@ -197,8 +197,10 @@ def _within_threads(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool 
         return pool
     except NoThreads as error:
         fitting = [n for n in range(1, pool.count if pool else 1) if own + _threads_of_pool(n, resolved) <= error.found]
-        if pool is None or resolved.config.dataset_num_proc is not None or error.found < own:
+        if pool is None or resolved.config.dataset_num_proc is not None:
             raise
+        if error.found < own:
+            check_threads(own, "preprocessing")  # says how many one process takes
         count = max(fitting, default=1)
         log.info(f"processes  {count} of {pool.count}: {error.strerror}")
         if count > 1:

@@ -91,6 +91,7 @@ def test_a_worker_refuses_in_one_message_and_other_errors_keep_their_traceback(
         (["--direct_num_workers=2"], {}, "--direct_num_workers asks for Beam's workers"),
         (["--direct_running_mode=multi_processing"], {}, "--direct_running_mode=multi_processing has workers of"),
         (["--runner=PortableRunner", "--job_endpoint=embed"], {}, "--runner=PortableRunner has workers of its"),
+        (["--runner=DirectRunner"], {}, "--runner=DirectRunner has workers of its own"),
         ([], {"source": SourceConfig(path="x", format="__main__:pair")}, "no other process finds the functions of __m"),
         ([], {"output": "memory://out"}, "no other process finds --output=memory://out"),
         ([], {"output": "store://tmp/out"}, "no other process finds --output=store://tmp/out"),
@@ -105,7 +106,7 @@ def test_processes_of_ours_are_refused_where_they_could_have_no_effect(
     inputs = [Input(path="x", files=["x"], text_bytes=1 << 40)]
     monkeypatch.setattr(runner, "usable_cores", lambda: 5)
     p = make_pipeline(config(), arguments)
-    with pytest.raises(Refused, match=f"^--dataset_num_proc=2: {problem}"):
+    with pytest.raises(Refused, match=f"^--dataset_num_proc=2: {problem}.*; leave --dataset_num_proc out$"):
         count_workers(settings(2), inputs, p)
     assert count_workers(settings(None), inputs, p) == count_workers(settings(1), inputs, p) == 1
 
@@ -129,7 +130,7 @@ def test_there_is_a_process_for_each_core_as_far_as_limits_allow(monkeypatch: py
         (500, None, 3, []),
         (240, None, 2, ["processes  2 of 3: want 296"]),
         (150, None, None, ["processes  1 of 3: want 296"]),
-        (79, None, "want 296", []),
+        (79, None, "want 80", []),
         (240, 3, "want 296", []),
     ],
 )
