@@ -63,6 +63,7 @@ def make_pipeline(config: PreprocessConfig, beam_arguments: Sequence[str]) -> "b
     if runner == EMBEDDED_RUNNER:
         if options["direct_num_workers"] != 1 and not any("direct_running_mode" in flag for flag in flags):
             flags.append("--direct_running_mode=multi_threading")
+        flags.append("--no_pipeline_type_check")  # Beam infers types from bytecode, a tenth of a second a run
         # A call to the tokenizer spreads its texts over the cores.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
