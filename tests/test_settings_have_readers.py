@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def settings_classes() -> list[tuple[str, type]]:
     return found
 
 
+@cache
 def names_read(stage: str) -> set[str]:
     """Each attribute that the code of a stage reads."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / stage).rglob("*.py")]
