@@ -4,6 +4,8 @@ import dataclasses
 import gzip
 import json
 from array import array
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from oddsmill.pipeline.formats.pairs import ChatPair, Notes, Pair, PairIds
 from oddsmill.pipeline.input.rows import RawRow
 from oddsmill.pipeline.tokens import trl_rules
 from oddsmill.pipeline.tokens.text_rules import TRL
-from oddsmill.pipeline.tokens.tokenization import tokenize_batch
+from oddsmill.pipeline.tokens.tokenization import encode_pairs, tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped, DropReason, Origin
@@ -35,6 +37,7 @@ def load(shared: Path, name: str) -> Tokenizer:
     return load_tokenizer(shared / ("data" if name in REAL else "golden") / "tokenizers" / name)
 
 
+@cache
 def config(max_length: int = 1024) -> PreprocessConfig:
     return PreprocessConfig(source=SOURCE, tokenizer="t", output="o", compat="trl", max_length=max_length)
 
@@ -44,12 +47,25 @@ def parse(row: dict[str, Any]) -> Pair:
     return pair
 
 
-def tokenize(row: dict[str, Any], tokenizer: Tokenizer, max_length: int) -> PairIds | Dropped:
+def tokenize(row: dict[str, Any], tokenizer: Tokenizer) -> PairIds | Dropped:
     try:
-        (ids,) = tokenize_batch([parse(row)], tokenizer, TRL, config(max_length))
+        (ids,) = tokenize_batch([parse(row)], tokenizer, TRL, config())
         return ids
     except Dropped as dropped:
         return dropped
+
+
+def tokenize_for_each(max_lengths: Iterable[int], row: dict[str, Any], tokenizer: Tokenizer) -> list[PairIds | Dropped]:
+    """The ids that `tokenize_batch` makes with each length, of texts that are encoded once."""
+    (encoded,) = encode_pairs([parse(row)], tokenizer, TRL, config())
+
+    def fitted(max_length: int) -> PairIds | Dropped:
+        try:
+            return encoded if isinstance(encoded, Dropped) else TRL.make_ids(encoded, tokenizer, config(max_length))
+        except Dropped as dropped:
+            return dropped
+
+    return [fitted(max_length) for max_length in max_lengths]
 
 
 def is_valid(trl: dict[str, Any], max_length: int) -> bool:
@@ -85,13 +101,12 @@ def test_every_row_of_the_goldens_is_trls_token_for_token(shared: Path, name: st
     golden, tokenizer = shared / "golden/tokenization", load(shared, name)
     settings = json.loads((golden / "settings.json").read_text())["settings"]
     rows, outs = read(golden / "rows.jsonl.gz"), read(golden / f"{name}.jsonl.gz")
+    max_lengths = {f"C{number}": settings[f"C{number}"]["max_length"] or 512 for number in range(7)}
     pairs = 0
-    for setting in (f"C{number}" for number in range(7)):
-        max_length = settings[setting]["max_length"] or 512
-        for row, out in zip(rows, outs, strict=True):
-            texts = {side: row[side] for side in ("prompt", "chosen", "rejected")}
-            ids = tokenize(texts, tokenizer, max_length)
-            pairs += check(ids, out["out"][setting], max_length, f"{row['id']} {setting}")
+    for row, out in zip(rows, outs, strict=True):
+        texts = {side: row[side] for side in ("prompt", "chosen", "rejected")}
+        for setting, ids in zip(max_lengths, tokenize_for_each(max_lengths.values(), texts, tokenizer), strict=True):
+            pairs += check(ids, out["out"][setting], max_lengths[setting], f"{row['id']} {setting}")
     assert pairs > 1200
 
 
@@ -101,7 +116,7 @@ def test_every_dialogue_of_the_goldens_is_rendered_and_tokenized_as_trl_does(sha
     pairs = 0
     for row, out in zip(read(golden / "rows.jsonl.gz"), read(golden / f"{name}.jsonl.gz"), strict=True):
         trl = out if "error" in out else out["tokenized"]
-        pairs += check(tokenize(row["row"], tokenizer, 1024), trl, 1024, f"{row['id']} {row['kind']}")
+        pairs += check(tokenize(row["row"], tokenizer), trl, 1024, f"{row['id']} {row['kind']}")
         if "rendered" in out:
             pair = parse(row["row"])
             if isinstance(pair, ChatPair):
