@@ -1,6 +1,5 @@
 """The same steps, however rows fall into micro-batches, devices and processes."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.decoders import VOCAB_SIZE
+from tests.train.fake_devices import fake_devices
 
 ROOT = Path(__file__).parents[2]
 ROW_LENGTH = 24
@@ -38,14 +38,11 @@ def free_port() -> int:
 
 
 def start(rows, out, dtype, variants, *, process=0, count=1, port=0) -> subprocess.Popen:
-    flags = (
-        f"--xla_force_host_platform_device_count={8 // count} --xla_cpu_enable_concurrency_optimized_scheduler=false"
-    )
     arguments = [str(rows), str(out), dtype, str(process), str(count), str(port), *variants]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.train.one_step", *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=fake_devices(8 // count),
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -2,19 +2,24 @@
 
 import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from oddsmill.schemas.record import Pair
+from oddsmill.schemas.settings import settings_as_yaml
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
-from oddsmill.train.loop import train
+from oddsmill.train.monitor.metrics import last_evaluation
 from tests.datasets import write_dataset
 
+ROOT = Path(__file__).parents[2]
 ABSOLUTE = {
     "loss": 2e-5,
     "nll_loss": 2e-5,
@@ -30,13 +35,14 @@ ABSOLUTE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def optimized():
-    """Compiled as in a run, which other tests do without (tests/conftest.py)."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def run_as_users_do(config, file):
+    """By the command, in a process that compiles as theirs does and not as tests do (tests/conftest.py)."""
+    file.write_text(settings_as_yaml(config))
+    of_tests = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    environment = {name: value for name, value in os.environ.items() if name not in of_tests}
+    command = [sys.executable, "-m", "oddsmill.train", "run", "--config", str(file)]
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
 
 
 def golden_rows(folder, split):
@@ -72,27 +78,26 @@ def test_twenty_steps_equal_trl(shared, tmp_path, name):
     (tmp_path / "model").mkdir()
     shutil.copy(folder / "config.json", tmp_path / "model")
     shutil.copy(folder / "initial.safetensors", tmp_path / "model" / "model.safetensors")
-    evaluation = train(
-        TrainConfig(
-            data=str(tmp_path / "data"),
-            run_dir=str(tmp_path / "run"),
-            model=ModelConfig(path=str(tmp_path / "model")),
-            beta=arguments["beta"],
-            nll_scope="full",
-            learning_rate=arguments["learning_rate"],
-            warmup_steps=arguments["warmup_steps"],
-            weight_decay=arguments["weight_decay"],
-            adam_beta1=arguments["adam_beta1"],
-            adam_beta2=arguments["adam_beta2"],
-            adam_epsilon=arguments["adam_epsilon"],
-            max_grad_norm=arguments["max_grad_norm"],
-            total_batch_size=arguments["per_device_train_batch_size"],
-            gradient_accumulation_steps=arguments["gradient_accumulation_steps"],
-            max_steps=arguments["max_steps"],
-            shuffle_train_dataset=False,
-            compat="trl",
-        )
+    config = TrainConfig(
+        data=str(tmp_path / "data"),
+        run_dir=str(tmp_path / "run"),
+        model=ModelConfig(path=str(tmp_path / "model")),
+        beta=arguments["beta"],
+        nll_scope="full",
+        learning_rate=arguments["learning_rate"],
+        warmup_steps=arguments["warmup_steps"],
+        weight_decay=arguments["weight_decay"],
+        adam_beta1=arguments["adam_beta1"],
+        adam_beta2=arguments["adam_beta2"],
+        adam_epsilon=arguments["adam_epsilon"],
+        max_grad_norm=arguments["max_grad_norm"],
+        total_batch_size=arguments["per_device_train_batch_size"],
+        gradient_accumulation_steps=arguments["gradient_accumulation_steps"],
+        max_steps=arguments["max_steps"],
+        shuffle_train_dataset=False,
+        compat="trl",
     )
+    run_as_users_do(config, tmp_path / "settings.yaml")
     golden = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     golden = [line for line in golden if "loss" in line]
     found = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -111,4 +116,5 @@ def test_twenty_steps_equal_trl(shared, tmp_path, name):
         difference = np.abs(ours[tensor] - theirs[tensor])
         assert difference.max() < 5e-4 and difference.mean() < 1e-5, tensor
     # TRL averages its eval metrics over batches, ours is over pairs: only the NLL's own batching shows.
+    evaluation = last_evaluation(tmp_path / "run" / "metrics.jsonl")
     assert evaluation["eval/loss"] == pytest.approx(run["eval_after_training"]["metrics"]["eval_loss"], rel=0.02)

@@ -1,7 +1,6 @@
 """Whole runs by the command line: what a person starts, kills, starts again, and gets wrong."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from oddsmill.train.__main__ import main
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import assert_equal_but_for_rounding, logged
 from tests.train.decoders import TINY, VOCAB_SIZE
+from tests.train.fake_devices import fake_devices
 
 ROOT = Path(__file__).parents[2]
 ROW_LENGTH = 32
@@ -37,10 +37,8 @@ def command(run_dir: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "oddsmill.train", "run", f"--run_dir={run_dir}", *arguments]
 
 
-def run(run_dir: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(run_dir, *arguments), cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
-    )
+def run(run_dir: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(command(run_dir, *arguments), cwd=ROOT, capture_output=True, text=True, env=env)
 
 
 def test_a_killed_run_goes_on_to_the_same_curve_and_weights_bit_for_bit(inputs, tmp_path, capsys):
@@ -83,9 +81,7 @@ def test_devices_and_micro_batches_do_not_change_the_run(inputs, tmp_path, capsy
     """One device, four fake ones in a 2 x 2 mesh, and accumulation give the same curve but for rounding."""
     settings = [*inputs, "--max_steps=6", "--learning_rate=1e-2"]
     in_one_batch = [*settings, "--total_batch_size=8"]
-    # Fake devices beyond the cores can deadlock in XLA:CPU's concurrency-optimized scheduler.
-    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_enable_concurrency_optimized_scheduler=false"
-    mesh = run(tmp_path / "mesh", *in_one_batch, "--mesh.fsdp=2", "--mesh.tensor=2", XLA_FLAGS=flags)
+    mesh = run(tmp_path / "mesh", *in_one_batch, "--mesh.fsdp=2", "--mesh.tensor=2", env=fake_devices(4))
     assert mesh.returncode == 0, mesh.stderr
     assert "4 device(s)" in mesh.stdout
     assert main(["run", f"--run_dir={tmp_path / 'one'}", *in_one_batch]) == 0

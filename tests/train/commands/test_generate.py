@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -14,6 +13,7 @@ import tokenizers
 from oddsmill.train.__main__ import main
 from oddsmill.train.weights.huggingface import save_params
 from tests.train.decoders import TINY, decoder_config, split_decoder
+from tests.train.fake_devices import fake_devices
 
 ROOT = Path(__file__).parents[3]
 CHATML = (
@@ -79,12 +79,9 @@ def test_a_file_of_prompts_is_answered_in_order(model, write_rows, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "prompts.jsonl"]
 
     # On a mesh of four devices the answers are the same; several processes' worth of noise stays off standard output.
-    environment = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_cpu_enable_concurrency_optimized_scheduler=false"
-    }
     command = [sys.executable, "-m", "oddsmill.train", "generate", *settings, f"--prompts={prompts}"]
     command += ["--chat_template_kwargs={mood: sadly}", "--mesh.data=2", "--mesh.fsdp=2"]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=fake_devices(4))
     assert finished.returncode == 0, finished.stderr
     assert [json.loads(line) for line in finished.stdout.splitlines()] == answers
 

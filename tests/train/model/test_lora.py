@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from functools import partial
@@ -45,6 +44,7 @@ from tests.train.decoders import (
     two_row_batch,
     two_row_loss,
 )
+from tests.train.fake_devices import fake_devices
 
 ROOT = Path(__file__).parents[3]
 ROW_LENGTH = 32
@@ -389,12 +389,7 @@ def test_devices_and_micro_batches_do_not_change_a_run_with_dropout(inputs, fini
         cwd=ROOT,
         capture_output=True,
         text=True,
-        # Fake devices beyond the cores can deadlock in XLA:CPU's concurrency-optimized scheduler.
-        env={
-            **os.environ,
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-            "--xla_cpu_enable_concurrency_optimized_scheduler=false",
-        },
+        env=fake_devices(8),
     )
     assert done.returncode == 0, done.stderr
     assert "on 8 device(s)" in done.stdout and "LoRA of rank 3 on down_proj, q_proj" in done.stdout

@@ -22,6 +22,7 @@ from oddsmill.train.parallel.processes import gather_bytes, join_processes
 from tests.datasets import packed, random_pairs, write_dataset
 from tests.train.curves import assert_equal_but_for_rounding, logged
 from tests.train.decoders import TINY, VOCAB_SIZE
+from tests.train.fake_devices import fake_devices
 from tests.train.parallel.coordination_service import Joined
 
 ROOT = Path(__file__).parents[3]
@@ -94,7 +95,6 @@ def free_port() -> int:
 
 def start(verb, *arguments, processes=1, devices=1, of_process_1=()) -> list[subprocess.Popen]:
     port, started = free_port(), []
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_enable_concurrency_optimized_scheduler=false"
     for index in range(processes):
         command = [sys.executable, "-m", "oddsmill.train", verb, *arguments]
         if processes > 1:
@@ -108,7 +108,7 @@ def start(verb, *arguments, processes=1, devices=1, of_process_1=()) -> list[sub
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+                env=fake_devices(devices),
             )
         )
     return started

@@ -1,6 +1,5 @@
 """Weights in bfloat16 learn as those in float32 do, on average; what is rounded goes to a neighbour, without a bias."""
 
-import os
 import subprocess
 import sys
 from functools import partial
@@ -17,6 +16,7 @@ from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.step.optimizer import make_optimizer
 from oddsmill.train.step.rounding import apply_updates, in_float32, round_at_random
+from tests.train.fake_devices import fake_devices
 
 ROOT = Path(__file__).parents[3]
 KEY = jax.random.key(0)
@@ -115,9 +115,8 @@ for name in params:
 
 
 def test_the_bits_are_the_same_on_every_mesh():
-    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_enable_concurrency_optimized_scheduler=false"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", SHARDED], cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", SHARDED]
+    done = subprocess.run(command, cwd=ROOT, env=fake_devices(4), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
