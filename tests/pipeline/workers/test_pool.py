@@ -15,7 +15,8 @@ import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.resolved_run import resolve_run
-from oddsmill.pipeline.workers.pool import started_pool
+from oddsmill.pipeline.workers import worker
+from oddsmill.pipeline.workers.pool import WorkerPool, started_pool
 from oddsmill.schemas.errors import Refused, RunFailed
 from tests.pipeline.conftest import messages
 from tests.pipeline.input.files import KINDS
@@ -98,7 +99,10 @@ def test_every_byte_is_that_of_one_process_of_files_of_every_kind(
         os.waitpid(-1, os.WNOHANG)  # no process is left
 
 
-@pytest.mark.parametrize(("what", "how"), [("kill", "ended by SIGKILL"), ("leave", "exit code 0")])
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [("kill", "ended by SIGKILL"), pytest.param("leave", "exit code 0", marks=pytest.mark.slow)],
+)
 def test_a_lost_worker_ends_the_run_by_one_message(
     what: str, how: str, run: Callable, write_rows: Callable, rows: list[Any], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -108,6 +112,42 @@ def test_a_lost_worker_ends_the_run_by_one_message(
     with pytest.raises(RunFailed, match=rf"^a worker process was lost \({how}\)\. Was it killed for want of"):
         run("out", path, source={"format": f"{__name__}:pair_or_end"}, dataset_num_proc=2)
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_lost_while_it_writes_a_shard_ends_the_run_too(
+    run: Callable, write_rows: Callable, rows: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    submit = WorkerPool.submit
+
+    def submit_and_kill(pool: WorkerPool, *job: Any, note: Any = None) -> list[tuple[Any, Any]]:
+        done = submit(pool, *job, note=note)
+        if job[0] == "shard" and (left := children(pool._server.pid)):
+            os.kill(left[0], signal.SIGKILL)
+        return done
+
+    monkeypatch.setattr(WorkerPool, "submit", submit_and_kill)
+    with pytest.raises(RunFailed, match=r"^a worker process was lost \(ended by SIGKILL\)"):
+        run("out", write_rows("rows.jsonl", rows), dataset_num_proc=2, **SETTINGS)
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"rejects", "unfinished.json"}
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started and that it has not waited for."""
+    return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.mark.slow
+def test_where_a_fork_is_not_safe_each_worker_is_started_by_itself(
+    run: Callable, write_rows: Callable, rows: list[Any], monkeypatch: pytest.MonkeyPatch
+):
+    path = write_rows("rows.jsonl", rows)
+    alone = run("alone", path, dataset_num_proc=1, **SETTINGS)
+    not_forking = "    from oddsmill.pipeline.workers import worker\n    worker._may_fork = lambda: False\n    main()"
+    monkeypatch.setattr(worker, "COMMAND", worker.COMMAND.replace("    main()", not_forking))
+    assert "_may_fork" in worker.COMMAND
+    spread = run("spread", path, dataset_num_proc=2, **SETTINGS)
+    assert files(spread.folder) == files(alone.folder)
 
 
 def test_what_cannot_be_loaded_is_refused_here(
