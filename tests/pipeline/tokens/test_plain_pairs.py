@@ -72,7 +72,9 @@ DIALOGUES = st.builds(dialogue, TEXT, TEXT, TEXT)
     which=st.integers(0, 2),
     max_length=st.integers(2, 40),
     max_completion_length=st.none() | st.integers(1, 12),
-    overlong=st.sampled_from(["truncate", "drop"]),
+    max_prompt_length=st.none() | st.integers(1, 50),
+    overlong=st.sampled_from(["truncate", "truncate", "drop"]),
+    truncation_side=st.sampled_from(["keep_end", "keep_start"]),
 )
 def test_pairs_of_a_batch_have_the_ids_of_each_by_itself(
     loaded: list[Tokenizer], pairs: list[Pair], which: int, **limits: Any
@@ -81,21 +83,20 @@ def test_pairs_of_a_batch_have_the_ids_of_each_by_itself(
 
 
 def test_ordinary_pairs_go_together_and_others_by_themselves(loaded: list[Tokenizer]):
-    plain = PreferencePair("Name a tree.", " An oak.", " A rock!")
+    ordinary = [
+        PreferencePair("Name a tree.", " An oak.", " A rock!"),
+        dialogue("Name a tree.", "An oak.", "A rock, I think."),
+        PreferencePair("Name a tree. " * 99, " An oak.", " A rock!"),  # the prompt is cut
+        PreferencePair("Name", " An oak. " * 99, " No."),  # an answer is cut
+    ]
     others = [
-        plain._replace(rejected=" An oak."),  # equal answers
-        plain._replace(prompt="Name a tree. " * 99),  # too long
-        plain._replace(rejected=" An oak.</s>"),  # equal tokens, once EOS is added
-        plain._replace(chosen=""),  # no token of its own
+        PreferencePair("Name a tree.", " An oak.", " An oak."),
+        PreferencePair("Name a tree.", " An oak.", " An oak.</s>"),  # equal tokens, once EOS is added
+        PreferencePair("Name a tree.", "", " A rock!"),  # no token of its own
         PreferencePair("caf", "e\u0301", "\u00e9"),  # two forms of Unicode
         PreferencePair("", "a", "bc"),  # no prompt
+        PreferencePair("<s>" * 99, "a", "bc"),  # a BOS of its own, and cut
+        dialogue("Name a tree. " * 99, "An oak.", "A rock, I think."),
     ]
     for tokenizer in loaded:
-        assert (
-            same(
-                [plain, *others, dialogue("Name a tree.", "An oak.", "A rock, I think."), plain],
-                tokenizer,
-                max_length=64,
-            )
-            == 3
-        )
+        assert same([*ordinary, *others, *ordinary], tokenizer, max_length=64) == 2 * len(ordinary)
