@@ -116,12 +116,10 @@ def _common_lengths(ids: np.ndarray, first: _Part, second: _Part) -> np.ndarray:
     """Returns how many ids at their beginnings two parts have in common, [n] int64."""
     sizes = np.minimum(first.sizes, second.sizes)
     differ = _gathered(ids, first.starts, sizes) != _gathered(ids, second.starts, sizes)
-    ends = np.cumsum(sizes)
+    begins = np.cumsum(sizes) - sizes
     places = np.append(np.flatnonzero(differ), len(differ))
-    begins = ends - sizes
-    return np.minimum(
-        places[np.searchsorted(places, begins)] - begins, sizes
-    )  # the first difference, or the next pair's
+    next_places = places[np.searchsorted(places, begins)]  # it may be that of a later pair
+    return np.minimum(next_places - begins, sizes)
 
 
 def _gathered(values: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
