@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 
 from oddsmill.pipeline.input.changes import FileState
 from oddsmill.pipeline.input.kinds.kind import (
+    BATCH_BYTES,
     BATCH_ROWS,
     UNBOUNDED,
     BrokenFile,
@@ -141,13 +141,20 @@ def numbered_parts(inputs: list[Input]) -> list[NumberedPart]:
 
 
 def read_batches(part: NumberedPart) -> Iterator[list[RawRow]]:
-    """Yields the wanted rows of a part, at most `BATCH_ROWS` at a time. They are not parsed yet.
+    """Yields the wanted rows of a part, some at a time, within `BATCH_ROWS` and `BATCH_BYTES`. They are not parsed yet.
 
     Raises:
       Refused: The file is damaged or cut short; the message says after which row.
     """
-    rows = (RawRow(Origin(part.part.input, number), content, problem) for number, content, problem in _read(part))
-    while batch := list(islice(rows, BATCH_ROWS)):
+    batch: list[RawRow] = []
+    size = 0
+    for number, content, problem, row_bytes in _read(part):
+        batch.append(RawRow(Origin(part.part.input, number), content, problem))
+        size += row_bytes or len(content)
+        if size >= BATCH_BYTES or len(batch) == BATCH_ROWS:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from oddsmill.pipeline.input.kinds.arrow_values import as_plain, check_memory, is_plain, with_text_times
 from oddsmill.pipeline.input.kinds.kind import (
+    BATCH_BYTES,
     BATCH_ROWS,
     BrokenFile,
     DataFile,
@@ -39,10 +40,12 @@ def number_rows(batches: Iterator[pa.RecordBatch], first_row: int, wanted: range
         begin, end = max(wanted.start - number, 0), min(wanted.stop - number, batch.num_rows)
         check_memory(batch)
         batch = with_text_times(batch)
-        for offset in range(begin, end, BATCH_ROWS):
-            few = batch.slice(offset, min(BATCH_ROWS, end - offset))
+        row_bytes = batch.nbytes // max(1, batch.num_rows)
+        at_a_time = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+        for offset in range(begin, end, at_a_time):
+            few = batch.slice(offset, min(at_a_time, end - offset))
             for index, (content, problem) in enumerate(_batch_rows(few)):
-                yield FoundRow(number + offset + index, content, problem)
+                yield FoundRow(number + offset + index, content, problem, row_bytes)
         number += batch.num_rows
         if number >= wanted.stop:
             return

@@ -94,8 +94,9 @@ def _header(records: Iterator[list[str]], delimiter: str) -> list[str]:
 
 def _read(part: Part, first_row: int, wanted: range, *, delimiter: str) -> Iterator[FoundRow]:
     with open_stream(part.file.path, part.file.compression) as file:
-        for number, record in enumerate(read_records(file, delimiter), first_row):
-            yield FoundRow(number, *record)
+        for number, (content, problem) in enumerate(read_records(file, delimiter), first_row):
+            size = len(content) if isinstance(content, bytes) else sum(map(len, content.values()))
+            yield FoundRow(number, content, problem, size)
 
 
 CSV, TSV = (

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 Compression = Literal["gzip", "zstd"]
-# The most rows that are read at a time and that travel together.
-BATCH_ROWS = 256
+# The most rows that are read at a time and that travel together; fewer where they have more bytes.
+BATCH_ROWS, BATCH_BYTES = 256, 8 << 20
 # How many bytes of text a byte of a compressed file holds, for the number of shards: HH's .jsonl.gz has 3.6.
 COMPRESSED_INFLATION = 4
 # The end of a span that goes to the end of its file, and the number of rows of a part that need not be counted.
@@ -28,11 +28,13 @@ class FoundRow(NamedTuple):
       number: The number of the row in its input, from 0.
       content: The bytes of a JSON text that is not parsed yet, or the values of a record by column.
       problem: Why the row cannot be read, where the reader knows that already; `content` is then the bytes there.
+      size: About how many bytes the values of a record have.
     """
 
     number: int
     content: bytes | dict[str, Any]
     problem: str | None = None
+    size: int = 0
 
 
 class Span(NamedTuple):

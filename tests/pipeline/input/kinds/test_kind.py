@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from oddsmill.pipeline.input import parts
+from oddsmill.pipeline.input.kinds import arrow
 from oddsmill.pipeline.input.kinds.json_layout import Layout
-from oddsmill.pipeline.input.kinds.kind import DataFile, NumberedPart, Part
+from oddsmill.pipeline.input.kinds.kind import UNBOUNDED, DataFile, NumberedPart, Part, Span
 from oddsmill.pipeline.input.kinds.recognition import KINDS, TEXT_KINDS, recognize
 from oddsmill.pipeline.input.parts import read_batches
 from tests.pipeline.input import files
@@ -18,12 +20,26 @@ def test_a_part_of_any_kind_is_read_alike_after_a_journey_to_a_worker(tmp_path: 
     (tmp_path / name).write_bytes(files.KINDS[name](rows))
     file = recognize(str(tmp_path / name))
     spans = file.kind.divide(file, 100)
-    parts = [Part(file, 0, order, span, False, True) for order, span in enumerate(spans)]
     read = []
-    for part in parts:
+    for part in (Part(file, 0, order, span, False, True) for order, span in enumerate(spans)):
         there = pickle.loads(pickle.dumps(NumberedPart(part, len(read), range(len(read), 30))))
         read += [row.values() for batch in read_batches(there) for row in batch]
     assert read == rows
+
+
+@pytest.mark.parametrize("name", files.KINDS)
+def test_few_rows_of_any_kind_travel_together_where_they_are_long(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    for module in (parts, arrow):
+        monkeypatch.setattr(module, "BATCH_BYTES", 1000)
+    rows = [{"prompt": f"p{n}", "chosen": "c" * 400} for n in range(30)]
+    (tmp_path / name).write_bytes(files.KINDS[name](rows))
+    span = Span(0, 5 if name in ("file.arrow", "rows.parquet") else UNBOUNDED)  # chunks of seven rows
+    whole = Part(recognize(str(tmp_path / name)), 0, 0, span, False, True)
+    batches = list(read_batches(NumberedPart(whole, 0, range(30))))
+    assert [row.values() for batch in batches for row in batch] == rows
+    assert {len(batch) for batch in batches} <= {1, 2, 3}
 
 
 def test_every_kind_in_the_table_can_be_told_from_the_others():
