@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from oddsmill.pipeline.formats.pairs import ChatPair, Message, chat_pair
+from oddsmill.pipeline.formats.pairs import ChatPair, Message, chat_pair, plain_pair
 from oddsmill.pipeline.formats.rows import Row
 from oddsmill.schemas.chat.messages import (
     KNOWN,
@@ -70,7 +70,7 @@ def _read_plain(row: Row) -> ChatPair | None:
     if chosen == rejected or any(turn["role"] != "assistant" or _is_blank(turn) for turn in (*chosen, *rejected)):
         return None
     row.look_at(_COLUMNS)
-    return chat_pair(turns, chosen, rejected)
+    return plain_pair(turns, chosen, rejected)
 
 
 def split_dialogues(

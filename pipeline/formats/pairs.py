@@ -128,25 +128,40 @@ def chat_pair(
     Raises:
       Dropped: a text that cannot be encoded, or a value that JSON does not have.
     """
-    parts = prompt, chosen, rejected
-    plain = not variables and all(map(is_plain, (*prompt, *chosen, *rejected)))
+    if not variables and all(map(is_plain, (*prompt, *chosen, *rejected))):
+        return plain_pair(prompt, chosen, rejected)
     try:
-        texts = list(map(_plain_to_json if plain else _to_json, parts))
-        pair = ChatPair(texts[0], texts[1], texts[2], _to_json(variables) if variables else "{}")
-        for text in () if plain else pair:
+        pair = ChatPair(*map(_to_json, (prompt, chosen, rejected, variables or {})))
+        for text in pair:
             text.encode()
+    except UnicodeEncodeError:
+        raise _has_surrogate() from None
     except (TypeError, ValueError) as error:
-        if plain or isinstance(error, UnicodeEncodeError):
-            raise Dropped(DropReason.UNREADABLE, "a lone surrogate in a message") from None
         raise Dropped(DropReason.WRONG_TYPE, f"a message holds what is not JSON: {error}") from None
-    if plain:
-        pair.is_plain, pair._messages = True, parts  # such messages are what their JSON text says
     return pair
+
+
+def plain_pair(prompt: list[Message], chosen: list[Message], rejected: list[Message]) -> ChatPair:
+    """Builds what `chat_pair` does of messages for which `is_plain` holds.
+
+    Raises:
+      Dropped: a text that cannot be encoded.
+    """
+    try:
+        pair = ChatPair(_plain_to_json(prompt), _plain_to_json(chosen), _plain_to_json(rejected))
+    except TypeError:
+        raise _has_surrogate() from None
+    pair.is_plain, pair._messages = True, (prompt, chosen, rejected)  # such messages are what their JSON text says
+    return pair
+
+
+def _has_surrogate() -> Dropped:
+    return Dropped(DropReason.UNREADABLE, "a lone surrogate in a message")
 
 
 def is_plain(message: Message) -> bool:
     """Says whether a message has a role and a text alone, in this order."""
-    return tuple(message) == ("role", "content") and type(message["content"]) is type(message["role"]) is str
+    return [*message] == ["role", "content"] and type(message["content"]) is type(message["role"]) is str
 
 
 def _plain_to_json(messages: list[Message]) -> str:

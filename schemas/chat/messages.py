@@ -210,7 +210,7 @@ def is_canonical(message: Any) -> bool:
     """Says whether a value is a message as we make it: one of our roles and a text alone, in this order."""
     return (
         type(message) is dict
-        and tuple(message) == ("role", "content")
+        and [*message] == ["role", "content"]
         and message["role"] in ROLES
         and type(message["content"]) is str
     )
