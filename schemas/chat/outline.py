@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 from oddsmill.schemas.errors import RunFailed
 
+# What is kept of a template: where all of it is used up, it takes about 100 MB.
 _MOST_OF_SHAPE = 4  # outlines of a shape of dialogues, and dialogues of it that gave none
-_MOST_SHAPES = 4096
+_MOST_SHAPES = 1024
+_MOST_MESSAGES = 100  # of a dialogue
 _MOST_FAILURES = 64  # of a template, after which it is not traced any more
 RENDERINGS_A_CHECK = 1000
 
@@ -140,7 +142,8 @@ class Outlines:
         Raises:
           RunFailed: an outline that is known gives something else.
         """
-        if self._failures >= _MOST_FAILURES or (shape not in self._shapes and len(self._shapes) >= _MOST_SHAPES):
+        is_full = shape not in self._shapes and len(self._shapes) >= _MOST_SHAPES
+        if is_full or self._failures >= _MOST_FAILURES or len(contents) > _MOST_MESSAGES:
             return
         known = self._shapes.setdefault(shape, _Shape())
         for outline in known.outlines:

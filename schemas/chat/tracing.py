@@ -15,6 +15,8 @@ from oddsmill.schemas.chat import metering
 from oddsmill.schemas.chat.outline import Guard, Outline, Parts, Slot, fill
 from oddsmill.schemas.chat.sandbox import SandboxEnvironment, compile_template
 
+_MOST_QUESTIONS = 16  # a message: with more, an outline takes as long as the template
+
 
 class _Untraceable(BaseException):
     """The template looks at a text. It is no `Exception`, for Jinja's tests and filters answer to these."""
@@ -31,6 +33,8 @@ class _Trace:
         """Returns the answer for the contents of this run, which becomes a guard."""
         answer = question(*(fill(parts, self.contents) for parts in texts))
         self.guards.append(Guard(question, texts, answer))
+        if len(self.guards) > _MOST_QUESTIONS * len(self.contents):
+            raise _Untraceable
         return answer
 
 

@@ -74,6 +74,14 @@ def test_only_an_outline_that_gives_what_the_template_gave_is_kept():
     assert learning.traced == 4
 
 
+def test_what_is_kept_is_bounded():
+    outlines = Outlines()
+    for number in range(1100):
+        outlines.learn(number, ["a"], "a", lambda: Outline((Slot(0),), (), longest=9))
+    outlines.learn("long", ["a"] * 101, "a", lambda: pytest.fail("it is traced"))
+    assert sum(outlines.find(number, ["b"]) is not None for number in range(1100)) == 1024
+
+
 def test_one_dialogue_in_a_thousand_is_compared_and_a_difference_ends_the_run():
     learning = Learning()
     learning.learn("a", "a")

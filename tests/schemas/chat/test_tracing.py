@@ -159,3 +159,8 @@ def test_where_a_rendering_could_come_near_a_bound_the_template_is_asked():
     assert serves(doubled, 1_000)
     assert not serves(doubled, 10_000)
     assert not serves(doubled + "{% set l = l + l %}" * 12, 1)
+
+
+def test_a_template_with_many_questions_has_no_outline():
+    asking = "{% for i in range(COUNT) %}{{ m.content == 'x' }}{% endfor %}"
+    assert [Both(asking.replace("COUNT", count)).outline(["a", "b"]) is None for count in ("16", "17")] == [False, True]
