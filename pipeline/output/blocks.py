@@ -24,6 +24,8 @@ _OPTIONS: dict[Compression, pa.ipc.IpcWriteOptions] = {
     "zstd": pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1)),
     "lz4": pa.ipc.IpcWriteOptions(compression=pa.Codec("lz4")),
 }
+# Two threads open a block no sooner than one, and a process may have a core for itself.
+_ONE_THREAD = pa.ipc.IpcReadOptions(use_threads=False)
 
 
 def encode_block(items: pa.Table, compression: Compression = "zstd") -> bytes:
@@ -115,7 +117,8 @@ def open_blocks(schema: pa.Schema, blocks: Iterable[bytes]) -> Iterator[Items]:
             for column in schema
             if pa.types.is_large_binary(column.type)
         }
-        for batch in chain.from_iterable(map(pa.ipc.open_stream, blocks)):  # a table in chunks has several
+        streams = (pa.ipc.open_stream(block, options=_ONE_THREAD) for block in blocks)
+        for batch in chain.from_iterable(streams):  # a table in chunks has several
             for name, column in zip(schema.names, batch.columns, strict=True):
                 parts[name].append(_append(files[name], column) if name in files else column.to_numpy())
         columns = {

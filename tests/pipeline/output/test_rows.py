@@ -72,6 +72,7 @@ def stored(pairs: list[Pair]) -> Iterator[Items]:
         yield items
 
 
+@pytest.mark.properties
 @given(pairs_of_rows(), st.randoms())
 def test_many_rows_at_a_time_are_those_of_each_by_itself(rows: list[list[Pair]], random: Random):
     """Wherever their pairs lie among the stored ones."""
