@@ -19,7 +19,7 @@ from oddsmill.pipeline import progress
 from oddsmill.pipeline.config import DatasetSettings
 from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
-from oddsmill.pipeline.workers.worker import Answer, Loading, Setup, not_started, start, tell
+from oddsmill.pipeline.workers.worker import Answer, Loading, Setup, not_started, settings_of_stores, start, tell
 from oddsmill.schemas.console import log
 from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.process.signals import ENDING, on_end
@@ -93,7 +93,7 @@ class WorkerPool:
           RunFailed: they are lost.
         """
         self._serves = True
-        self._tell(Setup(resolved, self._ends, self.spill))
+        self._tell(Setup(resolved, self._ends, self.spill, settings_of_stores(resolved.output)))
 
     def _tell(self, message: Any) -> None:
         try:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +32,7 @@ from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.process.children import end_with
 from oddsmill.schemas.process.signals import ENDING
 from oddsmill.schemas.process.streams import console_may_be_lost
+from oddsmill.schemas.stores import is_remote
 
 _THREADS = ("RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 Handle = Callable[[str, tuple[Any, ...]], Any]
@@ -52,11 +53,13 @@ class Setup(NamedTuple):
     Attributes:
       ends: the descriptors of the connections to the process that has started it, one a worker.
       spill: that of a file that the workers read.
+      stores: what `settings_of_stores` returned.
     """
 
     resolved: ResolvedRun
     ends: Sequence[int]
     spill: int
+    stores: Mapping[str, Any]
 
 
 class Loading(NamedTuple):
@@ -185,8 +188,21 @@ def _may_fork() -> bool:
         return False
 
 
+def settings_of_stores(output: str) -> dict[str, Any]:
+    """Returns what the program has set for the stores of fsspec, of which an output may be in one."""
+    if not is_remote(output):
+        return {}
+    from fsspec import config
+
+    return dict(config.conf)
+
+
 def _serve_all(setup: Setup) -> None:
     try:
+        if setup.stores:
+            from fsspec import config
+
+            config.conf.update(setup.stores)
         handle = _handler(Chain(setup.resolved, load_copy(setup.resolved), compression="lz4"), setup.resolved)
     except BaseException as error:
         _fail(Connection(setup.ends[-1]), error)

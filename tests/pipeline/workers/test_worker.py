@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 from unittest.mock import Mock
 
+import fsspec
 import pytest
 
 from oddsmill.pipeline.workers import worker
@@ -49,9 +50,22 @@ def test_a_shortage_in_the_server_or_a_worker_is_the_answer_to_what_is_asked(
     for name in ("load_copy", "Chain", "_may_fork", "gc"):
         monkeypatch.setattr(worker, name, Mock())
     with pytest.raises(SystemExit, match="1"):
-        worker._serve_all(worker.Setup(Mock(), [theirs.detach() for _, theirs in pairs], 0))
+        worker._serve_all(worker.Setup(Mock(), [theirs.detach() for _, theirs in pairs], 0, {}))
     answer: worker.Answer = pickle.loads(Connection(pairs[-1][0].detach()).recv_bytes())
     assert str(answer.error).startswith(problem)
+
+
+def test_what_a_program_has_set_for_a_store_holds_for_the_workers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fsspec.config, "conf", {"s3": {"anon": True}})
+    stores = worker.settings_of_stores("s3://bucket/out")
+    assert worker.settings_of_stores("out") == {}
+    monkeypatch.setattr(fsspec.config, "conf", {})
+    monkeypatch.setattr(worker, "load_copy", Mock(side_effect=Refused("no tokenizer")))
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    ours, theirs = socket.socketpair()
+    with ours, pytest.raises(SystemExit):
+        worker._serve_all(worker.Setup(Mock(), [theirs.detach()], 0, stores))
+    assert fsspec.config.conf == {"s3": {"anon": True}}
 
 
 def test_the_exit_code_says_how_the_first_worker_ended_that_did_not_end_well():
