@@ -2,7 +2,7 @@
 
 The rules stand in pipeline/tokens/our_rules.py and length_rules.py, for one pair. Here is what can be said of them by
 the lengths of a pair's texts. The pairs that are left out, a few of a hundred, go that way: those that are dropped, or
-may be, dialogues whose prompt is too long, answers of several turns.
+may be, dialogues whose prompt is too long, answers of several turns, and giants.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,8 @@ from oddsmill.pipeline.tokens.our_rules import lacks_eos
 from oddsmill.pipeline.tokens.rendering import Rendered
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.record import Truncated
+
+_LONGEST_TAIL = 1 << 14  # tokens; comparing them takes five times their memory
 
 
 class _Part(NamedTuple):
@@ -51,9 +53,11 @@ def tokenize_plain(
     is_chat = np.array([isinstance(pairs[number], ChatPair) for number in numbers], bool)
 
     # The boundary: the answers begin where the three encodings part.
+    is_plain = np.array([not (each.own or are_written_alike(each.texts)) for each in texts], bool)
+    is_plain &= tail.sizes <= _LONGEST_TAIL
+    tail = tail._replace(sizes=np.where(is_plain, tail.sizes, 0))
     size = np.minimum(*(_common_lengths(ids, tail, answer) for answer in answers))
     merged, tail = size < tail.sizes, tail._replace(sizes=size)
-    is_plain = np.array([not (each.own or are_written_alike(each.texts)) for each in texts], bool)
     is_plain &= head.sizes + size > 0
     answers = [answer.without_first(size) for answer in answers]
     ends = []

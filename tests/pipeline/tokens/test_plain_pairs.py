@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.formats.pairs import Pair, PairIds, PreferencePair, chat_pair
+from oddsmill.pipeline.tokens import plain_pairs
 from oddsmill.pipeline.tokens.text_rules import OURS
 from oddsmill.pipeline.tokens.tokenization import tokenize_batch
 from oddsmill.pipeline.tokens.tokenizer import load_tokenizer
@@ -82,7 +83,7 @@ def test_pairs_of_a_batch_have_the_ids_of_each_by_itself(
     same(pairs, loaded[which], **limits)
 
 
-def test_ordinary_pairs_go_together_and_others_by_themselves(loaded: list[Tokenizer]):
+def test_ordinary_pairs_go_together_and_others_by_themselves(loaded: list[Tokenizer], monkeypatch: pytest.MonkeyPatch):
     ordinary = [
         PreferencePair("Name a tree.", " An oak.", " A rock!"),
         dialogue("Name a tree.", "An oak.", "A rock, I think."),
@@ -100,3 +101,5 @@ def test_ordinary_pairs_go_together_and_others_by_themselves(loaded: list[Tokeni
     ]
     for tokenizer in loaded:
         assert same([*ordinary, *others, *ordinary], tokenizer, max_length=64) == 2 * len(ordinary)
+    monkeypatch.setattr(plain_pairs, "_LONGEST_TAIL", 2)
+    assert same([*ordinary, *others, *ordinary], loaded[-1], max_length=64) == 0
