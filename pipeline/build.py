@@ -64,7 +64,8 @@ def build(
     _ = (
         p
         | "Last" >> beam.Create([None])
-        | "WriteManifest" >> beam.ParDo(WriteManifest(resolved), AsList(made.seen), AsList(reports), AsList(drops))
+        | "WriteManifest"
+        >> beam.ParDo(WriteManifest(resolved, pool), AsList(made.seen), AsList(reports), AsList(drops))
     )
 
 

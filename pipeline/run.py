@@ -77,13 +77,21 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
         _announce(resolved)
         if (finished := _finished(resolved)) is not None:
             return finished
+        if pools and pools[0]:
+            pools[0].choose_engine(resolved)
         p = p or make_pipeline(config, beam_arguments)
         stack.enter_context(temporary_for(p))
         if not pools:
             start_pool(resolved.inputs, Path(resolved.tokenizer_folder))
+            if pools[0]:
+                pools[0].choose_engine(resolved)
         pool = pools[0]
-        resolved = pool.with_engine(resolved) if pool else with_engine(resolved)
-        log.info(f"engine     {resolved.engine.name}{': ' * bool(resolved.engine.reason)}{resolved.engine.reason}")
+        if pool is None:
+            resolved = with_engine(resolved)
+            log.info(f"engine     {resolved.engine}")
+        elif config.tokenizer_engine == "fastokens":
+            _ = pool.engine  # it is refused, if it is, before the folder of an earlier dataset is cleared
+        resolved = dataclasses.replace(resolved, sample=[])
         lock = stack.enter_context(folder.locked_folder(config.output))
         if (finished := _finished(resolved)) is not None:  # another run has made it meanwhile
             return finished

@@ -4,6 +4,7 @@ Beam takes 2.5 s to import, so it is imported here and not before.
 """
 
 import contextlib
+import dataclasses
 import difflib
 import io
 import os
@@ -97,7 +98,10 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None
     embedded, spill = type(p.runner).__name__ == EMBEDDED_RUNNER, None
     try:
         if embedded:
-            pool = _within_threads(p, resolved, pool)
+            fitting = _within_threads(p, resolved, pool)
+            if pool and not fitting:
+                resolved = dataclasses.replace(resolved, engine=pool.engine)
+            pool = fitting
         with contextlib.ExitStack() as console:
             if embedded:  # other runners show their own
                 if _in_threads(p):
@@ -207,6 +211,7 @@ def _within_threads(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool 
         if count > 1:
             pool.keep(count)
             return pool
+        _ = pool.engine  # it is chosen before its processes end
         pool.close()
         return None
 

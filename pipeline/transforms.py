@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
@@ -190,15 +191,16 @@ class WriteManifest(beam.DoFn):
     It comes last: what was read is what was there at the start, or there is no manifest.
     """
 
-    def __init__(self, resolved: ResolvedRun):
-        self._resolved = resolved
+    def __init__(self, resolved: ResolvedRun, pool: int | None):
+        self._resolved, self._pool = resolved, pool
 
     def process(self, _: None, parts: list[Seen], reports: list[ShardReport], drops: list[FileDrops]) -> Iterator[None]:
         check_unchanged(self._resolved.states)
         check_nothing_new(self._resolved.config.sources, self._resolved.inputs, self._resolved.output)
         seen = add_seen(parts)
         accounts = make_accounts(self._resolved.paths, seen, drops)
-        manifest = make_manifest(self._resolved, seen, reports, accounts)
+        engine = self._resolved.engine if self._pool is None else pool_of(self._pool).engine
+        manifest = make_manifest(replace(self._resolved, engine=engine), seen, reports, accounts)
         written = [each.digests for each in reports] + [each.digests for each in drops]
         digests = dict(sorted(digest for each in written for digest in each.items()))
         publish_accounts(self._resolved.output, accounts, digests, self._resolved.lock)

@@ -1,6 +1,5 @@
 """The processes of ours that a run on one machine is spread over, as the process sees them that has started them."""
 
-import dataclasses
 import os
 import pickle
 import signal
@@ -21,11 +20,13 @@ from oddsmill.pipeline.output.spill import open_spill
 from oddsmill.pipeline.resolved_run import ResolvedRun
 from oddsmill.pipeline.workers.worker import Answer, Loading, Setup, not_started, settings_of_stores, start, tell
 from oddsmill.schemas.console import log
+from oddsmill.schemas.engines.choice import EngineChoice
 from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.process.signals import ENDING, on_end
 
 _AHEAD = 2  # jobs that a worker has at most: it finds the next one when it has done the last
 _PATIENCE_S = 10.0
+_ENGINE = object()  # the note of the question for the engine
 _BUFFER_BYTES = 1 << 20  # a batch of rows, so that whoever sends it does not wait
 _open: dict[int, "WorkerPool"] = {}
 
@@ -60,6 +61,7 @@ class WorkerPool:
         self._sockets = [ours for ours, _ in pairs]
         self._workers = [Connection(os.dup(ours.fileno())) for ours in self._sockets]
         self._notes: dict[Connection, deque[Any]] = {worker: deque() for worker in self._workers}
+        self._engine: EngineChoice | None = None
         self._serves = False
         self.key = id(self)
 
@@ -72,12 +74,20 @@ class WorkerPool:
         """Lets the processes load the tokenizer of a folder, which takes a second or two. Raises: as `begin`."""
         self._tell(Loading(folder, config))
 
-    def with_engine(self, resolved: ResolvedRun) -> ResolvedRun:
-        """Returns and raises what the function of this name does, which a process of the pool calls."""
+    def choose_engine(self, resolved: ResolvedRun) -> None:
+        """Lets a process of the pool choose the engine of a run while this one does something else.
+
+        The first method that waits for an answer logs it, or raises what `with_engine` raises.
+        """
         self._tell((resolved, self._ends[0]))
-        self._notes[self._workers[0]].append(None)
-        ((_, engine),) = self._receive()
-        return dataclasses.replace(resolved, engine=engine, sample=[])
+        self._notes[self._workers[0]].append(_ENGINE)
+
+    @property
+    def engine(self) -> EngineChoice:
+        """The engine that was chosen; it is waited for."""
+        while self._engine is None:
+            list(self._receive())
+        return self._engine
 
     def keep(self, count: int) -> None:
         """Lets there be fewer processes, before `begin`."""
@@ -87,7 +97,7 @@ class WorkerPool:
         self._sockets, self._workers, self._ends = self._sockets[:count], self._workers[:count], self._ends[:count]
 
     def begin(self, resolved: ResolvedRun) -> None:
-        """Tells the processes what run it is. Its output folder holds the tokenizer.
+        """Tells the processes what run it is. Its output folder holds the tokenizer. They use the engine they chose.
 
         Raises:
           RunFailed: they are lost.
@@ -138,7 +148,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """Ends the processes, whatever they are doing; returns when they have ended, and can write nothing more."""
-        if not self._serves:
+        if not self._serves or any(_ENGINE in notes for notes in self._notes.values()):
             self.kill()  # it loads something, or waits for a message
         for own in self._sockets:
             with suppress(OSError):
@@ -175,7 +185,11 @@ class WorkerPool:
             progress.count(**answer.counts)
             if answer.error is not None:
                 raise answer.error
-            yield note, answer.result
+            if note is _ENGINE:
+                self._engine = answer.result
+                log.info(f"engine     {self._engine}")
+            else:
+                yield note, answer.result
 
     def _lost(self) -> BaseException:
         """Returns what the workers were lost for: what a server says that could not start them, or how one ended."""

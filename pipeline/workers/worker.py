@@ -3,6 +3,7 @@
 They ignore the signals that end a command: the process that has started them ends them, and with it they end too.
 """
 
+import dataclasses
 import gc
 import os
 import pickle
@@ -28,6 +29,7 @@ from oddsmill.pipeline.output.spill import read_block
 from oddsmill.pipeline.resolved_run import ResolvedRun, with_engine
 from oddsmill.pipeline.tokens.tokenizer import load_for_run
 from oddsmill.schemas.drops import Origin
+from oddsmill.schemas.engines.choice import EngineChoice
 from oddsmill.schemas.errors import RunFailed
 from oddsmill.schemas.process.children import end_with
 from oddsmill.schemas.process.signals import ENDING
@@ -48,7 +50,7 @@ if sys.stdin.buffer.peek(1):
 
 
 class Setup(NamedTuple):
-    """All that the server needs.
+    """All that the server needs, but for the engine that it has chosen.
 
     Attributes:
       ends: the descriptors of the connections to the process that has started it, one a worker.
@@ -131,28 +133,30 @@ def main(early: threading.Thread | None) -> None:
     if sys.stdout is not None:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a worker ends without a flush
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 as in a run without workers, where Beam's step says what matters
+    engine: EngineChoice | None = None
     with console_may_be_lost():  # or rows would be dropped by a function that prints
         try:
             while not isinstance(message := pickle.load(sys.stdin.buffer), Setup):
                 if isinstance(message, Loading):
-                    _load(message, early)
-                else:
-                    _choose_engine(*message)
+                    _load(message)
+                    continue
+                if early is not None:
+                    early.join()
+                engine = _choose_engine(*message)
         except EOFError:
             return  # nothing is to be done
+        if engine is not None:
+            message = message._replace(resolved=dataclasses.replace(message.resolved, engine=engine))
         _serve_all(message)
 
 
-def _load(loading: Loading, early: threading.Thread | None) -> None:
+def _load(loading: Loading) -> None:
     """Loads the tokenizer that will be needed, while the run is still looked at; what is wrong shows when it is."""
     if not any(":" in (source.format or "") for source in loading.config.sources):
         _look_for_pandas()
     with suppress(Exception):
         load_for_run(loading.folder, loading.config)
     import pyarrow.compute  # noqa: F401 every worker needs it, and would take 30 ms to import it for itself
-
-    if early is not None:
-        early.join()
 
 
 class _NoPandas:
@@ -171,14 +175,15 @@ def _look_for_pandas() -> None:
     sys.meta_path.remove(_NoPandas)
 
 
-def _choose_engine(resolved: ResolvedRun, end: int) -> None:
+def _choose_engine(resolved: ResolvedRun, end: int) -> EngineChoice:
     """Answers with the engine of a run. What it prepares as it encodes first, workers have by their fork."""
     try:
-        answer = Answer(with_engine(resolved).engine, {})
+        engine = with_engine(resolved).engine
     except BaseException as error:
-        answer = Answer(None, {}, _portable(error))
+        _fail(Connection(end), error)
     with Connection(os.dup(end)) as connection:
-        connection.send_bytes(pickle.dumps(answer))
+        connection.send_bytes(pickle.dumps(Answer(engine, {})))
+    return engine
 
 
 def _may_fork() -> bool:

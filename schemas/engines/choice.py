@@ -31,6 +31,9 @@ class EngineChoice(NamedTuple):
     prefix: str | None = None
     libraries: dict[str, str] = {}  # noqa: RUF012
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}" if self.reason else self.name
+
 
 TOKENIZERS = EngineChoice("tokenizers")
 

@@ -1,7 +1,9 @@
 """Runs that are spread over processes of ours: the bytes of one process, and one message where one is lost."""
 
 import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -157,9 +160,28 @@ def test_what_cannot_be_loaded_is_refused_here(
     config = PreprocessConfig(source=source, tokenizer=str(tokenizer_folder), output=str(tmp_path / "out"))
     with started_pool(2) as pool:
         assert pool is not None
+        pool.choose_engine(resolve_run(config))
         pool.begin(resolve_run(config))
+        assert pool.engine.name == "tokenizers" and "so small" in pool.engine.reason
         with pytest.raises(Refused, match=r"out/tokenizer has no tokenizer\.json"):
             pool.ask_each("finish")
+
+
+def test_an_engine_is_refused_before_the_folder_of_an_earlier_dataset_is_cleared(
+    run: Callable, write_rows: Callable, triples: Callable, tokenizer_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    begin = Mock()
+    monkeypatch.setattr("oddsmill.pipeline.output.folder.begin", begin)
+    altered = tmp_path / "altered"
+    shutil.copytree(tokenizer_folder, altered)
+    settings = json.loads((altered / "tokenizer.json").read_text())
+    pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    (altered / "tokenizer.json").write_text(json.dumps(settings | {"pre_tokenizer": pattern}))
+    path = write_rows("rows.jsonl", triples(9))
+    with pytest.raises(Refused, match=r"^--tokenizer_engine=fastokens: fastokens may need other steps"):
+        run("out", path, tokenizer=str(altered), tokenizer_engine="fastokens", dataset_num_proc=2)
+    begin.assert_not_called()
 
 
 def test_a_pool_that_got_no_run_ends_at_once():
