@@ -11,7 +11,7 @@ from oddsmill.schemas.chat.tokenizer import TOKENIZER_JSON, Tokenizer
 from oddsmill.schemas.drops import Dropped
 from oddsmill.schemas.engines.choice import EngineChoice, choose_engine
 
-_CHARACTERS_COMPARED = 500_000  # a quarter of a second of tokenizers
+_CHARACTERS_COMPARED = 200_000  # a tenth of a second of tokenizers; workers compare more texts, each its first ones
 _WORTH = 0.5  # bytes of text for a byte of tokenizer.json, below which fastokens takes longer to load than it saves
 
 

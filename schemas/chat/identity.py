@@ -128,8 +128,8 @@ def _in_order(vocab: Any) -> list[Any]:
     """Returns the tokens in the order of their ids, an id beside a token where ids are left out."""
     if isinstance(vocab, list):
         return vocab
-    tokens = sorted(vocab.items(), key=lambda item: item[1])
-    return list(map(list, tokens)) if tokens and tokens[-1][1] != len(tokens) - 1 else [token for token, _ in tokens]
+    tokens = sorted(vocab, key=vocab.__getitem__)
+    return [[token, vocab[token]] for token in tokens] if tokens and vocab[tokens[-1]] != len(tokens) - 1 else tokens
 
 
 def _merge(merge: str | list[str]) -> str:

@@ -25,7 +25,7 @@ def test_the_texts_of_pairs_are_what_engines_are_compared_on(tmp_path: Path, mak
     (auto, texts), (_, many), (_, (long,)), asked = seen
     assert long == "a " * 250_000
     assert auto == "auto" and texts == ["What?", "What? This.", "What? That."]
-    assert 500_000 < sum(map(len, many)) < 500_020
+    assert 200_000 < sum(map(len, many)) < 200_020
     assert asked == ["tokenizers", []]
 
 
