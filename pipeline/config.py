@@ -287,7 +287,7 @@ class SplitSettings:
         default="none",
     )
     num_shards: int | None = setting(
-        "The number of files of the train split. null: one for about 64 MB of input.",
+        "The number of files of the train split. null: one for 16 MB of input, up to 16 of them; then one for 64 MB.",
         default=None,
         at_least=1,
     )

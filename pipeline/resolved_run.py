@@ -29,7 +29,8 @@ from oddsmill.schemas.manifest import Manifest, Split, TokenizerSummary
 from oddsmill.schemas.stores import check_access, lies_in
 from oddsmill.schemas.version import tool_version
 
-SHARD_TEXT_BYTES = 64 << 20
+_SHARD_TEXT_BYTES, _SMALL_SHARD_TEXT_BYTES = 64 << 20, 16 << 20
+_SHARDS_AT_A_TIME = 16
 _PAIRS_RENDERED = 256
 # The manifest leaves out settings that the dataset does not depend on, and those that it holds by digest.
 _NOT_IN_MANIFEST = (
@@ -258,10 +259,20 @@ def _check_apart(output: str, paths: list[str]) -> None:
             raise Refused(f"--output={output}: {path} is read, and lies in it; give another folder")
 
 
+def default_num_shards(text_bytes: int) -> int:
+    """Returns the number of train shards for so many bytes of text.
+
+    A shard is written by one core. Up to 16 are small, so that many cores write them; more are of a size that stores
+    like. The number depends on the input alone: any machine makes the same dataset.
+    """
+    small, large = (math.ceil(text_bytes / size) for size in (_SMALL_SHARD_TEXT_BYTES, _SHARD_TEXT_BYTES))
+    return max(1, min(small, _SHARDS_AT_A_TIME), large)
+
+
 def _num_shards(config: DatasetSettings, inputs: list[Input]) -> dict[Split, int]:
     train = config.num_shards or 1
     if config.num_shards is None and config.shuffle:
-        train = max(1, math.ceil(sum(each.text_bytes for each in inputs) / SHARD_TEXT_BYTES))
+        train = default_num_shards(sum(each.text_bytes for each in inputs))
     num_shards: dict[Split, int] = {}
     if config.eval_share < 1:
         num_shards["train"] = train

@@ -8,7 +8,7 @@ import pytest
 
 from oddsmill.pipeline import PreprocessConfig, SourceConfig
 from oddsmill.pipeline.output.folder import load_manifest
-from oddsmill.pipeline.resolved_run import differences, flat, resolve_run
+from oddsmill.pipeline.resolved_run import default_num_shards, differences, flat, resolve_run
 from oddsmill.schemas.errors import Refused
 
 
@@ -48,6 +48,13 @@ def test_the_manifest_says_nothing_of_this_machine(config: Callable, tmp_path: P
 )
 def test_the_splits_have_so_many_shards(config: Callable, changes: dict[str, Any], expected: dict[str, int]):
     assert resolve_run(config(**changes)).num_shards == expected
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "shards"), [(0, 1), (16, 1), (17, 2), (250, 16), (257, 16), (1024, 16), (1025, 17), (6400, 100)]
+)
+def test_small_inputs_have_shards_for_many_cores_and_large_ones_large_shards(megabytes, shards):
+    assert default_num_shards(megabytes << 20) == shards
 
 
 def test_an_output_that_holds_the_input_is_refused(config: Callable, tmp_path: Path):
