@@ -15,10 +15,11 @@ from typing import NamedTuple
 from oddsmill.schemas.errors import RunFailed
 
 # What is kept of a template: where all of it is used up, it takes about 100 MB.
-_MOST_OF_SHAPE = 4  # outlines of a shape of dialogues, and dialogues of it that gave none
+_MOST_OF_SHAPE = 4  # outlines of a shape of dialogues
 _MOST_SHAPES = 1024
 _MOST_MESSAGES = 100  # of a dialogue
-_MOST_FAILURES = 64  # of a template, after which it is not traced any more
+# How often tracing may fail, until it is given up: some dialogues hold what the template looks into, and others do not.
+_MOST_FAILURES_OF_SHAPE, _MOST_FAILURES = 16, 256
 RENDERINGS_A_CHECK = 1000
 
 
@@ -150,7 +151,7 @@ class Outlines:
             if outline.serves(contents):
                 _check(outline.fill(contents), text)
                 return
-        if len(known.outlines) + known.failures >= _MOST_OF_SHAPE:
+        if len(known.outlines) >= _MOST_OF_SHAPE or known.failures >= _MOST_FAILURES_OF_SHAPE:
             return
         found = trace()
         if found and found.serves(contents) and found.fill(contents) == text:
