@@ -16,10 +16,10 @@ import hypothesis
 import pytest
 
 from oddsmill.schemas.console import log
+from tests.compilation import compile_quickly
 from tests.installations import build, install, new_environment
 
 ROOT = Path(__file__).parents[1]
-COMPILED_QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 # Machines are shared: how long a case takes says nothing.
 hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
@@ -54,9 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ |= {
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {COMPILED_QUICKLY}".strip(),
         }
+        compile_quickly()
     else:
         os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{config.workerinput['workerid']}"
 

@@ -12,6 +12,7 @@ import pytest
 
 from oddsmill.__main__ import main
 from oddsmill.schemas.console import log
+from tests.compilation import as_in_a_run
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial" / "first_model.md"
@@ -88,7 +89,9 @@ def test_the_page_as_it_stands_trains_a_model_that_answers(tmp_path: Path):
     script = "\n".join(
         ["set -e", f'oddsmill() {{ "{sys.executable}" -m oddsmill "$@"; }}', *(b for b, _ in blocks(TUTORIAL))]
     )
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=as_in_a_run(), capture_output=True, text=True, check=True
+    )
     assert_prints([line for _, lines in blocks(TUTORIAL) for line in lines], done.stdout, numbers=False)
     accuracy = re.search(r"reward accuracy ([\d.]+)", done.stdout)
     assert accuracy and float(accuracy[1]) > 0.9

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from oddsmill.schemas.settings import settings_as_yaml
 from oddsmill.train.config.model import ModelConfig
 from oddsmill.train.config.train_config import TrainConfig
 from oddsmill.train.monitor.metrics import last_evaluation
+from tests.compilation import as_in_a_run
 from tests.datasets import write_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -36,12 +36,10 @@ ABSOLUTE = {
 
 
 def run_as_users_do(config, file):
-    """By the command, in a process that compiles as theirs does and not as tests do (tests/conftest.py)."""
+    """By the command, in a process that compiles as theirs does."""
     file.write_text(settings_as_yaml(config))
-    of_tests = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
-    environment = {name: value for name, value in os.environ.items() if name not in of_tests}
     command = [sys.executable, "-m", "oddsmill.train", "run", "--config", str(file)]
-    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    finished = subprocess.run(command, cwd=ROOT, env=as_in_a_run(), capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
 
 
