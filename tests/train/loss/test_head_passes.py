@@ -53,7 +53,7 @@ def test_both_ways_give_one_loss_and_the_gradients_of_autodiff(nll_scope, chunk_
         logp = jnp.take_along_axis(logp, rows.labels[..., None], -1)[..., 0]
         return sum(one_row(logp[r], rows.branch[r], rows.segment[r], None, totals)[0] for r in range(3))
 
-    expected, gradients = jax.value_and_grad(dense, (0, 1))(rows.hidden, head.weight_VD)
+    expected, gradients = jax.jit(jax.value_and_grad(dense, (0, 1)))(rows.hidden, head.weight_VD)
     for row_bytes in (2**40, 0):
         monkeypatch.setattr(head_passes, "ROW_BYTES", row_bytes)
         found = losses_and_gradients(rows, head, totals, one_row)

@@ -44,7 +44,7 @@ def test_unscored_tokens_are_in_no_sum_and_no_denominator():
         totals = denominators(branch, segment, loss.nll_scope)
         assert (totals.nll_tokens, totals.pairs) == (tokens, 1)
         of_row = partial(row_loss, totals=totals, loss=loss, max_pairs=2)
-        (value, sums), grad = jax.value_and_grad(of_row, has_aux=True)(logp, branch, segment, None)
+        (value, sums), grad = jax.jit(jax.value_and_grad(of_row, has_aux=True))(logp, branch, segment, None)
         answers = (-(1 + 3) / 2, -(4 + 2) / 2) if loss.average_logps else (-(1 + 3), -(4 + 2))
         assert (sums["nll"], sums["chosen_logp"], sums["rejected_logp"]) == (nll, *answers)
         assert jnp.isfinite(value) and grad[jnp.array([3, 4, 7])].tolist() == [0, 0, 0]
