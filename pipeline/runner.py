@@ -202,8 +202,10 @@ def _within_threads(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool 
         return pool
     except NoThreads as error:
         fitting = [n for n in range(1, pool.count if pool else 1) if own + _threads_of_pool(n, resolved) <= error.found]
-        if pool is None or resolved.config.dataset_num_proc is not None:
+        if pool is None:
             raise
+        if resolved.config.dataset_num_proc is not None:
+            raise NoThreads(f"{error.strerror}, or give fewer processes (--dataset_num_proc)", error.found) from None
         if error.found < own:
             check_threads(own, "preprocessing")  # says how many one process takes
         count = max(fitting, default=1)

@@ -131,7 +131,7 @@ def test_there_is_a_process_for_each_core_as_far_as_limits_allow(monkeypatch: py
         (240, None, 2, ["processes  2 of 3: want 296"]),
         (150, None, None, ["processes  1 of 3: want 296"]),
         (79, None, "want 80", []),
-        (240, 3, "want 296", []),
+        (240, 3, "want 296, or give fewer processes", []),
     ],
 )
 def test_there_are_fewer_processes_where_threads_are_short(
