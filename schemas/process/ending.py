@@ -30,5 +30,9 @@ def run_process(command: Callable[[], int]) -> int:
 
     start_watching()
     atexit.register(leave)  # what is registered first is called last
-    code = command()
+    try:
+        code = command()
+    except SystemExit as ended:  # the settings library ends so after --help
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
     return code

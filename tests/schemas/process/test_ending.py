@@ -41,3 +41,18 @@ def test_a_thread_in_a_library_of_c_aborts_no_command_that_is_done(tmp_path: Pat
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, ended.stdout) == (code, "command thread atexit "), ended.stderr
     assert ("ValueError: invalid literal" in ended.stderr) == (code == 1)
+
+
+@pytest.mark.parametrize(("code", "expected"), [("", 0), ("0", 0), ("2", 2), ("'why'", 1)])
+def test_a_command_that_ends_by_itself_has_the_exit_code_that_it_gave(code: str, expected: int):
+    command = (
+        f"import sys; from oddsmill.schemas.process.ending import run_process; run_process(lambda: sys.exit({code}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (expected, "why\n" * (expected == 1))
+
+
+def test_the_help_of_a_command_is_no_failure():
+    command = [sys.executable, "-m", "oddsmill", "pipeline", "plan", "--help"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "") and "--log_level" in ended.stdout
