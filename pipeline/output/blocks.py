@@ -7,7 +7,7 @@ in memory what it has room for.
 
 import mmap
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any, Literal
@@ -110,25 +110,31 @@ def open_blocks(schema: pa.Schema, blocks: Iterable[bytes]) -> Iterator[Items]:
     Raises:
       Refused: the temporary file has no room.
     """
-    parts: dict[str, list[np.ndarray]] = {column.name: [] for column in schema}
     with ExitStack() as opened:
         files = {
             column.name: opened.enter_context(tempfile.TemporaryFile(prefix="oddsmill-", buffering=0))
             for column in schema
             if pa.types.is_large_binary(column.type)
         }
-        streams = (pa.ipc.open_stream(block, options=_ONE_THREAD) for block in blocks)
-        for batch in chain.from_iterable(streams):  # a table in chunks has several
-            for name, column in zip(schema.names, batch.columns, strict=True):
-                parts[name].append(_append(files[name], column) if name in files else column.to_numpy())
+        parts = _read(schema, blocks, files)
         columns = {
             # not by `to_pandas_dtype`, which imports pandas: that takes 0.2 s
-            column.name: np.concatenate([np.zeros(0, str(column.type)), *parts[column.name]])
+            column.name: np.concatenate([np.zeros(0, str(column.type)), *parts.pop(column.name)])
             for column in schema
             if column.name not in files
         }
-        stored = {name: _mapped(file, parts[name]) for name, file in files.items()}
+        stored = {name: _mapped(file, parts.pop(name)) for name, file in files.items()}
         yield Items(columns, stored, np.arange(len(next(iter(columns.values())))))
+
+
+def _read(schema: pa.Schema, blocks: Iterable[bytes], files: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
+    """Reads blocks: returns the integers of each column, or how many bytes each item has in those that go to a file."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in schema.names}
+    streams = (pa.ipc.open_stream(block, options=_ONE_THREAD) for block in blocks)
+    for batch in chain.from_iterable(streams):  # a table in chunks has several
+        for name, column in zip(schema.names, batch.columns, strict=True):
+            parts[name].append(_append(files[name], column) if name in files else column.to_numpy())
+    return parts
 
 
 def _mapped(file: Any, sizes: Sequence[np.ndarray]) -> pa.LargeBinaryArray:

@@ -11,6 +11,7 @@ from oddsmill.pipeline.tokens.rendering import Rendered
 from oddsmill.pipeline.tokens.text_rules import TextRules
 from oddsmill.schemas.chat.tokenizer import Tokenizer
 from oddsmill.schemas.drops import Dropped, drop_of
+from oddsmill.schemas.engines.checked import is_of_library
 from oddsmill.schemas.errors import RunFailed
 
 
@@ -79,9 +80,7 @@ def _encode(texts: list[PreferencePair], tokenizer: Tokenizer) -> Sequence[Sides
     try:
         return encode_sides(texts, tokenizer)
     except BaseException as error:
-        # A panic of the tokenizer's Rust code is no `Exception`.
-        of_a_text = isinstance(error, Exception) or type(error).__name__ == "PanicException"
-        if isinstance(error, RunFailed) or not of_a_text:  # a wrong engine may be right a second time
+        if isinstance(error, RunFailed) or not is_of_library(error):  # a wrong engine may be right a second time
             raise
         if len(texts) == 1:
             return [drop_of(error)]

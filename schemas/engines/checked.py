@@ -34,6 +34,11 @@ class Engine(Protocol):
     def encode_flat(self, texts: Sequence[str]) -> FlatIds: ...
 
 
+def is_of_library(error: BaseException) -> bool:
+    """Tells whether a library may have raised an error because of what it was given; a panic is no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == PANIC
+
+
 class CheckedEngine:
     """An engine whose ids are those of the reference, or the run ends.
 
@@ -61,7 +66,7 @@ class CheckedEngine:
         try:
             flat = self._engine.encode_flat(texts)
         except BaseException as error:
-            if isinstance(error, MemoryError) or not (isinstance(error, Exception) or type(error).__name__ == PANIC):
+            if isinstance(error, MemoryError) or not is_of_library(error):
                 raise
             return flatten(self._reference.encode_batch(texts))
         if suspects := self._suspects(texts, flat):

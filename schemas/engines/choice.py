@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import Literal, NamedTuple, Protocol
 
 from oddsmill.schemas.engines.byte_sums import sum_differs
-from oddsmill.schemas.engines.checked import PANIC, Reference, describe_difference
+from oddsmill.schemas.engines.checked import Reference, describe_difference, is_of_library
 from oddsmill.schemas.engines.fast import FastEngine, Unusable
 from oddsmill.schemas.engines.flat import FlatIds
 from oddsmill.schemas.engines.probes import probe_texts
@@ -89,7 +89,7 @@ def _compared(engine: FastEngine, reference: Reference, texts: Sequence[str]) ->
         flat = engine.encode_flat(texts)
         all_expected = reference.encode_batch(texts)
     except BaseException as error:
-        if not (isinstance(error, Exception) or type(error).__name__ == PANIC):
+        if not is_of_library(error):
             raise
         raise Unusable(f"and tokenizers cannot be compared ({one_line(error)})") from error
     for number, (text, expected) in enumerate(zip(texts, all_expected, strict=True)):

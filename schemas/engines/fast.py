@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from oddsmill.schemas.engines.byte_sums import sums_of_tokens
+from oddsmill.schemas.engines.checked import is_of_library
 from oddsmill.schemas.engines.flat import FlatIds
 from oddsmill.schemas.errors import one_line
 
@@ -101,7 +102,9 @@ def _load(content: bytes) -> _Loaded | str:
     _share_threads()
     try:
         core = fastokens.Tokenizer.from_json_str(content.decode())
-    except Exception as error:
+    except BaseException as error:
+        if not is_of_library(error):
+            raise
         return f"does not take this tokenizer ({one_line(error)})"
     return _Loaded(core, sums_of_tokens(settings))
 

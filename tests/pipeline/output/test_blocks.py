@@ -55,6 +55,13 @@ def test_no_block_gives_no_item():
         assert len(items) == 0 and items.columns["rank"].tolist() == []
 
 
+def test_nothing_of_the_blocks_is_held_beside_the_items():
+    blocks = [block(*[(number, number, b"text", b"")] * 1000) for number in range(9)]
+    before = pa.total_allocated_bytes()
+    with open_blocks(SCHEMA, blocks) as items:
+        assert len(items) == 9000 and pa.total_allocated_bytes() == before
+
+
 @pytest.mark.parametrize("sizes", [(90_000, 20_000), (99_990, 20), (3_000_000,)])
 def test_a_full_disk_is_refused(sizes: tuple[int, ...]):
     """Also where the last bytes alone have no room."""

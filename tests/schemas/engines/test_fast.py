@@ -1,6 +1,8 @@
 import json
 import os
+import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -59,6 +61,20 @@ def test_what_tokenizers_may_refuse_is_left_to_it(tokenizer_folder: Path):
         FastEngine(altered(tokenizer_folder, pre_tokenizer={"type": "Sequence", "pretokenizers": [pattern]}))
     with pytest.raises(ValueError, match="more than 1000000 characters"):
         FastEngine((tokenizer_folder / "tokenizer.json").read_bytes()).encode_flat(["a", "b" * 1_000_001])
+
+
+class PanicException(BaseException):
+    """What Rust raises is of a class of this name."""
+
+
+def test_a_panic_while_it_loads_says_that_it_cannot_be_used(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    panics = Mock(Tokenizer=Mock(from_json_str=Mock(side_effect=PanicException("index out of bounds"))))
+    monkeypatch.setitem(sys.modules, "fastokens", panics)
+    monkeypatch.setattr(fast, "find_spec", lambda name: panics)
+    fast._load.cache_clear()
+    with pytest.raises(Unusable, match=r"^does not take this tokenizer \(index out of bounds\)$"):
+        FastEngine((tokenizer_folder / "tokenizer.json").read_bytes())
+    fast._load.cache_clear()
 
 
 def test_without_the_library_it_cannot_be_used(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch):
