@@ -24,7 +24,7 @@ _MEMBER = 32  # what a member of a container costs where it is looked at
 _SECONDS = 20.0
 _CHECKED_EVERY = 256  # items
 _SCALARS = frozenset((bool, int, float, type(None)))
-_VIEWS = (KeysView, ValuesView, ItemsView)  # of a dictionary
+VIEWS = (KeysView, ValuesView, ItemsView)  # of a dictionary
 
 
 class TooCostly(Exception):
@@ -156,7 +156,7 @@ def _measure(value: Any, most: int) -> int:
         elif kind is dict:
             stack.extend(item)
             stack.extend(item.values())
-        elif kind is list or kind is tuple or isinstance(item, (list, tuple, *_VIEWS)):
+        elif kind is list or kind is tuple or isinstance(item, (list, tuple, *VIEWS)):
             stack.extend(item)
         elif kind not in _SCALARS and isinstance(item, Sized):  # a range
             size += len(item)

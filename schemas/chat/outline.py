@@ -69,7 +69,7 @@ class Outline:
         """Takes what tracing found.
 
         Args:
-          parts: no text follows another.
+          parts: no text follows another, and none is empty.
           longest: the characters of a content up to which no bound of the sandbox is near.
         """
         self.parts = parts

@@ -85,7 +85,13 @@ class Traced:
         return self._strip("rstrip", -1, characters)
 
     def replace(self, old: Any, new: Any) -> "Traced":
-        return self if _parts(new) and old not in self else _forbidden()
+        if type(old) is not str or type(new) is not str or old in self:
+            _forbidden()
+        _count(
+            self, times=2 + len(new) // len(old)
+        )  # the sandbox looks at what this could make, before it looks for it
+        metering.charge(len(new))
+        return self
 
     def split(self, separator: Any) -> list["Traced"]:
         return [self] if separator not in self else _forbidden()
@@ -140,7 +146,8 @@ def _joined(*texts: Any) -> Traced:
         for part in text.parts if type(text) is Traced else (str(text),):
             if parts and type(parts[-1]) is type(part) is str:
                 part = str(parts.pop()) + part
-            parts.append(part)
+            if part:  # else two contents would seem to stand apart
+                parts.append(part)
     return Traced(tuple(parts), next(text.trace for text in texts if type(text) is Traced))
 
 
@@ -159,18 +166,18 @@ def _written(value: Any) -> str:
     return written
 
 
-def _count(*values: Any) -> None:
-    """Counts what looking at values costs beside the contents in them, and these."""
+def _count(*values: Any, times: int = 1) -> None:
+    """Counts what looking at values some times costs beside the contents in them, and these."""
     waiting = [*values]
     for value in waiting:
         kind = type(value)
         if kind is Traced:
             literals = [len(part) for part in value.parts if type(part) is str]
-            metering.charge(sum(literals))
-            value.trace.copies += len(value.parts) - len(literals)
+            metering.charge(sum(literals) * times)
+            value.trace.copies += (len(value.parts) - len(literals)) * times
         elif kind is dict:
             waiting += value.values()
-        elif kind is list or kind is tuple:
+        elif isinstance(value, (list, tuple, *metering.VIEWS)):
             waiting += value
         metering.charge(1)
 

@@ -291,6 +291,7 @@ IN_MANY_WAYS = [
     "{{ messages[0].content }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}",
     "{% for m in messages %}{% if '/think' in m.content %}!{% else %}<{{ m.content }}>{% endif %}{% endfor %}",
     "{% for m in messages %}<{{ m.content if m.content | trim else 'none' }}>{% endfor %}",
+    "{% for m in messages %}{{ m.content ~ m.nothing }}{% endfor %}",
 ]
 
 

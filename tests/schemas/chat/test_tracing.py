@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from oddsmill.schemas.chat.outline import Outline
+from oddsmill.schemas.chat.outline import Outline, Slot
 from oddsmill.schemas.chat.sandbox import compile_template
 from oddsmill.schemas.chat.tracing import compile_tracing, trace
 
@@ -159,6 +159,29 @@ def test_where_a_rendering_could_come_near_a_bound_the_template_is_asked():
     assert serves(doubled, 1_000)
     assert not serves(doubled, 10_000)
     assert not serves(doubled + "{% set l = l + l %}" * 12, 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{{ m.content.replace('@', '" + "x" * 100 + "') }}",  # the sandbox asks what it would make of a text of @ alone
+        "{% set l = (messages | groupby('role')) * 100 %}",
+        "{% set l = [m.values()] * 100 %}",
+    ],
+)
+def test_a_text_that_the_sandbox_refuses_has_no_outline(body: str):
+    both = Both(body)
+    outline, long = both.outline(["a", "b"]), ["a" * 100_000, "b"]
+    assert outline and outline.serves(["a" * 100, "b"])
+    assert both.render(long) is None
+    assert not outline.serves(long)
+
+
+def test_contents_side_by_side_have_no_text_between_them():
+    both = Both("{{ m.content ~ undefined }}{{ m.content + '' }}{% set c %}{{ m.name }}{% endset %}{{ c }}")
+    outline = both.outline(["a", "b"])
+    assert outline
+    assert outline.parts == ("[user]", Slot(0), Slot(0), "[assistant]", Slot(1), Slot(1), "[assistant]")
 
 
 def test_a_template_with_many_questions_has_no_outline():
