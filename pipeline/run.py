@@ -18,7 +18,7 @@ from oddsmill.pipeline.output.accounts import FileAccount, describe_accounts, ta
 from oddsmill.pipeline.output.run_record import FILES, read_run, seal
 from oddsmill.pipeline.output.seen import describe_not_read
 from oddsmill.pipeline.resolved_run import ResolvedRun, differences, flat, resolve_run, with_engine
-from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph, temporary_for
+from oddsmill.pipeline.runner import beam_flags, count_workers, make_pipeline, run_graph, temporary_for, within_threads
 from oddsmill.pipeline.tokens.engine import file_of_fastokens
 from oddsmill.pipeline.tokens.tokenizer import copy_tokenizer, load_for_run
 from oddsmill.pipeline.workers.pool import WorkerPool, started_pool
@@ -85,7 +85,7 @@ def preprocess(config: PreprocessConfig, *, beam_arguments: Sequence[str] = ()) 
             start_pool(resolved.inputs, Path(resolved.tokenizer_folder))
             if pools[0]:
                 pools[0].choose_engine(resolved)
-        pool = pools[0]
+        pool = within_threads(p, resolved, pools[0])
         if pool is None:
             resolved = with_engine(resolved)
             log.info(f"engine     {resolved.engine}")

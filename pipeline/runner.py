@@ -4,7 +4,6 @@ Beam takes 2.5 s to import, so it is imported here and not before.
 """
 
 import contextlib
-import dataclasses
 import difflib
 import io
 import os
@@ -86,8 +85,7 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None
     """Runs the graph of a resolved run to its end on a pipeline of `make_pipeline`.
 
     Args:
-      pool: worker processes that were started for it; they have ended when this returns. They become fewer where
-        threads are short and no number of them was given.
+      pool: worker processes that were started for it; they have ended when this returns.
 
     Raises:
       Refused: A worker refused something; the message is the worker's.
@@ -97,11 +95,6 @@ def run_graph(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None
 
     embedded, spill = type(p.runner).__name__ == EMBEDDED_RUNNER, None
     try:
-        if embedded:
-            fitting = _within_threads(p, resolved, pool)
-            if pool and not fitting:
-                resolved = dataclasses.replace(resolved, engine=pool.engine)
-            pool = fitting
         with contextlib.ExitStack() as console:
             if embedded:  # other runners show their own
                 if _in_threads(p):
@@ -190,12 +183,21 @@ def _threads_of(p: "beam.Pipeline") -> int:
     return _THREADS * (workers + 1)
 
 
-def _within_threads(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None) -> WorkerPool | None:
-    """Returns the pool, of as many processes as there are threads for.
+def within_threads(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None) -> WorkerPool | None:
+    """Returns the pool, of as many processes as there are threads for; None where this process does all.
 
     Raises:
-      NoThreads: there are too few for this process, or for the number of processes that was given.
+      RunFailed: there are too few for this process, or for the number of processes that was given.
     """
+    if type(p.runner).__name__ != EMBEDDED_RUNNER:  # others have workers of their own
+        return pool
+    try:
+        return _within_threads(p, resolved, pool)
+    except NoThreads as error:
+        raise RunFailed(error.strerror) from None
+
+
+def _within_threads(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool | None) -> WorkerPool | None:
     own = _threads_of(p)
     try:
         check_threads(own + (_threads_of_pool(pool.count, resolved) if pool else 0), "preprocessing")
@@ -213,7 +215,6 @@ def _within_threads(p: "beam.Pipeline", resolved: ResolvedRun, pool: WorkerPool 
         if count > 1:
             pool.keep(count)
             return pool
-        _ = pool.engine  # it is chosen before its processes end
         pool.close()
         return None
 

@@ -157,17 +157,20 @@ def test_there_are_fewer_processes_where_threads_are_short(
     assert told == lines
 
 
-def test_a_run_that_cannot_have_its_threads_ends_before_it_reads(
-    run: Callable, write_rows: Callable, triples: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_cannot_have_its_threads_ends_before_an_earlier_dataset_is_cleared(
+    run: Callable, write_rows: Callable, triples: Callable, monkeypatch: pytest.MonkeyPatch
 ):
     def shortage(count: int, what: str) -> None:
         raise NoThreads(f"{what} takes {count}")
 
+    path = write_rows("rows.jsonl", triples(9))
+    earlier = run("out", path)
+    before = earlier.digests
     monkeypatch.setattr(runner, "check_threads", shortage)
     for options, count in (((), 80), (("--direct_num_workers=3",), 136)):
         with pytest.raises(RunFailed, match=f"^preprocessing takes {count}$"):
-            run("out", write_rows("rows.jsonl", triples(9)), beam=options)
-    assert not list((tmp_path / "out").iterdir())
+            run("out", path, beam=options, seed=1, overwrite=True)
+    assert earlier.digests == before
 
 
 def test_beams_temporary_folder_is_one_of_ours_which_the_next_command_removes_after_a_kill(
