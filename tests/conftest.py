@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -45,7 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
     XLA writes that without the detour of its fusion emitters, in a quarter of the time. XLA's own passes stay the same,
     and with them the program that tests of compiled programs look at; TRL's curves are followed by programs compiled as
     in a run.
+
+    A shell in the background or nohup lets signals be ignored, which the processes of tests would inherit.
     """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     if not hasattr(config, "workerinput"):
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             folder = tempfile.mkdtemp(prefix="oddsmill-jax-")

@@ -57,7 +57,7 @@ ELSEWHERE = {
     "answer_loss": "tokens/test_answer_turns.py::test_all_turns_have_loss_where_that_is_asked_for_and_as_trl_does",
     "max_drop_share": "test_run.py::test_too_many_drops_refuse_the_run_and_leave_the_rejects",
     "overwrite": "test_run.py::test_a_dataset_of_other_settings_input_or_tokenizer_is_not_overwritten",
-    "dataset_num_proc": "workers/test_pool.py::test_every_byte_is_that_of_one_process",
+    "dataset_num_proc": "workers/test_pool.py::test_every_byte_is_that_of_one_process_of_files_of_every_kind",
     "tokenizer_engine": "test_run.py::test_either_engine_makes_the_same_dataset_and_the_manifest_says_which",
     "beam_options": "test_command_line.py::test_options_of_beam_in_the_settings_are_obeyed_and_the_command_line_wins",
 }
