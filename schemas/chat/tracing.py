@@ -193,11 +193,14 @@ _BLIND_FILTERS = frozenset(("default", "d"))  # they ask no more than `Traced` a
 _TRUE_TESTS = frozenset(("string", "iterable", "sequence"))
 _BLIND_TESTS = frozenset("defined undefined none boolean true false integer float number mapping callable".split())
 _BLIND_TESTS |= {"escaped", "==", "eq", "equalto", "!=", "ne"}
+_SINGLE = frozenset((bool, type(None)))  # equal values of these are one object
 
 
 def _watched_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def apply(*args: Any, **kwargs: Any) -> Any:
+        if name == "random":
+            _forbidden()
         takes_text = any(type(value) is Traced for value in (*args, *kwargs.values())) and name not in _BLIND_FILTERS
         result = (_FILTERS.get(name, _forbidden) if takes_text else function)(*args, **kwargs)
         _count(args, kwargs, result)
@@ -216,6 +219,14 @@ def _watched_test(name: str, function: Callable[..., Any]) -> Callable[..., Any]
     return apply
 
 
+@jinja2.pass_context  # so that it is not asked while the template is compiled
+def _same(_: Any, value: Any, other: Any) -> bool:
+    """Jinja's test `sameas`. Which texts and messages are one object differs between dialogues of one shape."""
+    if type(value) not in _SINGLE and type(other) not in _SINGLE:
+        raise _Untraceable
+    return value is other
+
+
 class _TracingEnvironment(SandboxEnvironment):
     concat = staticmethod(_concatenated)
     template_class = jinja2.Template  # metered by `trace`
@@ -225,7 +236,7 @@ class _TracingEnvironment(SandboxEnvironment):
         self.finalize = _written
         self.filters = {name: _watched_filter(name, function) for name, function in self.filters.items()}
         tests: Mapping[str, Any] = self.tests
-        self.tests = {name: _watched_test(name, function) for name, function in tests.items()}
+        self.tests = {name: _watched_test(name, function) for name, function in tests.items()} | {"sameas": _same}
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if type(obj) is Traced:
@@ -265,4 +276,4 @@ def trace(
             longest = metering.longest_content(trace.copies)
     except (_Untraceable, Exception):  # the template's own errors are told where it renders
         return None
-    return Outline(_parts(text), trace.guards, longest)
+    return Outline(tuple(filter(None, _parts(text))), trace.guards, longest)
