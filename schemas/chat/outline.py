@@ -17,6 +17,8 @@ from oddsmill.schemas.errors import RunFailed
 # What is kept of a template: where all of it is used up, it takes about 100 MB.
 _MOST_OF_SHAPE = 4  # outlines of a shape of dialogues
 _MOST_SHAPES = 1024
+_MOST_CHARACTERS = 1 << 26  # of all outlines, where each part counts as some more
+_PART = 64
 _MOST_MESSAGES = 100  # of a dialogue
 # How often tracing may fail, until it is given up: some dialogues hold what the template looks into, and others do not.
 _MOST_FAILURES_OF_SHAPE, _MOST_FAILURES = 16, 256
@@ -77,6 +79,12 @@ class Outline:
         self._texts = [part if isinstance(part, str) else "" for part in parts]
         self._slots = [(place, part) for place, part in enumerate(parts) if isinstance(part, Slot)]
 
+    @property
+    def size(self) -> int:
+        """The characters and parts that are kept of it, roughly."""
+        kept = [self.parts, *(parts for guard in self._guards for parts in guard.texts)]
+        return sum(_PART + (len(part) if isinstance(part, str) else 0) for parts in kept for part in parts)
+
     def serves(self, contents: Sequence[str]) -> bool:
         """Says whether the template would make this rendering of a dialogue with these contents."""
         for guard in self._guards:
@@ -118,7 +126,7 @@ class Outlines:
 
     def __init__(self) -> None:
         self._shapes: dict[Hashable, _Shape] = {}
-        self._failures = 0
+        self._failures, self._room = 0, _MOST_CHARACTERS
 
     def find(self, shape: Hashable, contents: Sequence[str]) -> Outline | None:
         """Returns an outline that serves a dialogue; None where the template must be asked.
@@ -154,8 +162,9 @@ class Outlines:
         if len(known.outlines) >= _MOST_OF_SHAPE or known.failures >= _MOST_FAILURES_OF_SHAPE:
             return
         found = trace()
-        if found and found.serves(contents) and found.fill(contents) == text:
+        if found and found.serves(contents) and found.fill(contents) == text and found.size <= self._room:
             known.outlines.append(found)
+            self._room -= found.size
         else:
             known.failures += 1
             self._failures += 1

@@ -5,8 +5,9 @@ give the same answers to what the template asked; the answers are the outline's 
 """
 
 import functools
+import itertools
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -15,6 +16,8 @@ from oddsmill.schemas.chat import metering
 from oddsmill.schemas.chat.outline import Guard, Outline, Parts, Slot, fill
 from oddsmill.schemas.chat.sandbox import SandboxEnvironment, compile_template
 
+_PART = 32  # what a part of a text costs: a template may join empty contents for ever
+_MOST_STRIPS = 8
 _MOST_QUESTIONS = 16  # a message: with more, an outline takes as long as the template
 
 
@@ -49,6 +52,8 @@ class Traced:
 
     def __init__(self, parts: Parts, trace: _Trace):
         self.parts, self.trace = parts, trace
+        metering.check_size(_PART * len(parts))
+        _charge_for(parts)
 
     def __add__(self, other: Any) -> Any:
         return _joined(self, other) if type(other) in (str, Traced) else NotImplemented
@@ -136,18 +141,28 @@ def _parts(text: Any) -> Parts:
 def _stripped(slot: Slot, name: str, characters: str | None) -> Slot:
     if slot.strips[-1:] == (("lstrip", characters),) and name == "rstrip":
         return slot._replace(strips=(*slot.strips[:-1], ("strip", characters)))
+    if len(slot.strips) == _MOST_STRIPS:
+        _forbidden()
     return slot._replace(strips=(*slot.strips, (name, characters)))
+
+
+def _parts_of(texts: Iterable[Any]) -> Iterator[str | Slot]:
+    for text in texts:
+        if type(text) is Traced:
+            _charge_for(text.parts)
+            yield from text.parts
+        else:
+            yield str(text)
 
 
 def _joined(*texts: Any) -> Traced:
     """Joins texts, and other values as Jinja's operator `~` does."""
     parts: list[str | Slot] = []
-    for text in texts:
-        for part in text.parts if type(text) is Traced else (str(text),):
-            if parts and type(parts[-1]) is type(part) is str:
-                part = str(parts.pop()) + part
-            if part:  # else two contents would seem to stand apart
-                parts.append(part)
+    for is_literal, group in itertools.groupby(_parts_of(texts), lambda part: isinstance(part, str)):
+        if not is_literal:
+            parts += group
+        elif text := "".join(map(str, group)):  # with an empty one, two contents would seem to stand apart
+            parts.append(text)
     return Traced(tuple(parts), next(text.trace for text in texts if type(text) is Traced))
 
 
@@ -174,12 +189,17 @@ def _count(*values: Any, times: int = 1) -> None:
         if kind is Traced:
             literals = [len(part) for part in value.parts if type(part) is str]
             metering.charge(sum(literals) * times)
+            _charge_for(value.parts)
             value.trace.copies += (len(value.parts) - len(literals)) * times
         elif kind is dict:
             waiting += value.values()
         elif isinstance(value, (list, tuple, *metering.VIEWS)):
             waiting += value
         metering.charge(1)
+
+
+def _charge_for(parts: Parts) -> None:
+    metering.charge(_PART * len(parts))
 
 
 # Filters and tests of a text; of others it is not known what they see of one.
@@ -269,9 +289,9 @@ def trace(
       variables: what else the template sees.
     """
     trace = _Trace(contents)
-    messages = [{"role": role, "content": Traced((Slot(number),), trace)} for number, role in enumerate(roles)]
     try:
         with metering.metered(None):
+            messages = [{"role": role, "content": Traced((Slot(number),), trace)} for number, role in enumerate(roles)]
             text = template.render(messages=messages, **variables)
             longest = metering.longest_content(trace.copies)
     except (_Untraceable, Exception):  # the template's own errors are told where it renders

@@ -82,6 +82,14 @@ def test_what_is_kept_is_bounded():
     assert sum(outlines.find(number, ["b"]) is not None for number in range(1100)) == 1024
 
 
+def test_the_characters_that_are_kept_are_bounded():
+    outlines, text = Outlines(), "x" * (1 << 20)
+    for number in range(100):
+        guards = [Guard(operator.contains, ((Slot(0), text), (text,)), True)] * 2
+        outlines.learn(number, ["a"], f"{text}a", lambda guards=guards: Outline((text, Slot(0)), guards, longest=9))
+    assert sum(outlines.find(number, ["b"]) is not None for number in range(100)) == 21
+
+
 def test_one_dialogue_in_a_thousand_is_compared_and_a_difference_ends_the_run():
     learning = Learning()
     learning.learn("a", "a")

@@ -188,6 +188,14 @@ def test_contents_side_by_side_have_no_text_between_them():
     assert outline.parts == ("[user]", Slot(0), Slot(0), "[assistant]", Slot(1), Slot(1), "[assistant]")
 
 
+@pytest.mark.parametrize("join", ["ns.c ~ ns.c", "ns.c + ns.c", "joined(ns.c)", "ns.c.strip('a').strip('b')"])
+def test_what_costs_nothing_of_an_empty_text_is_no_trap(join: str):
+    macro = "{% macro joined(c) %}{{ c }}{{ c }}{% endmacro %}{% set ns = namespace(c=m.content) %}"
+    both = Both(macro + "{% for i in range(64) %}{% set ns.c = JOIN %}{% endfor %}{{ ns.c }}".replace("JOIN", join))
+    assert both.render(["", ""]) == "[user][assistant][assistant]"
+    assert both.outline(["", ""]) is None
+
+
 def test_a_template_with_many_questions_has_no_outline():
     asking = "{% for i in range(COUNT) %}{{ m.content == 'x' }}{% endfor %}"
     assert [Both(asking.replace("COUNT", count)).outline(["a", "b"]) is None for count in ("16", "17")] == [False, True]
