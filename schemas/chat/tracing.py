@@ -34,6 +34,8 @@ class _Trace:
 
     def ask(self, question: Callable[..., bool], *texts: Parts) -> bool:
         """Returns the answer for the contents of this run, which becomes a guard."""
+        for parts in texts:
+            _charge_for(parts)
         answer = question(*(fill(parts, self.contents) for parts in texts))
         self.guards.append(Guard(question, texts, answer))
         if len(self.guards) > _MOST_QUESTIONS * len(self.contents):

@@ -196,6 +196,18 @@ def test_what_costs_nothing_of_an_empty_text_is_no_trap(join: str):
     assert both.outline(["", ""]) is None
 
 
+def test_questions_about_a_text_of_many_parts_are_few():
+    def serves(questions: int) -> bool:
+        asking = "{% for i in range(QUESTIONS) %}{{ i ~ 'x' in ns.c }}{% endfor %}".replace("QUESTIONS", str(questions))
+        doubling = (
+            "{% set ns = namespace(c=m.content) %}{% for i in range(12) %}{% set ns.c = ns.c ~ ns.c %}{% endfor %}"
+        )
+        outline = Both(doubling + asking).outline(["", ""])
+        return bool(outline and outline.serves(["", ""]))
+
+    assert [serves(1), serves(16)] == [True, False]
+
+
 def test_a_template_with_many_questions_has_no_outline():
     asking = "{% for i in range(COUNT) %}{{ m.content == 'x' }}{% endfor %}"
     assert [Both(asking.replace("COUNT", count)).outline(["a", "b"]) is None for count in ("16", "17")] == [False, True]
