@@ -31,7 +31,8 @@ DATA = ("HH", "long answers", "long prompts", "chat")
 # first part that fits.
 PARTS = {
     "imports": r"\(<frozen importlib",
-    "start of the run": r"\b(resolve_run|load_tokenizer|load_copy|\w+_engine|summarize_tokenizer|copy_tokenizer)\b",
+    "start of the run": r"\b(resolve_run|load_tokenizer|load_copy|\w+_engine|summarize_tokenizer|copy_tokenizer)\b"
+    r"|\bFastEngine\.__init__ \(",
     "encode": r"\bTokenizer\.encode\w* \(|\(oddsmill/schemas/engines/",
     "render": r"\(oddsmill/(schemas/chat/|pipeline/tokens/(rendering|left_out))",
     "fingerprint": r"\b_?fingerprint\w* \(",
@@ -44,12 +45,14 @@ PARTS = {
     "ids": r"\(oddsmill/pipeline/(tokens/|formats/pairs)",
     "parse": r"\(oddsmill/pipeline/formats/|\b_?parse\w* \(oddsmill",
     "read, JSON": r"\(oddsmill/pipeline/input/",
+    "between processes": r"\(multiprocessing/connection",
     "Beam": r"\(apache_beam/",
 }
 OTHER = "other"
 OF_A_RUN = ("imports", "start of the run", "Beam")  # they hardly grow with the rows
 _WAITS = re.compile(
-    r"(^|;)(Thread\.run \(threading|Condition\.wait \(threading|_worker \(concurrent/futures/thread|process \d)[^;]*$"
+    r"(^|;)(Thread\.(run|_wait_for_tstate_lock) \(threading|Condition\.wait \(threading|Popen\._wait \(subprocess"
+    r"|_worker \(concurrent/futures/thread|process \d)[^;]*$"
 )
 
 

@@ -19,6 +19,9 @@ WORKER = 'process 8:"python";serve (oddsmill/pipeline/workers/worker.py:9);Chain
         (f"{RUN};timed (bench/preprocess_sides.py:3);_find (<frozen importlib._bootstrap>:1)", "imports"),
         (f"{RUN};_find (<frozen importlib._bootstrap>:1)", None),
         (f"{WORKER};Condition.wait (threading.py:331)", None),
+        (f"{WORKER};Popen._wait (subprocess.py:2040)", None),
+        (f"{WORKER};FastEngine.__init__ (oddsmill/schemas/engines/fast.py:54)", "start of the run"),
+        (f"{WORKER};Connection._send (multiprocessing/connection.py:384)", "between processes"),
         (WORKER, OTHER),
     ],
 )
