@@ -221,8 +221,6 @@ _SINGLE = frozenset((bool, type(None)))  # equal values of these are one object
 def _watched_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def apply(*args: Any, **kwargs: Any) -> Any:
-        if name == "random":
-            _forbidden()
         takes_text = any(type(value) is Traced for value in (*args, *kwargs.values())) and name not in _BLIND_FILTERS
         result = (_FILTERS.get(name, _forbidden) if takes_text else function)(*args, **kwargs)
         _count(args, kwargs, result)

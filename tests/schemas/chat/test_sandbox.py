@@ -62,6 +62,12 @@ def test_a_template_that_does_not_compile_is_refused():
         render("{% for m in messages %}")
 
 
+@pytest.mark.parametrize("chance", ["{{ [1, 2] | random }}", "{{ lipsum() }}"])
+def test_no_text_is_left_to_chance(chance):
+    with pytest.raises((Refused, jinja2.UndefinedError), match=r"random|lipsum"):
+        compile_template(chance).render()
+
+
 class Marked:
     """A loop's item with an attribute."""
 

@@ -98,7 +98,6 @@ LOOKED_INTO = [
     "{{ m.content is odd }}",
     "{{ m.role is sameas 'user' }}{{ 'x' is sameas 'x' }}",
     "{{ m is sameas messages[0] }}",
-    "{{ [] | random }}",
     "{{ dict.fromkeys(m.content) }}{{ dict.fromkeys([m.content]) }}",
     "{{ (1, 2)[m.content] }}",
     "{{ [m.content].index('x') }}",
