@@ -1,4 +1,4 @@
-"""Where the tokens of a text lie in it, told by the bytes that they stand for.
+"""The places of tokens in their text, told by the bytes that they stand for.
 
 An encoder that keeps offsets takes ten times as long as one that makes ids alone. But the bytes of a text are those of
 its tokens, one after another, where a tokenizer is byte-level or made of SentencePiece's. What is not so (a text that a

@@ -64,7 +64,7 @@ def test_what_tokenizers_may_refuse_is_left_to_it(tokenizer_folder: Path):
 
 
 class PanicException(BaseException):
-    """What Rust raises is of a class of this name."""
+    """The class of this name is what Rust raises."""
 
 
 def test_a_panic_while_it_loads_says_that_it_cannot_be_used(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Where the bytes of tokens tell that they lie, and the encoder's offsets say the same."""
+"""The places of tokens by their bytes are those that the encoder's offsets give."""
 
 import random
 from collections.abc import Sequence
