@@ -58,7 +58,6 @@ def tokenize_plain(
     tail = tail._replace(sizes=np.where(is_plain, tail.sizes, 0))
     size = np.minimum(*(_common_lengths(ids, tail, answer) for answer in answers))
     merged, tail = size < tail.sizes, tail._replace(sizes=size)
-    is_plain &= head.sizes + size > 0
     answers = [answer.without_first(size) for answer in answers]
     ends = []
     for starts, sizes in answers:
@@ -79,10 +78,9 @@ def tokenize_plain(
     lengths = [prompt, np.minimum(chosen, room), np.minimum(rejected, room)]
     cuts = [length < before for length, before in zip(lengths, whole, strict=True)]
     is_plain &= (
-        (room > 0)
-        & (prompt > adds_bos)
+        (prompt > adds_bos)
         & ~(cuts[0] & (is_chat | begins_with_bos))
-        & (lengths[1] != lengths[2])  # answers of one length may be the same
+        & (lengths[1] != lengths[2])  # answers of one length may be the same, and have it where there is no room
         & (sum(lengths) <= config.slots)
         & (~np.logical_or.reduce(cuts) | (config.overlong == "truncate"))
     )

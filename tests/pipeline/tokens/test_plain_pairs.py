@@ -74,13 +74,15 @@ DIALOGUES = st.builds(dialogue, TEXT, TEXT, TEXT)
     max_length=st.integers(2, 40),
     max_completion_length=st.none() | st.integers(1, 12),
     max_prompt_length=st.none() | st.integers(1, 50),
+    spare=st.none() | st.integers(0, 20),
     overlong=st.sampled_from(["truncate", "truncate", "drop"]),
     truncation_side=st.sampled_from(["keep_end", "keep_start"]),
 )
 def test_pairs_of_a_batch_have_the_ids_of_each_by_itself(
-    loaded: list[Tokenizer], pairs: list[Pair], which: int, **limits: Any
+    loaded: list[Tokenizer], pairs: list[Pair], which: int, max_length: int, spare: int | None, **limits: Any
 ):
-    same(pairs, loaded[which], **limits)
+    row_length = None if spare is None else max_length + spare
+    same(pairs, loaded[which], max_length=max_length, row_length=row_length, **limits)
 
 
 def test_ordinary_pairs_go_together_and_others_by_themselves(loaded: list[Tokenizer], monkeypatch: pytest.MonkeyPatch):
@@ -101,5 +103,6 @@ def test_ordinary_pairs_go_together_and_others_by_themselves(loaded: list[Tokeni
     ]
     for tokenizer in loaded:
         assert same([*ordinary, *others, *ordinary], tokenizer, max_length=64) == 2 * len(ordinary)
+        assert same(ordinary[-1:], tokenizer, max_length=64, row_length=64) == 0  # no row has room for both answers
     monkeypatch.setattr(plain_pairs, "_LONGEST_TAIL", 2)
     assert same([*ordinary, *others, *ordinary], loaded[-1], max_length=64) == 0
