@@ -45,7 +45,9 @@ def test_a_table_in_chunks_is_one_block():
 
 def test_blocks_may_be_compressed_in_two_ways():
     table = pa.table([[1], [2], [b"a" * 100], [b"b" * 100]], SCHEMA)
-    with open_blocks(SCHEMA, [encode_block(table, "lz4"), encode_block(table, "zstd")]) as items:
+    blocks = [encode_block(table, "lz4"), encode_block(table, "zstd")]
+    assert blocks[0] != blocks[1]
+    with open_blocks(SCHEMA, blocks) as items:
         assert items.columns["id"].tolist() == [2, 2]
         assert items.join("text", np.array([1, 0])) == b"a" * 200
 
